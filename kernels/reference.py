@@ -1,0 +1,45 @@
+"""What modality-wise attention and the heads compute, in plain PyTorch: the definition."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# B batch, K tasks, D width, H hidden units, C labels of one task
+
+
+def modality_attention(
+    text_cls_BD: Tensor, image_cls_BD: Tensor, relevance_KD: Tensor | None, present_B2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weigh text against image for every task (paper, section 2.3).
+
+    Args:
+        text_cls_BD: T'_CLS after sequence-wise attention.
+        image_cls_BD: I'_CLS, same shape.
+        relevance_KD: learned vector w of each task; None fixes λ at 0.5 for one fused vector.
+        present_B2: whether there is a title, an image; an absent one gets no share.
+    Returns:
+        fused_BKD: λ·text + (1 - λ)·image, in the input dtype.
+        text_share_BK: λ = exp(e_T) / (exp(e_T) + exp(e_I)), float32 in [0, 1].
+    """
+    if relevance_KD is None:
+        text_share_BK = torch.full_like(text_cls_BD[:, :1], 0.5, dtype=torch.float32)
+    else:
+        # Products and sums instead of a matrix product: autocast would round that to bfloat16.
+        difference_B1D = (text_cls_BD.float() - image_cls_BD.float()).unsqueeze(1)
+        text_share_BK = torch.sigmoid((difference_B1D * relevance_KD.float()).sum(dim=-1))
+    has_title_B1, has_image_B1 = present_B2[:, :1], present_B2[:, 1:]
+    text_share_BK = torch.where(has_image_B1, text_share_BK, torch.ones_like(text_share_BK))
+    text_share_BK = torch.where(has_title_B1, text_share_BK, torch.zeros_like(text_share_BK))
+    share_BK1 = text_share_BK.unsqueeze(-1).to(text_cls_BD.dtype)
+    fused_BKD = share_BK1 * text_cls_BD.unsqueeze(1) + (1 - share_BK1) * image_cls_BD.unsqueeze(1)
+    return fused_BKD, text_share_BK
+
+
+def mlp_head(
+    fused_BD: Tensor, w1_HD: Tensor, b1_H: Tensor, w2_CH: Tensor, b2_C: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """One task's logits [B, C]: linear, GELU, dropout, linear."""
+    hidden_BH = F.gelu(F.linear(fused_BD, w1_HD, b1_H))
+    return F.linear(F.dropout(hidden_BH, dropout, training=dropout > 0), w2_CH, b2_C)

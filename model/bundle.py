@@ -1,0 +1,94 @@
+"""A trained network on disk: config.json, tokenizer.json, model.safetensors; loading needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from model.clip_towers import create_clip
+from model.cma_clip import CMAClip
+from model.config import BundleConfig
+from model.decode import predictions, probabilities
+from model.files import new_directory, write_atomically
+from model.preprocess import TitleTokenizer, image_to_pixels, title_is_present
+from model.tokenizer import build_tokenizer
+
+# B batch, T token ids, C labels of all tasks, K tasks
+
+
+class Bundle:
+    """A network with its configuration and tokenizer, in evaluation mode."""
+
+    def __init__(self, config: BundleConfig, network: CMAClip, tokenizer: TitleTokenizer) -> None:
+        self.config, self.network, self.tokenizer = config, network.eval(), tokenizer
+
+    def prepare(self, products: Sequence[tuple[str | bytes, bytes]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Titles and encoded pictures (either may be empty) to input_ids [B,T], pixels [B,H,W,3], present [B,2].
+
+        Raises:
+            ValueError: a product is refused; the message starts with its code (model.preprocess), or
+                NO_MODALITY where both are empty.
+        """
+        preprocess = self.config.preprocess
+        size = preprocess.image_size
+        present = np.array([[title_is_present(title), bool(image)] for title, image in products])
+        if not present.any(axis=1).all():
+            raise ValueError("NO_MODALITY: a product needs a title or a picture")
+        blank = np.zeros((size, size, 3), dtype=np.uint8)
+        pixels = [image_to_pixels(image, preprocess) if image else blank for _, image in products]
+        return self.tokenizer.encode_batch([title for title, _ in products]), np.stack(pixels), present
+
+    @torch.inference_mode()
+    def classify(self, products: Sequence[tuple[str | bytes, bytes]]) -> list[dict[str, Any]]:
+        """The answers that the server gives for these products, computed in this process.
+
+        Raises:
+            ValueError: as `prepare`.
+        """
+        inputs = self.prepare(products)
+        logits, text_share = self.network(*(torch.from_numpy(array) for array in inputs))
+        scores = probabilities(logits.float().numpy(), self.config.tasks)
+        return predictions(scores, text_share.numpy(), inputs[2], self.config.tasks)
+
+
+def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> None:
+    """Write a bundle in one step; what stood there before stays until it is complete."""
+    with new_directory(directory) as partial:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(weights, partial / "model.safetensors")
+        build_tokenizer(config.preprocess.vocab_size).save(str(partial / "tokenizer.json"))
+        write_atomically(partial / "config.json", config.model_dump_json(indent=2) + "\n")
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Rebuild the network on the CPU.
+
+    Raises:
+        ValueError: a file is missing, or does not fit the others; the message names it.
+    """
+    config = BundleConfig.read(directory / "config.json")
+    clip = create_clip(config.model, load_weights=False)
+    network = CMAClip(config.model, config.preprocess, config.tasks, clip)
+    load_weights(network, directory / "model.safetensors")
+    return Bundle(config, network, TitleTokenizer.load(directory / "tokenizer.json", config.preprocess))
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Fill the network from a safetensors file.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of another network.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: these weights do not fit config.json: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,66 @@
+"""The whole network (paper, figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.clip_towers import ClipTowers
+from model.config import ModelConfig, PreprocessConfig, Task
+from model.heads import Heads
+from model.modality_attention import ModalityAttention
+from model.sequence_attention import SequenceAttention
+
+# B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
+
+
+class Output(NamedTuple):
+    """logits_BC: all tasks side by side. text_share_BK: λ per task, float32."""
+
+    logits_BC: Tensor
+    text_share_BK: Tensor
+
+
+class CMAClip(nn.Module):
+    """CLIP towers, sequence-wise attention, modality-wise attention and a head per task.
+
+    Args:
+        config: sizes and switches.
+        preprocess: lengths and normalisation.
+        tasks: in the order of the logits.
+        clip: open_clip model from `create_clip`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: nn.Module
+    ) -> None:
+        super().__init__()
+        self.towers = ClipTowers(clip, preprocess)
+        width = self.towers.width
+        self.sequence_attention = (
+            SequenceAttention(config, width, preprocess.context_length, self.towers.image_tokens)
+            if config.sequence_attention
+            else None
+        )
+        self.modality_attention = ModalityAttention(len(tasks), width, learned=config.modality_attention)
+        self.heads = Heads(tasks, width, config.head_width or width, config.dropout)
+
+    def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
+        """Classify products.
+
+        Args:
+            input_ids_BT: int32 or int64, T up to the context length, any padding behind the end token.
+            pixels_BHWC: uint8.
+            present_B2: bool, whether there is a title, an image; at least one in each row.
+        """
+        text_BTD, image_BPD, text_mask_BT = self.towers(input_ids_BT, pixels_BHWC)
+        text_cls_BD, image_cls_BD = text_BTD[:, 0], image_BPD[:, 0]
+        if self.sequence_attention is not None:
+            image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
+            mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
+            text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
+        fused_BKD, text_share_BK = self.modality_attention(text_cls_BD, image_cls_BD, present_B2)
+        return Output(self.heads(fused_BKD), text_share_BK)

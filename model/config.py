@@ -1,0 +1,160 @@
+"""What a network is made of, as data: tasks, preprocessing, layers; JSON both ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Model = TypeVar("Model", bound="StrictModel")
+
+
+class StrictModel(BaseModel):
+    """A pydantic model that refuses unknown keys, so that a misspelt setting cannot be ignored."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Task(StrictModel):
+    """One attribute to classify.
+
+    Attributes:
+        name: column name in the data set and key of the answer.
+        kind: `single_label` (softmax, one label a product) or `multi_label` (sigmoid, any number).
+        labels: label names; the order is the order of the logits.
+        thresholds: score from which an answer counts as accepted, 0 to 1. One number for a
+            single-label task, one a label for a multi-label task. Empty: 0.0, or 0.5 a label.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    kind: Literal["single_label", "multi_label"]
+    labels: list[str]
+    thresholds: list[float] = []
+
+    @model_validator(mode="after")
+    def _labels_and_thresholds_fit(self) -> Task:
+        if len(self.labels) < 2 and self.kind == "single_label":
+            raise ValueError(f"task {self.name}: a single-label task needs at least 2 labels, got {self.labels}")
+        if not self.labels:
+            raise ValueError(f"task {self.name}: no labels")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"task {self.name}: labels repeat in {self.labels}")
+        expected = 1 if self.kind == "single_label" else len(self.labels)
+        if self.thresholds and len(self.thresholds) != expected:
+            raise ValueError(f"task {self.name}: {len(self.thresholds)} thresholds, expected {expected}")
+        return self
+
+    def accept_from(self) -> list[float]:
+        """The thresholds with their defaults filled in."""
+        default = [0.0] if self.kind == "single_label" else [0.5] * len(self.labels)
+        return self.thresholds or default
+
+
+class PreprocessConfig(StrictModel):
+    """How bytes become tensors, and what is refused. Defaults are CLIP's.
+
+    Attributes:
+        image_size: side of the square picture, pixels.
+        mean, std: per channel, for pixel values in 0..1; applied inside the network's graph.
+        context_length: most token ids a title may have, start and end token included.
+        title_lengths: a batch is padded to the smallest of these that holds its longest title.
+        vocab_size: token ids of the tokenizer; the last two are start and end of text.
+        max_pixels, max_image_bytes, max_title_bytes: caps on what one request may cost.
+        formats: Pillow format names that may be decoded.
+    """
+
+    image_size: int = Field(224, ge=8)
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    context_length: int = Field(77, ge=3)
+    title_lengths: tuple[int, ...] = (16, 24, 32, 48, 77)
+    vocab_size: int = Field(49408, ge=514)
+    max_pixels: int = 50_000_000
+    max_image_bytes: int = 20_000_000
+    max_title_bytes: int = 131_072
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+    @model_validator(mode="after")
+    def _lengths_reach_the_context(self) -> PreprocessConfig:
+        lengths = self.title_lengths
+        if list(lengths) != sorted(set(lengths)) or lengths[-1] != self.context_length:
+            raise ValueError(f"title_lengths {lengths} must rise and end with context_length {self.context_length}")
+        return self
+
+
+class ModelConfig(StrictModel):
+    """The network (paper, sections 2 and 3.2.1).
+
+    Attributes:
+        clip: open_clip model name, or one of this project's in model/clip_configs (`cma-clip-tiny`).
+        pretrained: open_clip weight tag (`openai`) or a local weight file; None leaves the towers random.
+        sequence_attention: False removes it (section 4, "without SWA").
+        sequence_layers, sequence_heads: size of sequence-wise attention; its width is CLIP's embedding width.
+        sequence_norm: `post` as in BERT, or `pre`.
+        modality_attention: False fixes λ at 0.5 (section 4, "without MWA").
+        head_width: hidden units of each task's MLP; None is CLIP's embedding width.
+        dropout: in sequence-wise attention and heads.
+    """
+
+    clip: str = "ViT-B-32-quickgelu"
+    pretrained: str | None = None
+    sequence_attention: bool = True
+    sequence_layers: int = Field(12, ge=1)
+    sequence_heads: int = Field(8, ge=1)
+    sequence_norm: Literal["post", "pre"] = "post"
+    modality_attention: bool = True
+    head_width: int | None = Field(None, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class BundleConfig(StrictModel):
+    """All of a bundle but its weights and its tokenizer; the content of `config.json`.
+
+    Attributes:
+        provenance: where it came from: recipe, stage, data hash, validation loss.
+    """
+
+    format: Literal[1] = 1
+    model: ModelConfig
+    preprocess: PreprocessConfig
+    tasks: list[Task] = Field(min_length=1)
+    provenance: dict[str, str | int | float | None] = {}
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> BundleConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"task names repeat in {names}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> BundleConfig:
+        """Read `config.json`.
+
+        Raises:
+            ValueError: the file is missing or does not fit; the message names file and field.
+        """
+        return read_json(cls, path)
+
+
+def read_json(kind: type[Model], path: Path) -> Model:
+    """Read one of these models from a JSON file.
+
+    Raises:
+        ValueError: the file is missing or does not fit; one line that names file and field.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {one_line(error)}") from None
+
+
+def one_line(error: ValidationError) -> str:
+    """The first fault of a pydantic error as `field: what is wrong`, with how many more there are."""
+    faults = error.errors()
+    where = ".".join(str(part) for part in faults[0]["loc"])
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return f"{where}: {faults[0]['msg']}{more}" if where else f"{faults[0]['msg']}{more}"

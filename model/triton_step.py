@@ -1,0 +1,103 @@
+"""What the python steps of deploy/ share: loading the bundle, and answering each request by itself.
+
+Imported inside Triton's python backend only: triton_python_backend_utils exists nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from model.config import BundleConfig
+
+# B rows of one request; a product is one row, a request usually one product
+
+USER_ERROR = re.compile(r"[A-Z][A-Z0-9_]+: ")
+Arrays = tuple[np.ndarray, ...]
+
+
+class TritonStep:
+    """Base of each step's TritonPythonModel. A step fills in `load` and `answer`.
+
+    Attributes:
+        inputs, outputs: tensor names as in config.pbtxt, in the order of `answer`.
+        bundle: tasks and preprocessing, from bundle.json.
+        repository: the model repository's root, where export puts bundle.json and tokenizer.json.
+        version_folder: where the step's own file lies.
+        parameters: the config.pbtxt's `parameters`, name to string.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton once. A fault of the bundle stops the load with one line that names the file."""
+        model_folder = Path(args["model_repository"])
+        self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
+        try:
+            self.bundle = BundleConfig.read(self.repository / "bundle.json")
+            self.load()
+        except ValueError as error:
+            cure = f"python -m model.export BUNDLE --deploy {self.repository}"
+            raise pb_utils.TritonModelException(f"{error}; to write it: {cure}") from None
+
+    def load(self) -> None:
+        """Load what the step needs besides the bundle's config.
+
+        Raises:
+            ValueError: a file is missing or does not fit the bundle; the message names it.
+        """
+
+    def answer(self, *inputs: np.ndarray) -> Arrays:
+        """The outputs for one request's inputs, all with B rows.
+
+        Raises:
+            ValueError: the request is refused; the message starts with a code such as IMG_EMPTY.
+        """
+        raise NotImplementedError
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Called by Triton with one batch. A request that fails leaves the others of its batch alone."""
+        return [self.respond(outcome) for outcome in self.answer_all(requests)]
+
+    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+        """Outputs or the error of each request, in order."""
+        return [self.answer_one(request) for request in requests]
+
+    def answer_one(self, request: Any) -> Arrays | pb_utils.TritonError:
+        return attempt(lambda: self.answer(*self.read(request)))
+
+    def read(self, request: Any) -> Arrays:
+        return tuple(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs)
+
+    def respond(self, outcome: Arrays | pb_utils.TritonError) -> Any:
+        if isinstance(outcome, pb_utils.TritonError):
+            return pb_utils.InferenceResponse(error=outcome)
+        tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, outcome, strict=True)]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def attempt(work: Callable[[], Any]) -> Any:
+    """The result of `work`, or the TritonError to answer with.
+
+    A ValueError that starts with a code is the caller's fault: INVALID_ARGUMENT. Any other exception
+    is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
+    """
+    try:
+        return work()
+    except Exception as error:
+        if isinstance(error, ValueError) and USER_ERROR.match(str(error)):
+            return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        incident = uuid.uuid4().hex[:12]
+        pb_utils.Logger.log_error(f"incident {incident}: {traceback.format_exc()}")
+        return pb_utils.TritonError(f"incident {incident}, see the server's log", pb_utils.TritonError.INTERNAL)

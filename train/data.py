@@ -1,0 +1,255 @@
+"""Parquet shards to batches: map-style, in a seeded order that can go on at any update."""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from model.config import PreprocessConfig, Task
+from model.preprocess import TitleTokenizer, image_to_pixels, pad_titles, title_is_present
+from train.data_format import DatasetInfo
+
+# B batch, T token ids, H and W image size, C labels of all tasks together
+
+MISSING = -1.0
+
+
+@dataclass
+class Sample:
+    """One product. `problem` says why it could not be read; then it carries no label."""
+
+    id: str
+    input_ids: np.ndarray
+    pixels: np.ndarray
+    present: tuple[bool, bool]
+    targets: np.ndarray
+    problem: str | None
+
+
+@dataclass
+class Batch:
+    """Products side by side.
+
+    input_ids_BT int32, pixels_BHWC uint8, present_B2 bool (title, image), targets_BC float32: 1 at the
+    labels a product has, 0 at the others, MISSING at all labels of a task it has no label for.
+    """
+
+    ids: list[str]
+    input_ids_BT: Tensor
+    pixels_BHWC: Tensor
+    present_B2: Tensor
+    targets_BC: Tensor
+    problems: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+
+class ProductDataset(Dataset):
+    """One split of a data set.
+
+    Args:
+        directory: of the data set.
+        split: train, validation or test.
+        preprocess: for pictures and titles.
+        tokenizer: fits `preprocess`.
+        cached_row_groups: row groups that each process keeps decoded.
+    Raises:
+        ValueError: the split is missing or empty, or a shard is missing, unreadable or of another length.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        preprocess: PreprocessConfig,
+        tokenizer: TitleTokenizer,
+        cached_row_groups: int = 64,
+    ) -> None:
+        info = DatasetInfo.read(directory)
+        if split not in info.splits or info.splits[split].rows == 0:
+            raise ValueError(f"{directory}: the split {split!r} has no products; it has {sorted(info.splits)}")
+        self.tasks, self.preprocess, self.tokenizer = info.tasks, preprocess, tokenizer
+        self.row_groups: list[tuple[Path, int]] = []
+        self.starts = [0]
+        for shard in info.splits[split].shards:
+            for index, rows in enumerate(_row_group_sizes(directory / shard.file, shard.rows)):
+                self.row_groups.append((directory / shard.file, index))
+                self.starts.append(self.starts[-1] + rows)
+        self.cache_size = cached_row_groups
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        group = bisect.bisect_right(self.starts, index) - 1
+        row = self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
+        targets = encode_targets(row, self.tasks)
+        title, image = row["title"] or "", row["image"] or b""
+        size = self.preprocess.image_size
+        pixels, problem = np.zeros((size, size, 3), dtype=np.uint8), None
+        try:
+            input_ids = self.tokenizer.encode(title)
+            if image:
+                pixels = image_to_pixels(image, self.preprocess)
+        except ValueError as error:
+            input_ids, problem = self.tokenizer.encode(""), f"{row['id']}: {error}"
+            targets = np.full_like(targets, MISSING)
+        return Sample(row["id"], input_ids, pixels, (title_is_present(title), bool(image)), targets, problem)
+
+    def product(self, index: int) -> dict[str, Any]:
+        """The row as it is stored: id, image bytes, title, labels."""
+        group = bisect.bisect_right(self.starts, index) - 1
+        return self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
+
+    def targets(self) -> np.ndarray:
+        """All targets, float32 [rows, C], without reading a picture."""
+        names = ["id", *(task.name for task in self.tasks)]
+        tables = [pq.ParquetFile(path).read_row_group(index, columns=names) for path, index in self.row_groups]
+        return np.stack([encode_targets(row, self.tasks) for table in tables for row in table.to_pylist()])
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        return Batch(
+            ids=[sample.id for sample in samples],
+            input_ids_BT=torch.from_numpy(pad_titles([sample.input_ids for sample in samples], self.preprocess)),
+            pixels_BHWC=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
+            present_B2=torch.tensor([sample.present for sample in samples]),
+            targets_BC=torch.from_numpy(np.stack([sample.targets for sample in samples])),
+            problems=[sample.problem for sample in samples if sample.problem],
+        )
+
+    def loader(self, batches: Sampler[list[int]], workers: int) -> DataLoader:
+        """Batches in the sampler's order."""
+        return DataLoader(
+            self,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=self.collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _table(self, group: int) -> pa.Table:
+        if group not in self._cache:
+            if len(self._cache) >= self.cache_size:
+                self._cache.popitem(last=False)
+            path, index = self.row_groups[group]
+            try:
+                self._cache[group] = pq.ParquetFile(path).read_row_group(index)
+            except (OSError, pa.ArrowException) as error:
+                raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
+        self._cache.move_to_end(group)
+        return self._cache[group]
+
+
+def _row_group_sizes(path: Path, rows: int) -> list[int]:
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({error}); prepare the data again") from error
+    if metadata.num_rows != rows:
+        raise ValueError(f"{path}: {metadata.num_rows} rows, dataset.json says {rows}; prepare the data again")
+    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+
+def encode_targets(row: dict[str, Any], tasks: Sequence[Task]) -> np.ndarray:
+    """A product's labels as float32 [C]: 1, 0, or MISSING.
+
+    Raises:
+        ValueError: a label is not among its task's.
+    """
+    return np.concatenate([_encode_task(row, task) for task in tasks])
+
+
+def _encode_task(row: dict[str, Any], task: Task) -> np.ndarray:
+    label = row[task.name]
+    if label is None:
+        return np.full(len(task.labels), MISSING, dtype=np.float32)
+    targets = np.zeros(len(task.labels), dtype=np.float32)
+    for name in label if task.kind == "multi_label" else [label]:
+        if name not in task.labels:
+            raise ValueError(f"{row['id']}: label {name!r} is not among {task.name}'s {len(task.labels)} labels")
+        targets[task.labels.index(name)] = 1
+    return targets
+
+
+class ShuffledBatches(Sampler[list[int]]):
+    """One rank's micro-batches of one epoch, in an order that depends on seed and epoch only.
+
+    Row groups are shuffled, then the products among `window` neighbouring row groups, so that a
+    loader reads each row group once an epoch. The global batch of an update holds the same products
+    for any number of ranks. Products that do not fill the last update wait for another epoch.
+
+    Args:
+        starts: first product of each row group, and the end.
+        batch_size: products of an update over all ranks.
+        micro_batch_size: products of one item.
+        first_update: where to go on.
+    """
+
+    def __init__(
+        self,
+        starts: Sequence[int],
+        batch_size: int,
+        micro_batch_size: int,
+        *,
+        rank: int,
+        world_size: int,
+        seed: int,
+        epoch: int,
+        window: int = 64,
+        first_update: int = 0,
+    ) -> None:
+        self.starts, self.window, self.seed, self.epoch = starts, window, seed, epoch
+        self.batch_size, self.micro_batch_size, self.first_update = batch_size, micro_batch_size, first_update
+        self.rank, self.world_size = rank, world_size
+        self.updates = starts[-1] // batch_size
+
+    def order(self) -> np.ndarray:
+        """All products of the epoch, shuffled."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        groups = rng.permutation(len(self.starts) - 1)
+        parts = []
+        for first in range(0, len(groups), self.window):
+            chosen = groups[first : first + self.window]
+            parts.append(rng.permutation(np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in chosen])))
+        return np.concatenate(parts)
+
+    def __len__(self) -> int:
+        return (self.updates - self.first_update) * self.batch_size // (self.micro_batch_size * self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order, step = self.order(), self.micro_batch_size * self.world_size
+        for first in range(self.first_update * self.batch_size, self.updates * self.batch_size, step):
+            mine = first + self.rank * self.micro_batch_size
+            yield order[mine : mine + self.micro_batch_size].tolist()
+
+
+class OrderedBatches(Sampler[list[int]]):
+    """One rank's batches for evaluation: every product once, and as many batches on every rank.
+
+    Ranks without a product left repeat the last one; `train.evaluation` drops the repetitions.
+    """
+
+    def __init__(self, rows: int, batch_size: int, *, rank: int, world_size: int) -> None:
+        self.rows, self.batch_size, self.rank, self.world_size = rows, batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.rows // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(len(self)):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield [min(index, self.rows - 1) for index in range(first, first + self.batch_size)]

@@ -1,0 +1,60 @@
+"""What a run says while it works: JSON lines, TensorBoard, rejects, and a line an epoch for people."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from train.metrics import format_table
+
+
+class RunLog:
+    """Appends to `log.jsonl`, `tensorboard/` and `rejects.csv` of a stage.
+
+    Args:
+        enabled: False on all ranks but the first; those only report rejects.
+    """
+
+    def __init__(self, stage_dir: Path, enabled: bool) -> None:
+        self.stage_dir, self.enabled = stage_dir, enabled
+        self.reported: set[str] = set()
+        if enabled:
+            self.lines = (stage_dir / "log.jsonl").open("a", buffering=1)
+            self.board = SummaryWriter(str(stage_dir / "tensorboard"))
+
+    def update(self, update: int, loss: float, parts: dict[str, float], learning_rate: float) -> None:
+        if self.enabled:
+            self._write(update, "train", {"loss": loss, "learning_rate": learning_rate, **parts})
+
+    def validation(self, update: int, epoch: int, loss: float, metrics: dict[str, Any], is_best: bool) -> None:
+        if not self.enabled:
+            return
+        flat = {f"{task}/{name}": value for task, values in metrics.items() for name, value in values.items()}
+        self._write(update, "validation", {"epoch": epoch, "loss": loss, "best": is_best, **flat})
+        mark = " (best so far, kept)" if is_best else ""
+        tqdm.write(f"epoch {epoch}: validation loss {loss:.4f}{mark}")
+        if metrics:
+            tqdm.write(format_table(metrics))
+
+    def rejects(self, problems: list[str], rank: int) -> None:
+        new = [problem for problem in problems if problem not in self.reported]
+        if new:
+            self.reported.update(new)
+            with (self.stage_dir / f"rejects-rank{rank}.txt").open("a") as file:
+                file.writelines(f"{problem}\n" for problem in new)
+
+    def close(self) -> None:
+        if self.enabled:
+            self.lines.close()
+            self.board.close()
+
+    def _write(self, update: int, kind: str, values: dict[str, Any]) -> None:
+        self.lines.write(json.dumps({"time": round(time.time(), 3), "kind": kind, "update": update, **values}) + "\n")
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self.board.add_scalar(f"{kind}/{name}", value, update)

@@ -1,0 +1,119 @@
+"""The stages: what each trains, from which weights it starts, where it stands (paper, section 3.2.2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from model.bundle import load_weights
+from model.clip_towers import create_clip, preprocess_config
+from model.cma_clip import CMAClip
+from model.config import StrictModel, Task, read_json
+from train.config import Recipe, StageName
+
+# Prefixes of the parameters that a stage changes.
+TRAINABLE: dict[StageName, tuple[str, ...]] = {
+    "contrastive": ("towers.",),
+    "warmup": ("sequence_attention.", "modality_attention.", "heads."),
+    "end_to_end": ("towers.", "sequence_attention.", "modality_attention.", "heads."),
+    "tuning": ("modality_attention.", "heads."),
+}
+# Only the contrastive loss has a use for it.
+LOGIT_SCALE = "towers.clip.logit_scale"
+PREVIOUS: dict[StageName, StageName | None] = {
+    "contrastive": None,
+    "warmup": "contrastive",
+    "end_to_end": "warmup",
+    "tuning": "end_to_end",
+}
+
+
+class StageState(StrictModel):
+    """How far a stage has come; the content of `state.json`, which is replaced in one step.
+
+    Attributes:
+        checkpoint: name of the DeepSpeed checkpoint that fits this state.
+        epoch, update: the next update to make, counted from 0; update within the epoch.
+        best_loss, best_epoch: lowest validation loss so far and the epoch (from 1) that reached it.
+        finished: all epochs are done and the best weights are published.
+    """
+
+    checkpoint: str | None = None
+    epoch: int = 0
+    update: int = 0
+    best_loss: float | None = None
+    best_epoch: int = 0
+    world_size: int
+    data_hash: str
+    finished: bool = False
+
+
+def read_state(stage_dir: Path) -> StageState | None:
+    """The state of a stage, None if it has never saved one."""
+    path = stage_dir / "state.json"
+    return read_json(StageState, path) if path.exists() else None
+
+
+def start_weights(stage: StageName, output: Path, recipe: Recipe) -> Path | None:
+    """The best weights of the stage before, None where the stage starts from pretrained or random towers.
+
+    Raises:
+        ValueError: the stage before has not finished, or nothing has trained the towers.
+    """
+    previous = PREVIOUS[stage]
+    if previous is None:
+        return None
+    state = read_state(output / previous)
+    if state and state.finished:
+        return output / previous / "best" / "model.safetensors"
+    command = f"deepspeed train/main.py --stage {previous} --config … --data … --output {output}"
+    if previous != "contrastive":
+        reason = "has not finished" if state else "has not run"
+        raise ValueError(f"stage {stage} starts from the best weights of {previous}, which {reason}; first: {command}")
+    if recipe.model.pretrained is None:
+        raise ValueError(
+            f"stage warmup freezes the towers, but they have no trained weights; set --model.pretrained (a tag such as"
+            f" openai, or a file), or first: {command}"
+        )
+    return None
+
+
+def build_network(recipe: Recipe, tasks: list[Task], weights: Path | None) -> CMAClip:
+    """The network with its starting weights, float32 on the CPU.
+
+    Raises:
+        ValueError: weights that cannot be had or do not fit the recipe's network.
+    """
+    clip = create_clip(recipe.model, load_weights=weights is None)
+    network = CMAClip(recipe.model, preprocess_config(clip), tasks, clip)
+    if weights is not None:
+        load_weights(network, weights)
+    return network
+
+
+def freeze(network: nn.Module, stage: StageName) -> None:
+    """Leave only the stage's parameters trainable.
+
+    Raises:
+        ValueError: the switches of the recipe leave the stage nothing to train.
+    """
+    for name, parameter in network.named_parameters():
+        unused = name == LOGIT_SCALE and stage != "contrastive"
+        parameter.requires_grad = name.startswith(TRAINABLE[stage]) and not unused
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ValueError(f"stage {stage} has nothing to train in this network")
+
+
+def train_mode(network: nn.Module, stage: StageName) -> None:
+    """Dropout where the stage trains; frozen parts behave as they do when they serve."""
+    for name, module in network.named_children():
+        module.train(f"{name}." in TRAINABLE[stage])
+
+
+def next_command(stage: StageName, recipe_path: Path, data: Path, output: Path, num_tasks: int) -> str:
+    """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
+    following = next((name for name, previous in PREVIOUS.items() if previous == stage), None)
+    if following is None or (following == "tuning" and num_tasks == 1):
+        return f"python -m model.export {output / 'bundle'} --deploy deploy"
+    return f"deepspeed train/main.py --stage {following} --config {recipe_path} --data {data} --output {output}"
