@@ -48,8 +48,8 @@ class TritonStep:
             self.bundle = BundleConfig.read(self.repository / "bundle.json")
             self.load()
         except ValueError as error:
-            cure = f"python -m model.export BUNDLE --deploy {self.repository}"
-            raise pb_utils.TritonModelException(f"{error}; to write it: {cure}") from None
+            cure = f"export again: python -m model.export BUNDLE --deploy {self.repository}"
+            raise pb_utils.TritonModelException(f"{error}; {cure}") from None
 
     def load(self) -> None:
         """Load what the step needs besides the bundle's config.
@@ -87,14 +87,43 @@ class TritonStep:
         return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def attempt(work: Callable[[], Any]) -> Any:
-    """The result of `work`, or the TritonError to answer with.
+class BatchStep(TritonStep):
+    """Base of a step that answers all requests of a batch in one call."""
+
+    def check(self, *inputs: np.ndarray) -> None:
+        """Refuse one request before it joins the batch.
+
+        Raises:
+            ValueError: the message starts with a code.
+        """
+
+    def answer_together(self, batch: Sequence[Arrays]) -> list[Arrays]:
+        """The outputs of each request, in order, for the inputs of each."""
+        raise NotImplementedError
+
+    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+        outcomes = [attempt(self._checked, request) for request in requests]
+        good = [index for index, inputs in enumerate(outcomes) if not isinstance(inputs, pb_utils.TritonError)]
+        if good:
+            answers = attempt(self.answer_together, [outcomes[index] for index in good])
+            for position, index in enumerate(good):
+                outcomes[index] = answers[position] if isinstance(answers, list) else answers
+        return outcomes
+
+    def _checked(self, request: Any) -> Arrays:
+        inputs = self.read(request)
+        self.check(*inputs)
+        return inputs
+
+
+def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of `work(*arguments)`, or the TritonError to answer with.
 
     A ValueError that starts with a code is the caller's fault: INVALID_ARGUMENT. Any other exception
     is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
     """
     try:
-        return work()
+        return work(*arguments)
     except Exception as error:
         if isinstance(error, ValueError) and USER_ERROR.match(str(error)):
             return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)

@@ -1,0 +1,62 @@
+"""Classify one product from the command line.
+
+python -m client.classify --title "red striped dress" --image photo.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from client.classifier import Classifier, ClassifierError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the answer; returns the exit code: 0, 1 on a failed call, 2 on a wrong command line."""
+    options = _parse(arguments)
+    try:
+        with Classifier(options.url, options.timeout) as classifier:
+            answer = classifier.classify(options.title, options.image)
+    except ClassifierError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(answer.prediction, ensure_ascii=False) if options.json else table(answer.prediction))
+    return 0
+
+
+def table(prediction: dict[str, dict[str, Any]]) -> str:
+    """One line per task: label(s), score(s), whether accepted, text share."""
+    rows = [("task", "label", "score", "accepted", "text share")]
+    for task, answer in prediction.items():
+        labels = answer.get("labels", [answer.get("label")])
+        scores = answer.get("scores", [answer.get("score")])
+        row = (", ".join(labels) or "-", ", ".join(f"{score:.3f}" for score in scores) or "-")
+        rows.append((task, *row, "yes" if answer["accepted"] else "no", f"{answer['text_share']:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m client.classify", description="Classify one product.")
+    parser.add_argument("--title", default="", help="the product's title")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="the product's picture")
+    parser.add_argument("--url", default="localhost:8001", help="the server's gRPC address (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    options = parser.parse_args(arguments)
+    if not options.title and options.image is None:
+        parser.error("give --title, --image or both")
+    if options.image is not None and not options.image.is_file():
+        parser.error(f"{options.image}: no such file")
+    if options.timeout <= 0:
+        parser.error(f"--timeout is {options.timeout}, expected more than 0 seconds")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
