@@ -1,0 +1,48 @@
+"""`python -m train.prepare apa_mini|catalog --output DIR`: make a data set to train on."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from pydantic import ValidationError
+
+from model.config import one_line
+from train.prepare import apa_mini, catalog
+
+DATA_SETS = {"apa_mini": apa_mini, "catalog": catalog}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand; exit code 0, 2 for unusable input, 130 for Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    chosen = _parser().parse_args(arguments)
+    try:
+        DATA_SETS[chosen.data_set].run(chosen)
+    except ValidationError as error:
+        return _fail(one_line(error))
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train.prepare", description=__doc__)
+    commands = parser.add_subparsers(dest="data_set", required=True)
+    for name, module in DATA_SETS.items():
+        summary = (module.__doc__ or name).splitlines()[0]
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    return parser
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""The dress photographs of Fashion-MNIST, from a folder, a system package or the network."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from model.files import new_directory
+
+log = logging.getLogger(__name__)
+
+PACKAGE = "dataset-fashion-mnist"
+PACKAGED = Path("/usr/share/datasets/fashion-mnist")
+DRESS = 3
+IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
+PARTS = ("train", "t10k")
+
+
+def dresses(source: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Grey dress photographs on black of the training and of the test part, uint8 [N, 28, 28] each.
+
+    Args:
+        source: folder with the four IDX files; None looks in the usual places, then downloads.
+    Raises:
+        ValueError: a file is missing or damaged, or nothing could be downloaded.
+    """
+    folder = source or find()
+    train, test = (read_dresses(folder, part) for part in PARTS)
+    return train, test
+
+
+def read_dresses(folder: Path, part: str) -> np.ndarray:
+    """The rows of class 3 of `train` or `t10k`, uint8 [N, 28, 28]."""
+    images = read_idx(folder / f"{part}-images-idx3-ubyte.gz", IMAGES_MAGIC)
+    labels = read_idx(folder / f"{part}-labels-idx1-ubyte.gz", LABELS_MAGIC)
+    if len(images) != len(labels):
+        raise ValueError(f"{folder}: {part} has {len(images)} images but {len(labels)} labels")
+    if images.shape[1:] != (28, 28):
+        raise ValueError(f"{folder}: {part} images are {images.shape[1:]}, expected (28, 28)")
+    return images[labels == DRESS]
+
+
+def read_idx(path: Path, magic: int) -> np.ndarray:
+    """Read one gzip IDX file of unsigned bytes; the low byte of `magic` is its number of dimensions.
+
+    Raises:
+        ValueError: the file is missing, not gzip, of another kind, or shorter than its header says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; --source wants the four Fashion-MNIST .gz files") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error})") from None
+    start = 4 + 4 * (magic & 0xFF)
+    if len(content) < start or int.from_bytes(content[:4], "big") != magic:
+        raise ValueError(f"{path}: not an IDX file with magic number {magic}")
+    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
+    values = np.frombuffer(content, np.uint8, offset=start)
+    if values.size != math.prod(shape):
+        raise ValueError(f"{path}: holds {values.size} values, its header says {shape}")
+    return values.reshape(shape)
+
+
+def find() -> Path:
+    """The folder of the IDX files, downloaded into the cache if no usual place has them.
+
+    Raises:
+        ValueError: every way of getting them failed.
+    """
+    cache = cache_directory()
+    for folder in (PACKAGED, cache):
+        if is_complete(folder):
+            log.info("Fashion-MNIST: found in %s", folder)
+            return folder
+    for fetch in (from_debian, from_torchvision):
+        if _tried(fetch, cache):
+            log.info("Fashion-MNIST: stored in %s", cache)
+            return cache
+    raise ValueError(
+        f"Fashion-MNIST is neither in {PACKAGED} nor in {cache} and could not be downloaded; "
+        "put its four .gz files into a folder and pass --source FOLDER"
+    )
+
+
+def cache_directory() -> Path:
+    """Where downloads stay for the next run."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "cma-clip" / "fashion-mnist"
+
+
+def file_names() -> list[str]:
+    """The four official names."""
+    return [f"{part}-{kind}-ubyte.gz" for part in PARTS for kind in ("images-idx3", "labels-idx1")]
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether all four files are there."""
+    return all((folder / name).is_file() for name in file_names())
+
+
+def from_debian(work: Path) -> Path:
+    """Download and unpack the Debian package in `work`; needs no root, only a package list."""
+    download = ["apt-get", "download", PACKAGE]
+    try:
+        _run(download, work)
+    except subprocess.CalledProcessError:
+        if os.geteuid() != 0:
+            raise
+        log.info("Fashion-MNIST: apt-get knows no %s yet, updating its package list", PACKAGE)
+        _run(["apt-get", "update"], work)
+        _run(download, work)
+    package = next(work.glob("*.deb"))
+    _run(["dpkg", "-x", package.name, "tree"], work)
+    return work / "tree" / PACKAGED.relative_to("/")
+
+
+def from_torchvision(work: Path) -> Path:
+    """Let torchvision download the files."""
+    from torchvision.datasets import FashionMNIST
+
+    FashionMNIST(str(work), download=True)
+    return work / "FashionMNIST" / "raw"
+
+
+def _tried(fetch: Callable[[Path], Path], cache: Path) -> bool:
+    """Fetch into `cache`; a failure is logged in one line, for there is another way."""
+    way = fetch.__name__.removeprefix("from_")
+    log.info("Fashion-MNIST: downloading (%s)", way)
+    try:
+        with tempfile.TemporaryDirectory() as work, new_directory(cache) as folder:
+            found = fetch(Path(work))
+            for name in file_names():
+                shutil.copyfile(found / name, folder / name)
+        return True
+    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        log.warning("Fashion-MNIST: %s failed: %s", way, _reason(error))
+        return False
+
+
+def _run(command: list[str], work: Path) -> None:
+    subprocess.run(command, cwd=work, check=True, capture_output=True, text=True, timeout=900)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what a command said, else of the error."""
+    said = (getattr(error, "stderr", None) or str(error)).strip()
+    return said.splitlines()[-1] if said else type(error).__name__
