@@ -147,7 +147,8 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
 
 def title_is_present(title: bytes | str) -> bool:
     """Whether there is anything but white space in the title."""
-    return bool(title.strip())
+    text = title.decode(errors="replace") if isinstance(title, bytes) else title
+    return bool(html.unescape(text).strip())
 
 
 class TitleTokenizer:

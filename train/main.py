@@ -30,16 +30,15 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
 
 def main() -> int:
     args, overrides = parse_arguments()
-    is_first = int(os.environ.get("RANK", "0")) == 0
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         run(args, load_recipe(args.config, overrides))
     except ValueError as error:
-        if is_first:
+        if is_first_rank():
             print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
     except Stopped:
-        if is_first:
+        if is_first_rank():
             print("stopped; its checkpoint is written: the same command goes on from there", flush=True)
         return EXIT_STOPPED
     return 0
@@ -99,6 +98,7 @@ def train_stage(
         raise ValueError(
             f"stages.{args.stage}.batch_size {config.batch_size} is more than the {len(train)} products to train on"
         )
+    share_cores()
     deepspeed.init_distributed(verbose=False)
     if args.restart and is_first_rank():
         shutil.rmtree(stage_dir, ignore_errors=True)
@@ -136,6 +136,12 @@ def local_device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
+
+
+def share_cores() -> None:
+    """Give each rank on a CPU its part of the cores; torch would give every rank all of them."""
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_SIZE", "1"))))
 
 
 def is_first_rank() -> bool:

@@ -80,7 +80,7 @@ def _recall_at_precision(scores: Tensor, right: Tensor) -> tuple[float, float]:
     if not right.any():
         return 0.0, 1.0
     recall, threshold = binary_recall_at_fixed_precision(scores, right, min_precision=PRECISION)
-    return recall.item(), min(threshold.item(), 1.0)
+    return recall.item(), threshold.item() if threshold <= 1 else 1.0  # not a number where 90 % is out of reach
 
 
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -1,0 +1,64 @@
+# make demo   data, training, export, server and answers on this machine
+# make test   everything that needs no GPU
+# make lint   style and types
+# make clean  removes what demo and test made, and both environments
+PYTHON ?= python3.11
+# One rank on a GPU is enough for the tiny network of the demo.
+RANKS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 2)
+DATA := data/apa_mini
+RUN := runs/apa_mini
+RECIPE := train/recipes/apa_mini.yaml
+LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TQDM_MININTERVAL ?= 1
+SHELL := /bin/bash
+
+.PHONY: demo test lint clean data train serve
+.DELETE_ON_ERROR:
+
+demo: .venv/.ready .venv-serve/.ready
+	@time $(MAKE) --no-print-directory data train serve
+
+data: .venv/.ready
+	python -m train.prepare apa_mini --output $(DATA)
+
+train: .venv/.ready
+	@set -e; for stage in contrastive warmup end_to_end tuning; do \
+	  echo "== stage $$stage"; \
+	  deepspeed --num_accelerators $(RANKS) train/main.py --stage $$stage --config $(RECIPE) --data $(DATA) --output $(RUN); \
+	done
+	python -m train.score $(RUN)/bundle --data $(DATA) --split test
+
+serve: .venv/.ready .venv-serve/.ready
+	python -m model.export $(RUN)/bundle --deploy deploy
+	@set -e; \
+	.venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS) > $(RUN)/server.log 2>&1 & \
+	server=$$!; trap 'kill $$server; wait $$server || true' EXIT; \
+	python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60 \
+	  || { echo "the server said (all of it: $(RUN)/server.log):"; tail -n 5 $(RUN)/server.log; exit 1; }
+
+test: .venv/.ready .venv-serve/.ready
+	python -m pytest
+
+lint: .venv/.ready
+	ruff check .
+	ruff format --check .
+	mypy
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable '.[train,dev]'
+	touch $@
+
+.venv-serve/.ready: pyproject.toml client/local_server.py
+	$(PYTHON) -m venv .venv-serve
+	.venv-serve/bin/pip install --quiet --editable '.[serve]'
+	.venv-serve/bin/python -m client.local_server --install
+	touch $@
+
+clean:
+	rm -rf .venv .venv-serve data runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -f deploy/bundle.json deploy/tokenizer.json deploy/engine/1/model.onnx* deploy/engine/1/parity.json
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,115 @@
+"""What the server answers for some products of a data set, as text and as a picture.
+
+python -m client.report --data data/apa_mini --output runs/apa_mini/report.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pyarrow.parquet as pq
+from PIL import Image
+
+from client.classifier import Answer, Classifier, ClassifierError
+from model.config import Task
+from train.data_format import SPLITS, DatasetInfo
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
+
+TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m client.report", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--products", type=int, default=5)
+    parser.add_argument("--url", default="localhost:8001")
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the server")
+    parser.add_argument("--output", type=Path, default=Path("report.png"))
+    args = parser.parse_args(arguments)
+    try:
+        tasks, products = read_products(args.data, args.split, args.products)
+        with Classifier(args.url) as classifier:
+            classifier.wait_until_ready(args.wait)
+            answers = [classifier.classify(product["title"], product["image"]) for product in products]
+    except (ValueError, ClassifierError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for product, answer in zip(products, answers, strict=True):
+        print("\n".join(describe(product, answer, tasks)))
+    draw(products, answers, tasks, args.output)
+    print(f"picture: {args.output}")
+    return 0
+
+
+def read_products(data: Path, split: str, count: int) -> tuple[list[Task], list[dict[str, Any]]]:
+    """The data set's tasks and `count` products, spread evenly over the split's first shard.
+
+    Raises:
+        ValueError: the split does not exist, or has fewer products.
+    """
+    info = DatasetInfo.read(data)
+    if split not in info.splits:
+        raise ValueError(f"{data}: no split {split!r}, only {sorted(info.splits)}")
+    shard = info.splits[split].shards[0]
+    if not 1 <= count <= shard.rows:
+        raise ValueError(f"--products {count}: expected 1 to {shard.rows}")
+    table = pq.read_table(data / shard.file)
+    return info.tasks, [table.slice(i * shard.rows // count, 1).to_pylist()[0] for i in range(count)]
+
+
+def describe(product: dict[str, Any], answer: Answer, tasks: Sequence[Task]) -> list[str]:
+    """The product's title and a line a task: answer, score, λ, and the true label where it differs."""
+    return [f"{product['id']}: {product['title']!r}", *(f"  {line}" for line in _verdicts(product, answer, tasks))]
+
+
+def _verdicts(product: dict[str, Any], answer: Answer, tasks: Sequence[Task]) -> list[str]:
+    lines = []
+    for task in tasks:
+        said, true = answer.prediction[task.name], product[task.name]
+        label = said["label"] if task.kind == "single_label" else said["labels"]
+        score = said["score"] if task.kind == "single_label" else max(said["scores"], default=0.0)
+        verdict = "no label" if true is None else "right" if label == true else f"wrong, it is {true}"
+        lines.append(f"{task.name}: {label}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
+    return lines
+
+
+def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: Sequence[Task], output: Path) -> None:
+    """A PNG with a row a product: picture, title and labels, a bar of λ per task."""
+    figure, rows = plt.subplots(
+        len(products), 3, figsize=(11, 1.7 * len(products)), width_ratios=(1, 4, 3), squeeze=False, layout="constrained"
+    )
+    for (photo, text, bars), product, answer in zip(rows, products, answers, strict=True):
+        if product["image"]:
+            photo.imshow(Image.open(io.BytesIO(product["image"])).convert("RGB"))
+        photo.axis("off")
+        text.axis("off")
+        lines = [product["title"], "", *_verdicts(product, answer, tasks)]
+        text.text(0, 0.5, "\n".join(lines), va="center", fontsize=9, parse_math=False, wrap=True)
+        _draw_text_share(bars, answer, tasks)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (TEXT_COLOR, IMAGE_COLOR)]
+    figure.legend(handles, ["title (λ)", "picture (1 - λ)"], loc="outside upper right", ncols=2, frameon=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+
+
+def _draw_text_share(axes: Any, answer: Answer, tasks: Sequence[Task]) -> None:
+    names, shares = [task.name for task in tasks], answer.text_share
+    axes.barh(names, shares, color=TEXT_COLOR)
+    axes.barh(names, 1 - shares, left=shares, color=IMAGE_COLOR)
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Losses by hand-computed values and against torch's own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import TASKS, tiny_network
+
+from model.config import Task
+from train.data import MISSING, Batch
+from train.losses import ClassificationObjective, ContrastiveObjective, classification_losses, drop_modalities
+
+TAGS = Task(name="tags", kind="multi_label", labels=["a", "b"])
+
+
+def batch(size: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 8000, (size, 16), generator=generator, dtype=torch.int32)
+    ids[:, -1] = 8191
+    pixels = torch.randint(0, 256, (size, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    targets = torch.zeros(size, 5)
+    targets[:, 1] = targets[:, 3] = 1
+    return Batch([str(i) for i in range(size)], ids, pixels, torch.ones(size, 2, dtype=torch.bool), targets, [])
+
+
+def test_classification_losses_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0), 0.0, 0.0, 2.0], [5.0, 5.0, 5.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    targets = torch.tensor([[0.0, 1, 0, 0, 1], [MISSING] * 3 + [1, 0], [1, 0, 0, MISSING, MISSING]])
+    color, tags = classification_losses(logits, targets, [TASKS[0], TAGS]).tolist()
+    assert color == pytest.approx((math.log(5 / 3) + math.log(3)) / 2, rel=1e-5)
+    bce = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]
+    assert tags == pytest.approx(sum(bce) / 4, rel=1e-5)
+
+
+def test_a_task_without_any_label_costs_nothing_and_gives_zero_gradients():
+    logits = torch.randn(4, 5, requires_grad=True)
+    targets = torch.full((4, 5), MISSING)
+    losses = classification_losses(logits, targets, TASKS)
+    losses.sum().backward()
+    assert losses.tolist() == [0, 0] and not logits.grad.any()
+
+
+def test_masked_products_give_no_gradient():
+    logits = torch.randn(3, 5, requires_grad=True)
+    targets = torch.tensor([[0.0, 0, 1, 1, 0], [MISSING] * 3 + [0, 1], [MISSING] * 5])
+    classification_losses(logits, targets, TASKS).sum().backward()
+    assert not logits.grad[1, :3].any() and logits.grad[1, 3:].any() and not logits.grad[2].any()
+
+
+def test_contrastive_loss_is_the_mean_of_both_directions():
+    network, inputs = tiny_network(), batch()
+    loss, parts = ContrastiveObjective(network, rank=0, world_size=1)(inputs)
+    text, image, _ = network.towers(inputs.input_ids_BT, inputs.pixels_BHWC)
+    similarity = F.normalize(text[:, 0], dim=-1) @ F.normalize(image[:, 0], dim=-1).T / 0.07
+    same = torch.arange(6)
+    expected = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
+    torch.testing.assert_close(loss, expected)
+    assert parts == {}
+
+
+def test_objective_adds_the_tasks():
+    network, inputs = tiny_network().eval(), batch()
+    loss, parts = ClassificationObjective(network, TASKS, 0.0).eval()(inputs)
+    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values())) and list(parts) == ["color", "pattern"]
+
+
+def test_modality_dropout_hides_one_of_two_and_never_both():
+    torch.manual_seed(0)
+    present = torch.ones(20_000, 2, dtype=torch.bool)
+    present[:100, 0] = False
+    hidden = ~drop_modalities(present, 0.3) & present
+    assert not hidden[:100].any() and not hidden.all(dim=1).any()
+    assert hidden[100:].float().mean(dim=0).tolist() == pytest.approx([0.15, 0.15], abs=0.01)
+
+
+def test_modality_dropout_is_for_training_only():
+    objective = ClassificationObjective(tiny_network(), TASKS, 0.9)
+    inputs = batch()
+    assert objective.eval()(inputs)[0] == objective(inputs)[0]
+    torch.manual_seed(0)
+    assert objective.train()(inputs)[0] != objective.eval()(inputs)[0]

@@ -1,0 +1,194 @@
+"""The real launcher on two ranks: stages, freezing, resumption, logs, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT, STAGES, deepspeed, environment, run_stage
+from safetensors.torch import load_file
+
+from model.bundle import load_bundle
+from train.main import EXIT_BAD_INPUT, EXIT_STOPPED
+from train.score import judge
+from train.score import main as score_main
+from train.stages import LOGIT_SCALE, TRAINABLE, StageState
+
+WARMUP_UPDATES = 10  # 160 products in batches of 32, 2 epochs
+
+
+def best(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(run / stage / "best" / "model.safetensors")
+
+
+def log_lines(run: Path, stage: str) -> list[dict]:
+    return [json.loads(line) for line in (run / stage / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def warm(run: Path, tmp_path: Path) -> Path:
+    """A run in which only the contrastive stage is done."""
+    shutil.copytree(run / "contrastive", tmp_path / "run" / "contrastive")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(("before", "stage"), [*zip(STAGES, STAGES[1:], strict=False)])
+def test_R12_freezing_is_bitwise_and_everything_else_moves(run: Path, before: str, stage: str):
+    start, end = best(run, before), best(run, stage)
+    for name, tensor in start.items():
+        trains = name.startswith(TRAINABLE[stage]) and name != LOGIT_SCALE
+        assert torch.equal(tensor, end[name]) != trains, name
+
+
+def test_contrastive_trains_the_towers_only(run: Path):
+    first = {line["loss"] for line in log_lines(run, "contrastive") if line["kind"] == "train"}
+    assert len(first) == 5
+    scale = best(run, "contrastive")[LOGIT_SCALE]
+    assert not torch.equal(scale, torch.full_like(scale, 2.6592600))
+
+
+def test_logs_say_what_happened(run: Path):
+    lines = log_lines(run, "warmup")
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["update"] for line in train] == list(range(1, WARMUP_UPDATES + 1))
+    assert all({"loss", "color", "pattern", "learning_rate"} <= set(line) for line in train)
+    assert train[-1]["learning_rate"] < max(line["learning_rate"] for line in train) == pytest.approx(1e-3, rel=0.2)
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [line["epoch"] for line in validation] == [1, 2]
+    assert {"color/accuracy", "pattern/recall_at_90_precision", "pattern/text_share"} <= set(validation[0])
+    assert list((run / "warmup" / "tensorboard").iterdir())
+
+
+def test_the_lowest_validation_loss_is_kept_and_published(run: Path):
+    for stage in STAGES:
+        losses = [line["loss"] for line in log_lines(run, stage) if line["kind"] == "validation"]
+        state = StageState.model_validate_json((run / stage / "state.json").read_text())
+        assert state.finished and state.best_loss == min(losses) and losses[state.best_epoch - 1] == min(losses)
+    assert (run / "bundle" / "model.safetensors").read_bytes() == (run / "tuning/best/model.safetensors").read_bytes()
+
+
+def test_validation_of_two_ranks_equals_that_of_one_process(run: Path, data: Path, tmp_path: Path):
+    last = [line for line in log_lines(run, "tuning") if line["kind"] == "validation"][-1]
+    bundle = load_bundle(run / "tuning" / "best")
+    metrics = judge(bundle, data, "validation", 7, tmp_path / "score")
+    assert json.loads((tmp_path / "score/metrics.json").read_text())["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    for task, values in metrics.items():
+        for name, value in values.items():
+            assert last[f"{task}/{name}"] == pytest.approx(value, rel=1e-4), (task, name)
+    threshold = bundle.config.tasks[0].thresholds[0]
+    assert threshold == pytest.approx(metrics["color"]["threshold"], rel=1e-4)
+
+
+def test_score_writes_every_answer(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert score_main([str(run / "bundle"), "--data", str(data), "--output", str(tmp_path / "score")]) == 0
+    assert "color" in capsys.readouterr().out
+    table = pq.read_table(tmp_path / "score/predictions.parquet")
+    assert len(table) == 40 and "pattern_text_share" in table.column_names
+    right = sum(row["color_true"] == row["color_answer"] for row in table.to_pylist())
+    metrics = json.loads((tmp_path / "score/metrics.json").read_text())["tasks"]
+    assert right / 40 == pytest.approx(metrics["color"]["accuracy"])
+    assert score_main([str(run / "nothing"), "--data", str(data)]) == 2
+
+
+def test_a_finished_stage_is_not_trained_again(run: Path, data: Path):
+    before = (run / "warmup/state.json").stat().st_mtime_ns
+    result = run_stage("warmup", data, run)
+    assert result.returncode == 0 and "already finished" in result.stdout
+    assert "next: deepspeed train/main.py --stage end_to_end" in result.stdout
+    assert (run / "warmup/state.json").stat().st_mtime_ns == before
+
+
+def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, warm: Path, data: Path):
+    recipe = Path(__file__).parent / "tiny.yaml"
+    command = deepspeed("--stage", "warmup", "--config", recipe, "--data", data, "--output", warm)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    log = warm / "warmup/log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count('"train"') >= 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0].decode()
+    state = StageState.model_validate_json((warm / "warmup/state.json").read_text())
+    assert process.returncode != 0 and not state.finished, output
+    assert "the same command goes on from there" in output and EXIT_STOPPED == 75
+    assert run_stage("warmup", data, warm).returncode == 0
+    lines = [line for line in log_lines(warm, "warmup") if line["kind"] == "train"]
+    assert [line["update"] for line in lines] == list(range(1, WARMUP_UPDATES + 1))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in log_lines(run, "warmup") if line["kind"] == "train"]
+    for name, tensor in best(run, "warmup").items():
+        assert torch.equal(tensor, best(warm, "warmup")[name]), name
+
+
+@pytest.mark.parametrize("zero_level", [2, 3])
+def test_zero_levels_train_the_same_weights(run: Path, warm: Path, data: Path, zero_level: int):
+    result = run_stage("warmup", data, warm, "--zero_level", str(zero_level))
+    assert result.returncode == 0, result.stderr[-2000:]
+    expected, actual = best(run, "warmup"), best(warm, "warmup")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_one_rank_in_bf16_with_accumulation(run: Path, warm: Path, data: Path):
+    options = ("--precision", "bf16", "--stages.warmup.epochs", "1", "--stages.warmup.modality_dropout=0.3")
+    result = run_stage("warmup", data, warm, *options, ranks=1)
+    assert result.returncode == 0, result.stderr[-2000:]
+    weights = best(warm, "warmup")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+    frozen = [name for name in weights if name.startswith("towers.")]
+    assert all(torch.equal(weights[name], best(warm, "contrastive")[name]) for name in frozen)
+
+
+REFUSED = {
+    "unknown key": (("--stages.warmup.epoch", "3"), "stages.warmup.epoch: Extra inputs are not permitted"),
+    "bad value": (("--stages.warmup.epochs=0",), "stages.warmup.epochs: Input should be greater than or equal to 1"),
+    "no value": (("--seed",), "--seed: its value is missing"),
+    "batch too large": (("--stages.warmup.batch_size", "512"), "batch_size 512 is more than the 160 products"),
+    "batch does not divide": (("--stages.warmup.batch_size", "20"), "batch_size 20 is no multiple of 2 ranks x"),
+    "unknown clip": (("--model.clip", "ViT-Z"), "open_clip has no model 'ViT-Z'"),
+    "other settings": (("--model.sequence_layers", "3"), "do not fit"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_settings_are_refused_before_any_work(warm: Path, data: Path, case: str):
+    options, message = REFUSED[case]
+    result = run_stage("warmup", data, warm, *options)
+    refused(result, message)
+    assert not (warm / "warmup").exists()
+
+
+def test_R13_changed_settings_are_refused_on_resume(run: Path, data: Path):
+    result = run_stage("warmup", data, run, "--stages.warmup.learning_rate", "0.1", "--loader_workers=1")
+    refused(result, "was begun with other settings (learning_rate: 0.001 -> 0.1)")
+
+
+def test_R7_another_number_of_ranks_is_refused_on_resume(run: Path, data: Path):
+    refused(run_stage("warmup", data, run, ranks=1), "ranks: 2 -> 1")
+
+
+def test_stages_out_of_order_are_refused(data: Path, tmp_path: Path):
+    refused(run_stage("tuning", data, tmp_path / "run"), "stage tuning starts from the best weights of end_to_end, which has not run")
+    refused(run_stage("warmup", data, tmp_path / "run"), "stage warmup freezes the towers, but they have no trained weights")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_and_recipe_are_refused(tmp_path: Path, data: Path):
+    refused(run_stage("contrastive", tmp_path / "none", tmp_path / "run"), "none/dataset.json: no such file")
+    command = deepspeed("--stage", "warmup", "--config", "none.yaml", "--data", data, "--output", tmp_path / "run")
+    result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    refused(result, "none.yaml: no such recipe")
+
+
+def refused(result: subprocess.CompletedProcess[str], message: str) -> None:
+    errors = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: ")]
+    assert result.returncode == EXIT_BAD_INPUT, result.stderr[-2000:]
+    assert len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in result.stderr

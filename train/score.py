@@ -1,0 +1,88 @@
+"""Judge a bundle on a split: a table of metrics, and every answer in a file.
+
+python -m train.score runs/apa_mini/bundle --data data/apa_mini --split test
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from model.bundle import Bundle, load_bundle
+from model.decode import predictions, probabilities
+from model.files import new_directory
+from train.data import ProductDataset
+from train.data_format import SPLITS, DatasetInfo
+from train.evaluation import Predictions, Ranks, predict, score
+from train.metrics import format_table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.score", description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--output", type=Path, help="default: score-SPLIT beside the bundle")
+    parser.add_argument("--batch_size", type=int, default=128)
+    args = parser.parse_args(arguments)
+    output = args.output or args.bundle.parent / f"score-{args.split}"
+    try:
+        metrics = judge(load_bundle(args.bundle), args.data, args.split, args.batch_size, output)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.split} split of {args.data}, {args.bundle}:")
+    print(format_table(metrics))
+    print(f"metrics and every answer: {output}")
+    return 0
+
+
+def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path) -> dict[str, Any]:
+    """Classify the split, write `metrics.json` and `predictions.parquet` into `output`, return the metrics.
+
+    Raises:
+        ValueError: the data cannot be read, or has other tasks than the bundle.
+    """
+    theirs, ours = DatasetInfo.read(data).tasks, bundle.config.tasks
+    if [(task.name, task.kind, task.labels) for task in theirs] != [(t.name, t.kind, t.labels) for t in ours]:
+        raise ValueError(f"{data}: its tasks or labels are not those of the bundle")
+    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = bundle.network.to(device)
+    answers = predict(network, dataset, batch_size, Ranks(0, 1, device), workers=0, bf16=False)
+    loss, metrics = score(answers, torch.from_numpy(dataset.targets()), ours)
+    with new_directory(output) as partial:
+        summary = {"split": split, "loss": loss, "tasks": metrics}
+        (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+        pq.write_table(answer_table(bundle, dataset, answers), partial / "predictions.parquet")
+    return metrics
+
+
+def answer_table(bundle: Bundle, dataset: ProductDataset, answers: Predictions) -> pa.Table:
+    """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
+    tasks = bundle.config.tasks
+    products = [dataset.product(index) for index in range(len(dataset))]
+    present = np.array([[bool(product["title"]), bool(product["image"])] for product in products])
+    scores = probabilities(answers.logits_NC.numpy(), tasks)
+    decoded = predictions(scores, answers.text_share_NK.numpy(), present, tasks)
+    columns: dict[str, list[Any]] = {name: [product[name] for product in products] for name in ("id", "title")}
+    for task in tasks:
+        kind = "label" if task.kind == "single_label" else "labels"
+        columns[f"{task.name}_true"] = [product[task.name] for product in products]
+        columns[f"{task.name}_answer"] = [answer[task.name][kind] for answer in decoded]
+        columns[f"{task.name}_top"] = [json.dumps(answer[task.name]["top"]) for answer in decoded]
+        columns[f"{task.name}_text_share"] = [answer[task.name]["text_share"] for answer in decoded]
+    return pa.table(columns)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
