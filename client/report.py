@@ -21,7 +21,7 @@ from model.config import Task
 from train.data_format import SPLITS, DatasetInfo
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
+import matplotlib.pyplot as plt
 
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
 

@@ -91,4 +91,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: these weights do not fit config.json: {' '.join(str(error).split())[:300]}") from error
+        raise ValueError(
+            f"{path}: these weights do not fit config.json: {' '.join(str(error).split())[:300]}"
+        ) from error

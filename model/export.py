@@ -34,7 +34,9 @@ REPOSITORY = Path(__file__).parents[1] / "deploy"
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory written by training")
-    parser.add_argument("--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)")
+    parser.add_argument(
+        "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
+    )
     parser.add_argument("--runtime", choices=["openvino", "tensorrt"], default="openvino")
     args = parser.parse_args(arguments)
     try:
@@ -76,7 +78,9 @@ def export(bundle_dir: Path, deploy: Path, runtime: str = "openvino") -> dict[st
         report = check_parity(bundle, partial / "model.onnx")
         (partial / "parity.json").write_text(json.dumps(report, indent=2) + "\n")
         if not report["passed"]:
-            raise ValueError(f"{bundle_dir}: the ONNX graph differs from torch: {json.dumps(report)}; nothing published")
+            raise ValueError(
+                f"{bundle_dir}: the ONNX graph differs from torch: {json.dumps(report)}; nothing published"
+            )
         write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
         write_atomically(deploy / "bundle.json", bundle.config.model_dump_json(indent=2) + "\n")
     return report
@@ -93,8 +97,12 @@ def prepare_repository(deploy: Path) -> None:
     if deploy.exists() and any(deploy.iterdir()):
         raise ValueError(f"{deploy}: neither empty nor a model repository of this project")
     if not (REPOSITORY / "engine" / "config.pbtxt").is_file():
-        raise ValueError(f"{deploy}: no such model repository; run this from a checkout of the project, or copy its deploy/")
-    generated = shutil.ignore_patterns("bundle.json", "tokenizer.json", "model.onnx*", "parity.json", "__pycache__", ".*.partial")
+        raise ValueError(
+            f"{deploy}: no such model repository; run this from a checkout of the project, or copy its deploy/"
+        )
+    generated = shutil.ignore_patterns(
+        "bundle.json", "tokenizer.json", "model.onnx*", "parity.json", "__pycache__", ".*.partial"
+    )
     shutil.copytree(REPOSITORY, deploy, ignore=generated, dirs_exist_ok=True)
 
 
@@ -136,7 +144,9 @@ def write_onnx(bundle: Bundle, path: Path) -> None:
         raise ValueError(f"onnx.checker refuses the exported graph: {error}") from error
 
 
-def random_inputs(config: BundleConfig, batch: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_inputs(
+    config: BundleConfig, batch: int, length: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token ids whose longest title has `length` ids, pixels, and every mix of present modalities."""
     rng = np.random.default_rng(seed)
     size, vocab = config.preprocess.image_size, config.preprocess.vocab_size

@@ -34,7 +34,11 @@ def forward(weights: Weights, ids: list[int], pixels: np.ndarray, *, layers: int
         x = x + linear(mixed, weights[f"{name}.out.weight"], weights[f"{name}.out.bias"])
         x = layer_norm(x, weights, f"{name}.attention_norm")
         hidden = gelu(linear(x, weights[f"{name}.mlp.0.weight"], weights[f"{name}.mlp.0.bias"]))
-        x = layer_norm(x + linear(hidden, weights[f"{name}.mlp.2.weight"], weights[f"{name}.mlp.2.bias"]), weights, f"{name}.mlp_norm")
+        x = layer_norm(
+            x + linear(hidden, weights[f"{name}.mlp.2.weight"], weights[f"{name}.mlp.2.bias"]),
+            weights,
+            f"{name}.mlp_norm",
+        )
     assert len(x) == words + patches
     t_cls, i_cls = x[0], x[words]
     logits, shares = [], []
@@ -73,13 +77,18 @@ def image_tower(weights: Weights, pixels: np.ndarray) -> np.ndarray:
         for y in range(0, normal.shape[0], side)
     ]
     patches = np.array(rows).reshape(-1, len(kernel))
-    x = np.concatenate([weights[f"{visual}.class_embedding"][None], patches]) + weights[f"{visual}.positional_embedding"]
+    x = (
+        np.concatenate([weights[f"{visual}.class_embedding"][None], patches])
+        + weights[f"{visual}.positional_embedding"]
+    )
     x = tower_blocks(layer_norm(x, weights, f"{visual}.ln_pre"), weights, f"{visual}.transformer", causal=False)
     return layer_norm(x, weights, f"{visual}.ln_post") @ weights[f"{visual}.proj"]
 
 
 def tower_blocks(x: np.ndarray, weights: Weights, name: str, causal: bool) -> np.ndarray:
-    layers = 1 + max(int(key.split(".resblocks.")[1].split(".")[0]) for key in weights if key.startswith(f"{name}.resblocks"))
+    layers = 1 + max(
+        int(key.split(".resblocks.")[1].split(".")[0]) for key in weights if key.startswith(f"{name}.resblocks")
+    )
     for i in range(layers):
         block = f"{name}.resblocks.{i}"
         normed = layer_norm(x, weights, f"{block}.ln_1")
@@ -108,7 +117,10 @@ def attention(qkv: np.ndarray, heads: int, causal: bool) -> np.ndarray:
 
 def layer_norm(x: np.ndarray, weights: Weights, name: str) -> np.ndarray:
     centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return (
+        centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5) * weights[f"{name}.weight"]
+        + weights[f"{name}.bias"]
+    )
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

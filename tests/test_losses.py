@@ -64,7 +64,10 @@ def test_contrastive_loss_is_the_mean_of_both_directions():
 def test_objective_adds_the_tasks():
     network, inputs = tiny_network().eval(), batch()
     loss, parts = ClassificationObjective(network, TASKS, 0.0).eval()(inputs)
-    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values())) and list(parts) == ["color", "pattern"]
+    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values())) and list(parts) == [
+        "color",
+        "pattern",
+    ]
 
 
 def test_modality_dropout_hides_one_of_two_and_never_both():

@@ -57,7 +57,9 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-@pytest.mark.parametrize("size", [(224, 224), (90, 70), (70, 90), (1000, 333), (333, 1000), (225, 224), (17, 200), (500, 499)])
+@pytest.mark.parametrize(
+    "size", [(224, 224), (90, 70), (70, 90), (1000, 333), (333, 1000), (225, 224), (17, 200), (500, 499)]
+)
 def test_pixels_equal_open_clips_transform(size):
     transform = image_transform(224, is_train=False)
     reference = Compose(transform.transforms[:3])  # resize, crop, to RGB; then tensor and normalise
@@ -202,7 +204,10 @@ def test_I14_tiny_and_thin(size):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF"]),
+)
 def test_any_bytes_are_decoded_or_refused(body, start):
     try:
         assert image_to_pixels(start + body, CONFIG).shape == (224, 224, 3)

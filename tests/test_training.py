@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,12 +18,13 @@ from conftest import ROOT, STAGES, deepspeed, environment, run_stage
 from safetensors.torch import load_file
 
 from model.bundle import load_bundle
-from train.main import EXIT_BAD_INPUT, EXIT_STOPPED
+from train.main import EXIT_BAD_INPUT, EXIT_STOPPED, main
 from train.score import judge
 from train.score import main as score_main
 from train.stages import LOGIT_SCALE, TRAINABLE, StageState
 
-WARMUP_UPDATES = 10  # 160 products in batches of 32, 2 epochs
+RECIPE = Path(__file__).parent / "tiny.yaml"
+WARMUP_UPDATES = 40  # 160 products in batches of 8, 2 epochs
 
 
 def best(run: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -106,23 +109,25 @@ def test_a_finished_stage_is_not_trained_again(run: Path, data: Path):
 
 
 def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, warm: Path, data: Path):
-    recipe = Path(__file__).parent / "tiny.yaml"
-    command = deepspeed("--stage", "warmup", "--config", recipe, "--data", data, "--output", warm)
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = deepspeed("--stage", "warmup", "--config", RECIPE, "--data", data, "--output", warm)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **pipes)
     log = warm / "warmup/log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.read_text().count('"train"') >= 2):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     output = process.communicate(timeout=60)[0].decode()
     state = StageState.model_validate_json((warm / "warmup/state.json").read_text())
-    assert process.returncode != 0 and not state.finished, output
+    assert process.returncode != 0 and not state.finished and (state.epoch, state.update) == (0, 10), output
     assert "the same command goes on from there" in output and EXIT_STOPPED == 75
     assert run_stage("warmup", data, warm).returncode == 0
     lines = [line for line in log_lines(warm, "warmup") if line["kind"] == "train"]
     assert [line["update"] for line in lines] == list(range(1, WARMUP_UPDATES + 1))
-    assert [line["loss"] for line in lines] == [line["loss"] for line in log_lines(run, "warmup") if line["kind"] == "train"]
+    assert [line["loss"] for line in lines] == [
+        line["loss"] for line in log_lines(run, "warmup") if line["kind"] == "train"
+    ]
     for name, tensor in best(run, "warmup").items():
         assert torch.equal(tensor, best(warm, "warmup")[name]), name
 
@@ -157,38 +162,49 @@ REFUSED = {
 }
 
 
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: Path) -> Callable[..., None]:
+    """Check that a command is refused in one line, in this process, as the first of two ranks."""
+
+    def check(message: str, stage: str, output: Path, *options: str, ranks: int = 2, data: Path = data) -> None:
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        arguments = ["--stage", stage, "--config", str(RECIPE), "--data", str(data), "--output", str(output)]
+        assert main([*arguments, *options]) == EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+    return check
+
+
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_settings_are_refused_before_any_work(warm: Path, data: Path, case: str):
+def test_bad_settings_are_refused_before_any_work(refused: Callable[..., None], warm: Path, case: str):
     options, message = REFUSED[case]
-    result = run_stage("warmup", data, warm, *options)
-    refused(result, message)
+    refused(message, "warmup", warm, *options)
     assert not (warm / "warmup").exists()
 
 
-def test_R13_changed_settings_are_refused_on_resume(run: Path, data: Path):
-    result = run_stage("warmup", data, run, "--stages.warmup.learning_rate", "0.1", "--loader_workers=1")
-    refused(result, "was begun with other settings (learning_rate: 0.001 -> 0.1)")
+def test_R13_changed_settings_are_refused_on_resume(refused: Callable[..., None], run: Path):
+    message = "was begun with other settings (learning_rate: 0.001 -> 0.1)"
+    refused(message, "warmup", run, "--stages.warmup.learning_rate", "0.1", "--loader_workers=1")
 
 
-def test_R7_another_number_of_ranks_is_refused_on_resume(run: Path, data: Path):
-    refused(run_stage("warmup", data, run, ranks=1), "ranks: 2 -> 1")
+def test_R7_another_number_of_ranks_is_refused_on_resume(refused: Callable[..., None], run: Path):
+    refused("ranks: 2 -> 1", "warmup", run, ranks=1)
 
 
-def test_stages_out_of_order_are_refused(data: Path, tmp_path: Path):
-    refused(run_stage("tuning", data, tmp_path / "run"), "stage tuning starts from the best weights of end_to_end, which has not run")
-    refused(run_stage("warmup", data, tmp_path / "run"), "stage warmup freezes the towers, but they have no trained weights")
-    assert not (tmp_path / "run").exists()
+def test_stages_out_of_order_are_refused(refused: Callable[..., None], tmp_path: Path):
+    output = tmp_path / "run"
+    refused("tuning starts from the best weights of end_to_end, which has not run", "tuning", output)
+    refused("warmup freezes the towers, but they have no trained weights", "warmup", output)
+    assert not output.exists()
 
 
-def test_missing_data_and_recipe_are_refused(tmp_path: Path, data: Path):
-    refused(run_stage("contrastive", tmp_path / "none", tmp_path / "run"), "none/dataset.json: no such file")
-    command = deepspeed("--stage", "warmup", "--config", "none.yaml", "--data", data, "--output", tmp_path / "run")
-    result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
-    refused(result, "none.yaml: no such recipe")
+def test_missing_data_and_recipe_are_refused(refused: Callable[..., None], tmp_path: Path):
+    refused("none/dataset.json: no such file", "contrastive", tmp_path / "run", data=tmp_path / "none")
+    refused("none.yaml: no such recipe", "contrastive", tmp_path / "run", "--config", "none.yaml")
 
 
-def refused(result: subprocess.CompletedProcess[str], message: str) -> None:
-    errors = [line for line in (result.stdout + result.stderr).splitlines() if line.startswith("error: ")]
-    assert result.returncode == EXIT_BAD_INPUT, result.stderr[-2000:]
-    assert len(errors) == 1 and message in errors[0]
-    assert "Traceback" not in result.stderr
+def test_the_launcher_passes_a_refusal_on(data: Path, tmp_path: Path):
+    result = run_stage("tuning", data, tmp_path / "run")
+    assert result.returncode == EXIT_BAD_INPUT and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1

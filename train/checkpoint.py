@@ -47,7 +47,9 @@ def load(engine: deepspeed.DeepSpeedEngine, stage_dir: Path, state: StageState) 
     assert state.checkpoint is not None
     path, _ = engine.load_checkpoint(str(stage_dir / "checkpoints"), state.checkpoint, load_module_strict=False)
     if path is None:
-        raise ValueError(f"{stage_dir / 'checkpoints' / state.checkpoint}: no such checkpoint; start again with --restart")
+        raise ValueError(
+            f"{stage_dir / 'checkpoints' / state.checkpoint}: no such checkpoint; start again with --restart"
+        )
 
 
 def save_best(engine: deepspeed.DeepSpeedEngine, network: CMAClip, stage_dir: Path, config: BundleConfig) -> None:

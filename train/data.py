@@ -224,7 +224,9 @@ class ShuffledBatches(Sampler[list[int]]):
         parts = []
         for first in range(0, len(groups), self.window):
             chosen = groups[first : first + self.window]
-            parts.append(rng.permutation(np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in chosen])))
+            parts.append(
+                rng.permutation(np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in chosen]))
+            )
         return np.concatenate(parts)
 
     def __len__(self) -> int:

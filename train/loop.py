@@ -212,7 +212,9 @@ class StageRun:
     def _progress(self) -> tqdm:
         label = f"{self.stage} {self.state.epoch + 1}/{self.config.epochs}"
         done, total = self.state.update, self.updates_per_epoch
-        return tqdm(initial=done, total=total, desc=label, unit="update", disable=not self.ranks.is_first, mininterval=2)
+        return tqdm(
+            initial=done, total=total, desc=label, unit="update", disable=not self.ranks.is_first, mininterval=2
+        )
 
 
 def parameter_groups(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,8 +29,8 @@ from train.loop import StageRun, Stopped
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
 
 
-def main() -> int:
-    args, overrides = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    args, overrides = parse_arguments(arguments)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         run(args, load_recipe(args.config, overrides))
@@ -44,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         prog="deepspeed train/main.py",
         description="Train one stage of CMA-CLIP.",
@@ -58,7 +59,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--restart", action="store_true", help="forget what this stage has done so far")
     parser.add_argument("--deepspeed_config", type=Path, help="JSON that replaces the settings derived from the recipe")
     parser.add_argument("--local_rank", type=int, default=0, help="set by the launcher")
-    return parser.parse_known_args()
+    return parser.parse_known_args(arguments)
 
 
 def run(args: argparse.Namespace, recipe: Recipe) -> None:
