@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import open_clip
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from model.config import ModelConfig, PreprocessConfig
 
 # B batch, T text tokens, P image tokens, D width of CLIP's embedding, V width of a tower
+
+OpenClip = Any  # open_clip's models have no useful types
 
 open_clip.add_model_config(Path(__file__).parent / "clip_configs")
 
@@ -39,10 +41,12 @@ class ClipTowers(nn.Module):
         preprocess: its mean and std normalise the pixels inside the graph.
     """
 
-    def __init__(self, clip: nn.Module, preprocess: PreprocessConfig) -> None:
+    def __init__(self, clip: OpenClip, preprocess: PreprocessConfig) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip: OpenClip = clip
         clip.visual.output_tokens = True
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(preprocess.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(preprocess.std).view(1, 3, 1, 1), persistent=False)
 
@@ -82,7 +86,7 @@ class ClipTowers(nn.Module):
         return torch.cat([pooled_BD.unsqueeze(1), patches_BPV @ self.clip.visual.proj], dim=1)
 
 
-def create_clip(config: ModelConfig, load_weights: bool = True) -> nn.Module:
+def create_clip(config: ModelConfig, load_weights: bool = True) -> OpenClip:
     """The open_clip model that `config.clip` names, with `config.pretrained` weights if wanted.
 
     Raises:
@@ -116,7 +120,7 @@ def create_clip(config: ModelConfig, load_weights: bool = True) -> nn.Module:
     return clip
 
 
-def _check_supported(clip: nn.Module, name: str) -> None:
+def _check_supported(clip: OpenClip, name: str) -> None:
     visual = clip.visual
     is_vit = getattr(visual, "pool_type", None) == "tok" and visual.attn_pool is None and visual.proj is not None
     is_causal = getattr(clip, "attn_mask", None) is not None and clip.text_pool_type == "argmax"
@@ -124,7 +128,7 @@ def _check_supported(clip: nn.Module, name: str) -> None:
         raise ValueError(f"model.clip: {name} is not a ViT with CLIP's causal text tower; take one of the ViT- models")
 
 
-def preprocess_config(clip: nn.Module) -> PreprocessConfig:
+def preprocess_config(clip: OpenClip) -> PreprocessConfig:
     """The preprocessing that an open_clip model was made for.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.clip_towers import ClipTowers
+from model.clip_towers import ClipTowers, OpenClip
 from model.config import ModelConfig, PreprocessConfig, Task
 from model.heads import Heads
 from model.modality_attention import ModalityAttention
@@ -35,7 +35,7 @@ class CMAClip(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: nn.Module
+        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
     ) -> None:
         super().__init__()
         self.towers = ClipTowers(clip, preprocess)

@@ -22,9 +22,7 @@ class ModalityAttention(nn.Module):
     def __init__(self, num_tasks: int, width: int, learned: bool = True) -> None:
         super().__init__()
         self.num_tasks = num_tasks
-        self.register_parameter("relevance", nn.Parameter(torch.empty(num_tasks, width)) if learned else None)
-        if learned:
-            nn.init.normal_(self.relevance, std=0.02)
+        self.relevance = nn.Parameter(0.02 * torch.randn(num_tasks, width)) if learned else None
 
     def forward(self, text_cls_BD: Tensor, image_cls_BD: Tensor, present_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weighted sums [B, K, D] and λ, float32 [B, K]."""

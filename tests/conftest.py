@@ -94,7 +94,7 @@ def server(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The real server with the trained bundle."""
     deploy = tmp_path_factory.mktemp("served") / "deploy"
     export(bundle_dir, deploy)
-    with ServerProcess(deploy) as process:
+    with ServerProcess(deploy, deploy.parent / "server.log") as process:
         yield process
 
 

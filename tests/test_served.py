@@ -16,6 +16,7 @@ from server_process import ServerProcess
 from tritonclient.utils import InferenceServerException
 
 from client.classifier import Answer, Classifier, ClassifierError
+from model.bundle import load_bundle
 from model.config import BundleConfig
 
 TOLERANCE = 1e-5  # one product alone and within a batch: the CPU's sums run in another order
@@ -244,3 +245,16 @@ def test_F7_no_bundle(server, tmp_path):
     repository = shutil.copytree(server.repository, tmp_path / "deploy", ignore=shutil.ignore_patterns("bundle.json"))
     with pytest.raises(RuntimeError, match=r"ended with 1:\ntritonserver: .*bundle.json: no such file"):
         ServerProcess(repository, tmp_path / "log").start()
+
+
+def test_served_answers_equal_the_in_process_bundle(classifier, bundle_dir, products):
+    mixed = [*products, (products[0][0], b""), ("", products[1][1])]
+    expected = load_bundle(Path(bundle_dir)).classify(mixed)
+    for answer, theirs in zip(classifier.classify_many(mixed), expected, strict=True):
+        assert isinstance(answer, Answer), answer
+        for task, ours in answer.prediction.items():
+            for key in ("label", "modality", "accepted"):
+                assert ours[key] == theirs[task][key], (task, key)
+            assert ours["score"] == pytest.approx(theirs[task]["score"], abs=1e-5)
+            assert ours["text_share"] == pytest.approx(theirs[task]["text_share"], abs=1e-5)
+            assert [name for name, _ in ours["top"]] == [name for name, _ in theirs[task]["top"]]

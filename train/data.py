@@ -53,8 +53,9 @@ class Batch:
     problems: list[str]
 
     def to(self, device: torch.device) -> Batch:
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
+        return Batch(**values | tensors)
 
 
 class ProductDataset(Dataset):

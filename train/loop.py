@@ -126,7 +126,8 @@ class StageRun:
 
     def _update(self, batches: Any) -> tuple[float, dict[str, float]]:
         """One optimizer step; returns the mean loss of this rank and its parts by task."""
-        total, parts = 0.0, {}
+        total = 0.0
+        parts: dict[str, float] = {}
         for step in range(self.accumulation):
             batch = next(batches).to(self.ranks.device)
             self._count_rejects(batch.problems, len(batch.ids))
@@ -148,14 +149,14 @@ class StageRun:
 
     def _validate(self) -> None:
         self.engine.eval()
-        tasks, metrics = self.train.tasks, {}
+        metrics: dict[str, dict[str, Any]] = {}
         arguments = (self.validation, self.micro_batch_size, self.ranks)
-        options = {"workers": self.recipe.loader_workers, "bf16": self.bf16}
+        options: dict[str, Any] = {"workers": self.recipe.loader_workers, "bf16": self.bf16}
         if isinstance(self.objective, ContrastiveObjective):
             loss = contrastive_loss(self.objective, *arguments, **options)
         else:
             targets = torch.from_numpy(self.validation.targets())
-            loss, metrics = score(predict(self.network, *arguments, **options), targets, tasks)
+            loss, metrics = score(predict(self.network, *arguments, **options), targets, self.train.tasks)
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, self.state.epoch

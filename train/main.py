@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from model.clip_towers import preprocess_config
+from model.cma_clip import CMAClip
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
@@ -117,7 +118,7 @@ def train_stage(
     dist.barrier()
 
 
-def open_splits(data: Path, recipe: Recipe, network: torch.nn.Module) -> tuple[ProductDataset, ProductDataset]:
+def open_splits(data: Path, recipe: Recipe, network: CMAClip) -> tuple[ProductDataset, ProductDataset]:
     preprocess = preprocess_config(network.towers.clip)
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
     cached = recipe.shuffle_row_groups
