@@ -80,5 +80,5 @@ def test_the_summary_names_rows_labels_and_the_next_command(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "train 3" in shown and "red 3, blue 0" in shown and "0 rejected" in shown
     next_command = shown.splitlines()[-1]
-    assert next_command.startswith("next: deepspeed train/main.py --stage contrastive")
+    assert next_command.startswith("next: deepspeed train/main.py --stage warmup --config train/recipes/apa.yaml")
     assert f"--data {tmp_path / 'out'} " in next_command

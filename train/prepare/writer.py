@@ -22,11 +22,6 @@ ROW_GROUP_ROWS = 256
 ROW_GROUP_BYTES = 256 << 20
 SHARD_ROWS = 16_384
 LABELS_SHOWN = 20
-NEXT_COMMAND = (
-    "deepspeed train/main.py --stage contrastive --config train/recipes/apa_mini.yaml "
-    "--data {directory} --output runs/NAME"
-)
-
 Settings = dict[str, str | int | float | bool | None | list[str]]
 
 
@@ -57,6 +52,7 @@ class Plan:
     Attributes:
         total: rows of the source, for the progress bar; None if unknown.
         max_rejects: largest share of rejected rows, 0 to 1, before the data set counts as wrong.
+        next_stage: what the summary proposes to train, and with which recipe.
     """
 
     directory: Path
@@ -66,6 +62,7 @@ class Plan:
     total: int | None = None
     overwrite: bool = False
     max_rejects: float = 0.5
+    next_stage: str = "warmup --config train/recipes/apa.yaml"
 
 
 def write_dataset(plan: Plan, rows: Iterable[Product | Reject]) -> DatasetInfo:
@@ -88,7 +85,7 @@ def write_dataset(plan: Plan, rows: Iterable[Product | Reject]) -> DatasetInfo:
         info = _describe(plan, {name: split for name, split in closed.items() if split.rows})
         rejects.check(info, plan.max_rejects)
         (directory / "dataset.json").write_text(info.model_dump_json(indent=2) + "\n")
-    print(summary(plan.directory, info, rejects.count))
+    print(summary(plan, info, rejects.count))
     return info
 
 
@@ -230,8 +227,9 @@ def _describe(plan: Plan, splits: dict[str, Split]) -> DatasetInfo:
     )
 
 
-def summary(directory: Path, info: DatasetInfo, rejects: int) -> str:
+def summary(plan: Plan, info: DatasetInfo, rejects: int) -> str:
     """What was written, for people, and the command that comes next."""
+    directory = plan.directory
     size = sum((directory / shard.file).stat().st_size for s in info.splits.values() for shard in s.shards)
     rows = ", ".join(f"{name} {split.rows:,}" for name, split in info.splits.items())
     lines = [f"{directory}: {rows} products, {size / 1e6:,.1f} MB, {rejects:,} rejected"]
@@ -244,5 +242,5 @@ def summary(directory: Path, info: DatasetInfo, rejects: int) -> str:
         lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels): {', '.join(common)}{more}")
     if rejects:
         lines.append(f"  rejected rows and why: {directory / 'rejects.csv'}")
-    lines.append(f"next: {NEXT_COMMAND.format(directory=directory)}")
+    lines.append(f"next: deepspeed train/main.py --stage {plan.next_stage} --data {directory} --output runs/NAME")
     return "\n".join(lines)
