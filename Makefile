@@ -3,8 +3,12 @@
 # make lint   style and types
 # make clean  removes what demo and test made, and both environments
 PYTHON ?= python3.11
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # One rank on a GPU is enough for the tiny network of the demo.
-RANKS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 1 || echo 2)
+RANKS ?= $(if $(HAS_GPU),1,2)
+ifndef HAS_GPU
+export DS_ACCELERATOR := cpu
+endif
 DATA := data/apa_mini
 RUN := runs/apa_mini
 RECIPE := train/recipes/apa_mini.yaml
@@ -12,7 +16,6 @@ LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export TQDM_MININTERVAL ?= 1
 SHELL := /bin/bash
 
 .PHONY: demo test lint clean data train serve
@@ -27,7 +30,7 @@ data: .venv/.ready
 train: .venv/.ready
 	@set -e; for stage in contrastive warmup end_to_end tuning; do \
 	  echo "== stage $$stage"; \
-	  deepspeed --num_accelerators $(RANKS) train/main.py --stage $$stage --config $(RECIPE) --data $(DATA) --output $(RUN); \
+	  deepspeed --quiet --num_accelerators $(RANKS) train/main.py --stage $$stage --config $(RECIPE) --data $(DATA) --output $(RUN); \
 	done
 	python -m train.score $(RUN)/bundle --data $(DATA) --split test
 

@@ -14,7 +14,7 @@ from train.metrics import format_table
 
 
 class RunLog:
-    """Appends to `log.jsonl`, `tensorboard/` and `rejects.csv` of a stage.
+    """Appends to `log.jsonl`, `tensorboard/` and `rejects-rankN.txt` of a stage.
 
     Args:
         enabled: False on all ranks but the first; those only report rejects.
