@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m train.prepare apa_mini`."""
     parser.add_argument("--output", type=Path, required=True, help="directory of the new data set")
     parser.add_argument("--source", type=Path, help="folder with the four Fashion-MNIST .gz files")
-    parser.add_argument("--size", type=int, default=12_000, help="training products (%(default)s)")
+    parser.add_argument("--size", type=int, default=10_000, help="training products (%(default)s)")
     parser.add_argument("--validation", type=int, default=1000, help="validation products (%(default)s)")
     parser.add_argument("--test", type=int, default=2000, help="test products (%(default)s)")
     parser.add_argument("--image-size", type=int, default=64, help="side in pixels (%(default)s)")
