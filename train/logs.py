@@ -10,6 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from model.files import write_atomically
 from train.metrics import format_table
 
 
@@ -18,14 +19,18 @@ class RunLog:
 
     Args:
         enabled: False on all ranks but the first; those only report rejects.
+        updates_done: where the run goes on; what a killed run logged beyond its checkpoint is dropped.
     """
 
-    def __init__(self, stage_dir: Path, enabled: bool) -> None:
+    def __init__(self, stage_dir: Path, enabled: bool, updates_done: int) -> None:
         self.stage_dir, self.enabled = stage_dir, enabled
         self.reported: set[str] = set()
         if enabled:
-            self.lines = (stage_dir / "log.jsonl").open("a", buffering=1)
-            self.board = SummaryWriter(str(stage_dir / "tensorboard"))
+            path = stage_dir / "log.jsonl"
+            kept = [line for line in _lines(path) if json.loads(line)["update"] <= updates_done]
+            write_atomically(path, "".join(kept))
+            self.lines = path.open("a", buffering=1)
+            self.board = SummaryWriter(str(stage_dir / "tensorboard"), purge_step=updates_done + 1)
 
     def update(self, update: int, loss: float, parts: dict[str, float], learning_rate: float) -> None:
         if self.enabled:
@@ -58,3 +63,9 @@ class RunLog:
         for name, value in values.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self.board.add_scalar(f"{kind}/{name}", value, update)
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines; a kill may have cut the last one."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]

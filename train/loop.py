@@ -71,7 +71,7 @@ class StageRun:
         )
         if state.checkpoint:
             checkpoint.load(self.engine, stage_dir, state)
-        self.log = RunLog(stage_dir, enabled=ranks.is_first)
+        self.log = RunLog(stage_dir, ranks.is_first, self._updates_done())
         self.rejects = 0
         self.saved_at = time.monotonic()
         self.stop_requested = False
