@@ -1,7 +1,7 @@
 # make demo   data, training, export, server and answers on this machine
 # make test   everything that needs no GPU
 # make lint   style and types
-# make clean  removes what demo and test made, and both environments
+# make clean  removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # One rank on a GPU is enough for the tiny network of the demo.
@@ -18,6 +18,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := /bin/bash
 
+.NOTPARALLEL:
 .PHONY: demo test lint clean data train serve
 .DELETE_ON_ERROR:
 
@@ -38,8 +39,8 @@ serve: .venv/.ready .venv-serve/.ready
 	python -m model.export $(RUN)/bundle --deploy deploy
 	@set -e; \
 	.venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS) > $(RUN)/server.log 2>&1 & \
-	server=$$!; trap 'kill $$server; wait $$server || true' EXIT; \
-	python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60 \
+	server=$$!; trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
+	sleep 3; kill -0 $$server 2> /dev/null && python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60 \
 	  || { echo "the server said (all of it: $(RUN)/server.log):"; tail -n 5 $(RUN)/server.log; exit 1; }
 
 test: .venv/.ready .venv-serve/.ready
@@ -62,6 +63,6 @@ lint: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-serve data runs build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-serve $(DATA) $(RUN) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f deploy/bundle.json deploy/tokenizer.json deploy/engine/1/model.onnx* deploy/engine/1/parity.json
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -128,9 +128,18 @@ class Classifier:
         for title, image in products:
             if len(window) == in_flight:
                 yield window.popleft().result()
-            window.append(self._submit(title, image))
+            window.append(self._submit_readable(title, image))
         while window:
             yield window.popleft().result()
+
+    def _submit_readable(self, title: str | bytes, image: bytes | Path | None) -> Future[Answer | ClassifierError]:
+        """As `_submit`; a picture that cannot be read is this product's own failure."""
+        try:
+            return self._submit(title, image)
+        except OSError as error:
+            failed: Future[Answer | ClassifierError] = Future()
+            failed.set_result(ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}"))
+            return failed
 
     def _submit(self, title: str | bytes, image: bytes | Path | None) -> Future[Answer | ClassifierError]:
         future: Future[Answer | ClassifierError] = Future()

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Classifier(args.url) as classifier:
             classifier.wait_until_ready(args.wait)
             answers = [classifier.classify(product["title"], product["image"]) for product in products]
-    except (ValueError, ClassifierError) as error:
+    except (ValueError, OSError, ClassifierError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for product, answer in zip(products, answers, strict=True):

@@ -17,7 +17,7 @@ from model.cma_clip import CMAClip
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
 from model.files import new_directory, write_atomically
-from model.preprocess import TitleTokenizer, image_to_pixels, title_is_present
+from model.preprocess import TitleTokenizer, pixels_and_presence
 from model.tokenizer import build_tokenizer
 
 # B batch, T token ids, C labels of all tasks, K tasks
@@ -33,17 +33,11 @@ class Bundle:
         """Titles and encoded pictures (either may be empty) to input_ids [B,T], pixels [B,H,W,3], present [B,2].
 
         Raises:
-            ValueError: a product is refused; the message starts with its code (model.preprocess), or
-                NO_MODALITY where both are empty.
+            ValueError: a product is refused; the message starts with its code (model.preprocess).
         """
-        preprocess = self.config.preprocess
-        size = preprocess.image_size
-        present = np.array([[title_is_present(title), bool(image)] for title, image in products])
-        if not present.any(axis=1).all():
-            raise ValueError("NO_MODALITY: a product needs a title or a picture")
-        blank = np.zeros((size, size, 3), dtype=np.uint8)
-        pixels = [image_to_pixels(image, preprocess) if image else blank for _, image in products]
-        return self.tokenizer.encode_batch([title for title, _ in products]), np.stack(pixels), present
+        parts = (pixels_and_presence(*product, self.config.preprocess) for product in products)
+        pixels, present = zip(*parts, strict=True)
+        return self.tokenizer.encode_batch([title for title, _ in products]), np.stack(pixels), np.array(present)
 
     @torch.inference_mode()
     def classify(self, products: Sequence[tuple[str | bytes, bytes]]) -> list[dict[str, Any]]:

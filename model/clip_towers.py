@@ -102,6 +102,13 @@ def create_clip(config: ModelConfig, load_weights: bool = True) -> OpenClip:
                 f"model.pretrained: {pretrained!r} is neither a file nor a weight tag of {config.clip}"
                 f" (its tags: {', '.join(tags) or 'none'})"
             )
+        quick = open_clip.get_pretrained_cfg(config.clip, pretrained).get("quick_gelu", False)
+        if quick != open_clip.get_model_config(config.clip).get("quick_gelu", False):
+            other = "the one with" if quick else "the one without"
+            raise ValueError(
+                f"model.clip: the weights {pretrained!r} do not fit {config.clip}'s activation;"
+                f" take {other} -quickgelu in its name"
+            )
     logging.disable(logging.ERROR)  # open_clip warns of random weights even where they were asked for
     try:
         # DeepSpeed cannot broadcast a parameter of no dimension.

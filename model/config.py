@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -119,7 +119,7 @@ class BundleConfig(StrictModel):
     model: ModelConfig
     preprocess: PreprocessConfig
     tasks: list[Task] = Field(min_length=1)
-    provenance: dict[str, str | int | float | None] = {}
+    provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _names_differ(self) -> BundleConfig:
@@ -146,8 +146,9 @@ def read_json(kind: type[Model], path: Path) -> Model:
     """
     try:
         return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ValueError(f"{path}: {what}") from None
     except ValidationError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         report = export(args.bundle, args.deploy, args.runtime)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f" largest probability difference {report['probability_difference']:.2e},"
         f" of λ {report['text_share_difference']:.2e}, label flips {report['label_flips']}"
     )
-    print(f"{args.deploy} is ready; next: tritonserver --model-repository {args.deploy}/ --model-config-name=cpu")
+    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
+    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/ --model-config-name=cpu")
     return 0
 
 
@@ -64,25 +66,28 @@ def export(bundle_dir: Path, deploy: Path, runtime: str = "openvino") -> dict[st
         the parity report, which is also stored beside the engine.
     Raises:
         ValueError: the bundle is unfit, the graph is invalid, parity fails, or the runtime cannot be
-            built here. `deploy` is then as it was.
+            built here. What `deploy` served before stays then.
     """
     if runtime == "tensorrt":
         raise ValueError("--runtime tensorrt: TensorRT engines cannot be built yet; openvino serves on the CPU")
     bundle = load_bundle(bundle_dir)
     prepare_repository(deploy)
     version = deploy / "engine" / "1"
+    served_config = bundle.config.model_dump_json(indent=2) + "\n"
     with new_directory(version) as partial:
         for step in version.glob("*.py"):
             shutil.copy2(step, partial)
         write_onnx(bundle, partial / "model.onnx")
         report = check_parity(bundle, partial / "model.onnx")
+        # The engine refuses to load beside another bundle.json: a kill between the two renames shows.
+        report["bundle_sha256"] = hashlib.sha256(served_config.encode()).hexdigest()
         (partial / "parity.json").write_text(json.dumps(report, indent=2) + "\n")
         if not report["passed"]:
             raise ValueError(
                 f"{bundle_dir}: the ONNX graph differs from torch: {json.dumps(report)}; nothing published"
             )
-        write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
-        write_atomically(deploy / "bundle.json", bundle.config.model_dump_json(indent=2) + "\n")
+    write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
+    write_atomically(deploy / "bundle.json", served_config)
     return report
 
 

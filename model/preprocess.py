@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,10 @@ SIGNATURES = {
     b"8BPS": "PSD",
     b"\x00\x00\x00\x0cjP  ": "JPEG2000",
 }
+# A marker in JPEG data: 0xFF followed by neither a stuffed zero, nor a restart, nor filling.
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+JPEG_END = 0xD9
+PNG_END = b"IEND\xaeB`\x82"
 EXIF_ORIENTATION = 0x0112
 LONGEST_EXACT = 16
 UPRIGHT = {
@@ -105,10 +110,17 @@ def _open(data: bytes, config: PreprocessConfig) -> Image.Image:
 def _ends_too_early(data: bytes) -> bool:
     """Whether the end marker is missing: Pillow decodes a JPEG that lacks its last bytes without a word."""
     if data.startswith(b"\xff\xd8"):
-        # An EXIF thumbnail has an end marker of its own, so look behind the last start of scan.
-        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
-    if data.startswith(b"\x89PNG"):
-        return b"IEND\xaeB`\x82" not in data[-65536:]
+        return not _jpeg_has_end(data)
+    return data.startswith(b"\x89PNG") and PNG_END not in data
+
+
+def _jpeg_has_end(data: bytes) -> bool:
+    """Step from segment to segment, so that neither a thumbnail's end nor a trailer is taken for the picture's."""
+    position = 2
+    while marker := JPEG_MARKER.search(data, position):
+        if data[marker.start() + 1] == JPEG_END:
+            return True
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
     return False
 
 
@@ -145,10 +157,21 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def title_is_present(title: bytes | str) -> bool:
-    """Whether there is anything but white space in the title."""
-    text = title.decode(errors="replace") if isinstance(title, bytes) else title
-    return bool(html.unescape(text).strip())
+def pixels_and_presence(
+    title: bytes | str, image: bytes, config: PreprocessConfig
+) -> tuple[np.ndarray, tuple[bool, bool]]:
+    """Pixels of a product, black where it has no picture, and whether there is a title, a picture.
+
+    A title of which cleaning leaves nothing is absent. The network masks what is absent.
+
+    Raises:
+        ValueError: NO_MODALITY where both are absent, or the title or the picture is refused.
+    """
+    has_title, has_image = bool(clean_title(title, config.max_title_bytes)), bool(image)
+    if not has_title and not has_image:
+        raise ValueError("NO_MODALITY: a product needs a title or a picture")
+    blank = np.zeros((config.image_size, config.image_size, 3), dtype=np.uint8)
+    return (image_to_pixels(image, config) if has_image else blank), (has_title, has_image)
 
 
 class TitleTokenizer:

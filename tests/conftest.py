@@ -53,8 +53,9 @@ def deepspeed(*arguments: object, ranks: int = 2) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """That of a shell in which the virtual environment is active."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    """That of a shell in which the virtual environment is active, on a machine without a GPU."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run_stage(stage: str, data: Path, output: Path, *options: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from model.preprocess import (
     decode_image,
     image_to_pixels,
     pad_titles,
-    title_is_present,
+    pixels_and_presence,
 )
 from model.tokenizer import build_tokenizer
 
@@ -102,9 +102,12 @@ def test_I3_thumbnail_does_not_hide_a_cut():
     assert code(data[:-2]) == "IMG_TRUNCATED"
 
 
-def test_I3_bytes_behind_the_end_are_no_fault():
-    data = encode(picture(), "JPEG")
-    np.testing.assert_array_equal(image_to_pixels(data + b"\0" * 4096, CONFIG), image_to_pixels(data, CONFIG))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("seed", range(5))
+def test_I3_bytes_behind_the_end_are_no_fault(kind, seed):
+    """Motion photographs carry a video there."""
+    data, trailer = encode(picture(), kind), np.random.default_rng(seed).bytes(300_000)
+    np.testing.assert_array_equal(image_to_pixels(data + trailer, CONFIG), image_to_pixels(data, CONFIG))
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "ICO", "PDF", "EPS", "JPEG2000"])
@@ -293,9 +296,19 @@ def test_T5_special_tokens_are_text():
     assert (ids[1:-1] < 49406).all() and len(ids) > 6
 
 
-@pytest.mark.parametrize("title", ["", "   ", b"", b"\t\n", "\u3000", "&nbsp;", "\u3000".encode()])
+@pytest.mark.parametrize("title", ["", "   ", b"", b"\t\n", "\u3000", "&amp;nbsp;", "\ufeff", "\0", "\u3000".encode()])
 def test_T1_blank_titles_are_absent(title):
-    assert not title_is_present(title)
+    image = encode(picture(), "JPEG")
+    pixels, present = pixels_and_presence(title, image, CONFIG)
+    assert present == (False, True)
+    np.testing.assert_array_equal(pixels, image_to_pixels(image, CONFIG))
+    with pytest.raises(ValueError, match="NO_MODALITY"):
+        pixels_and_presence(title, b"", CONFIG)
+
+
+def test_P1_an_absent_picture_is_black():
+    pixels, present = pixels_and_presence("red", b"", CONFIG)
+    assert present == (True, False) and pixels.shape == (224, 224, 3) and not pixels.any()
 
 
 def test_padding_takes_the_smallest_length_that_fits():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch.distributed as dist
@@ -67,25 +69,27 @@ def publish(stage_dir: Path, bundle: Path) -> None:
 
 
 # What may change when a run goes on: none of it decides which products an update sees or what it does.
-SAFE_ON_RESUME = ("loader_workers", "checkpoint_minutes", "max_reject_fraction")
+SAFE_ON_RESUME = {"loader_workers", "checkpoint_minutes", "max_reject_fraction"}
+BEGINNING = {"world_size", "data_hash", "start"}
 
 
-def check_resume(recipe: Recipe, stage: str, stage_dir: Path, state: StageState, data_hash: str, ranks: int) -> None:
-    """Refuse to go on with other settings, other data or another number of ranks.
+def check_resume(
+    recipe: Recipe, ds_config: dict[str, Any], stage_dir: Path, state: StageState, fresh: StageState
+) -> None:
+    """Refuse to go on with other settings, data, ranks or starting weights.
 
+    Args:
+        state: of the stage as it was left.
+        fresh: what it would begin with now.
     Raises:
         ValueError: naming every difference.
     """
-    before = Recipe.model_validate(yaml.safe_load((stage_dir / "recipe.yaml").read_text()))
-    differences = [
-        f"{key}: {old} -> {new}"
-        for (key, old), (_, new) in zip(_settings(before, stage), _settings(recipe, stage), strict=True)
-        if old != new
-    ]
-    if state.data_hash != data_hash:
-        differences.append(f"data: {state.data_hash[:12]} -> {data_hash[:12]}")
-    if state.world_size != ranks:
-        differences.append(f"ranks: {state.world_size} -> {ranks}")
+    now = _settings(stage_dir.name, recipe, ds_config) | fresh.model_dump(include=BEGINNING)
+    old_recipe = Recipe.model_validate(yaml.safe_load((stage_dir / "recipe.yaml").read_text()))
+    old_config = json.loads((stage_dir / "deepspeed.json").read_text())
+    before = _settings(stage_dir.name, old_recipe, old_config) | state.model_dump(include=BEGINNING)
+    keys = sorted(before.keys() | now.keys())
+    differences = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
     if differences:
         raise ValueError(
             f"{stage_dir} was begun with other settings ({'; '.join(differences)});"
@@ -93,13 +97,13 @@ def check_resume(recipe: Recipe, stage: str, stage_dir: Path, state: StageState,
         )
 
 
-def _settings(recipe: Recipe, stage: str) -> list[tuple[str, object]]:
-    parts = recipe.model_dump(exclude=set(SAFE_ON_RESUME) | {"stages", "model"})
-    own = getattr(recipe.stages, stage).model_dump()
-    return [*parts.items(), *recipe.model.model_dump().items(), *own.items()]
+def _settings(stage: str, recipe: Recipe, ds_config: dict[str, Any]) -> dict[str, object]:
+    own = recipe.model_dump(exclude=SAFE_ON_RESUME | {"stages", "model"})
+    return own | recipe.model.model_dump() | getattr(recipe.stages, stage).model_dump() | ds_config
 
 
-def write_recipe(stage_dir: Path, recipe: Recipe) -> None:
-    """Store the resolved recipe with the run."""
+def write_settings(stage_dir: Path, recipe: Recipe, ds_config: dict[str, Any]) -> None:
+    """Store the resolved recipe and DeepSpeed's dictionary with the run."""
     stage_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(stage_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    write_atomically(stage_dir / "deepspeed.json", json.dumps(ds_config, indent=2) + "\n")

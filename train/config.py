@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from model.config import ModelConfig, StrictModel, one_line
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 StageName = Literal["contrastive", "warmup", "end_to_end", "tuning"]
 
 
@@ -81,21 +83,28 @@ def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:
         ValueError: the file is missing, is no YAML, or a key or value does not fit.
     """
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = _read_yaml(str(path), path.read_text()) or {}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     for key, value in _pairs(overrides):
         *groups, last = key.split(".")
         group = settings
         for name in groups:
-            group = group.setdefault(name, {})
-        group[last] = yaml.safe_load(value)
+            group = group.setdefault(name, {}) if isinstance(group, dict) else None
+        if not isinstance(group, dict):
+            raise ValueError(f"--{key}: {'.'.join(groups)} is no group of settings")
+        group[last] = _read_yaml(f"--{key}", value)
     try:
         return Recipe.model_validate(settings)
     except ValidationError as error:
         raise ValueError(f"{path} with {' '.join(overrides) or 'no options'}: {one_line(error)}") from None
+
+
+def _read_yaml(where: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -133,3 +142,29 @@ def deepspeed_config(recipe: Recipe, stage: StageConfig, world_size: int, on_gpu
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
         "steps_per_print": 2**31,
     }
+
+
+def merge_deepspeed_config(derived: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The derived dictionary with a user's JSON file laid over it, group by group.
+
+    Raises:
+        ValueError: the file is no JSON object, or changes a batch size, which only the recipe may.
+    """
+    try:
+        given = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable DeepSpeed configuration: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(given).__name__}")
+    for key in BATCH_KEYS:
+        if given.get(key, derived[key]) != derived[key]:
+            raise ValueError(f"{path}: {key} is {given[key]}, the recipe makes it {derived[key]}; set it there")
+    return _merge(derived, given)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    def joined(key: str) -> Any:
+        old, new = base.get(key), over[key]
+        return _merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
+
+    return base | {key: joined(key) for key in over}

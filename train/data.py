@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import signal
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from model.config import PreprocessConfig, Task
-from model.preprocess import TitleTokenizer, image_to_pixels, pad_titles, title_is_present
+from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from train.data_format import DatasetInfo
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
@@ -27,7 +28,7 @@ MISSING = -1.0
 
 @dataclass
 class Sample:
-    """One product. `problem` says why it could not be read; then it carries no label."""
+    """One product. `problem` says why it could not be read; then it is blank and carries no label."""
 
     id: str
     input_ids: np.ndarray
@@ -43,6 +44,7 @@ class Batch:
 
     input_ids_BT int32, pixels_BHWC uint8, present_B2 bool (title, image), targets_BC float32: 1 at the
     labels a product has, 0 at the others, MISSING at all labels of a task it has no label for.
+    readable_B: False where the product could not be read; `problems` says why.
     """
 
     ids: list[str]
@@ -50,12 +52,19 @@ class Batch:
     pixels_BHWC: Tensor
     present_B2: Tensor
     targets_BC: Tensor
+    readable_B: Tensor
     problems: list[str]
 
+    def pin_memory(self) -> Batch:
+        """Asked for by DataLoader, so that copies to a GPU run beside the computation."""
+        return self._each(Tensor.pin_memory)
+
     def to(self, device: torch.device) -> Batch:
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
-        return Batch(**values | tensors)
+        return Batch(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 class ProductDataset(Dataset):
@@ -100,27 +109,19 @@ class ProductDataset(Dataset):
         row = self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
         targets = encode_targets(row, self.tasks)
         title, image = row["title"] or "", row["image"] or b""
-        size = self.preprocess.image_size
-        pixels, problem = np.zeros((size, size, 3), dtype=np.uint8), None
         try:
             input_ids = self.tokenizer.encode(title)
-            if image:
-                pixels = image_to_pixels(image, self.preprocess)
+            pixels, present = pixels_and_presence(title, image, self.preprocess)
         except ValueError as error:
-            input_ids, problem = self.tokenizer.encode(""), f"{row['id']}: {error}"
-            targets = np.full_like(targets, MISSING)
-        return Sample(row["id"], input_ids, pixels, (title_is_present(title), bool(image)), targets, problem)
+            size, problem = self.preprocess.image_size, f"{row['id']}: {error}"
+            blank, nothing = np.zeros((size, size, 3), dtype=np.uint8), np.full_like(targets, MISSING)
+            return Sample(row["id"], self.tokenizer.encode(""), blank, (True, True), nothing, problem)
+        return Sample(row["id"], input_ids, pixels, present, targets, None)
 
     def product(self, index: int) -> dict[str, Any]:
         """The row as it is stored: id, image bytes, title, labels."""
         group = bisect.bisect_right(self.starts, index) - 1
         return self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
-
-    def targets(self) -> np.ndarray:
-        """All targets, float32 [rows, C], without reading a picture."""
-        names = ["id", *(task.name for task in self.tasks)]
-        tables = [pq.ParquetFile(path).read_row_group(index, columns=names) for path, index in self.row_groups]
-        return np.stack([encode_targets(row, self.tasks) for table in tables for row in table.to_pylist()])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
@@ -129,6 +130,7 @@ class ProductDataset(Dataset):
             pixels_BHWC=torch.from_numpy(np.stack([sample.pixels for sample in samples])),
             present_B2=torch.tensor([sample.present for sample in samples]),
             targets_BC=torch.from_numpy(np.stack([sample.targets for sample in samples])),
+            readable_B=torch.tensor([sample.problem is None for sample in samples]),
             problems=[sample.problem for sample in samples if sample.problem],
         )
 
@@ -140,6 +142,7 @@ class ProductDataset(Dataset):
             num_workers=workers,
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_the_rank,
         )
 
     def _table(self, group: int) -> pa.Table:
@@ -153,6 +156,12 @@ class ProductDataset(Dataset):
                 raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
         self._cache.move_to_end(group)
         return self._cache[group]
+
+
+def _leave_signals_to_the_rank(_: int) -> None:
+    """Ctrl-C and the launcher's SIGTERM reach the workers too; they must live until the checkpoint is written."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _row_group_sizes(path: Path, rows: int) -> list[int]:
@@ -189,9 +198,10 @@ def _encode_task(row: dict[str, Any], task: Task) -> np.ndarray:
 class ShuffledBatches(Sampler[list[int]]):
     """One rank's micro-batches of one epoch, in an order that depends on seed and epoch only.
 
-    Row groups are shuffled, then the products among `window` neighbouring row groups, so that a
-    loader reads each row group once an epoch. The global batch of an update holds the same products
-    for any number of ranks. Products that do not fill the last update wait for another epoch.
+    Row groups are shuffled, then the products among `window` row groups at a time, so that a loader
+    process that keeps `window` row groups reads each only once an epoch. The global batch of an
+    update holds the same products for any number of ranks. Products that do not fill the last update
+    wait for another epoch.
 
     Args:
         starts: first product of each row group, and the end.
@@ -243,7 +253,7 @@ class ShuffledBatches(Sampler[list[int]]):
 class OrderedBatches(Sampler[list[int]]):
     """One rank's batches for evaluation: every product once, and as many batches on every rank.
 
-    Ranks without a product left repeat the last one; `train.evaluation` drops the repetitions.
+    Where products run out, the last one is repeated; `train.evaluation` drops the repetitions.
     """
 
     def __init__(self, rows: int, batch_size: int, *, rank: int, world_size: int) -> None:

@@ -58,7 +58,10 @@ class DatasetInfo(StrictModel):
         Raises:
             ValueError: it is missing or does not fit; the message names file and field.
         """
-        return read_json(cls, directory / "dataset.json")
+        path = directory / "dataset.json"
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; make a data set with python -m train.prepare")
+        return read_json(cls, path)
 
 
 def shard_schema(tasks: list[Task]) -> pa.Schema:

@@ -47,7 +47,7 @@ class RunLog:
             tqdm.write(format_table(metrics))
 
     def rejects(self, problems: list[str], rank: int) -> None:
-        new = [problem for problem in problems if problem not in self.reported]
+        new = sorted(set(problems) - self.reported)
         if new:
             self.reported.update(new)
             with (self.stage_dir / f"rejects-rank{rank}.txt").open("a") as file:

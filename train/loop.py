@@ -18,12 +18,10 @@ from model.config import BundleConfig, Task
 from train import checkpoint
 from train.config import Recipe, StageName
 from train.data import ProductDataset, ShuffledBatches
-from train.evaluation import Ranks, contrastive_loss, predict, score
+from train.evaluation import Ranks, mean_loss, predict, score
 from train.logs import RunLog
 from train.losses import ClassificationObjective, ContrastiveObjective
 from train.stages import StageState, train_mode
-
-AGREE_EVERY = 10  # updates between two looks, by all ranks together, at whether to save or to stop
 
 
 class Stopped(Exception):
@@ -55,7 +53,6 @@ class StageRun:
         self.stage, self.recipe, self.config = stage, recipe, getattr(recipe.stages, stage)
         self.network, self.train, self.validation = network, train, validation
         self.stage_dir, self.state, self.ranks = stage_dir, state, ranks
-        self.bf16 = bool(ds_config.get("torch_autocast", {}).get("enabled"))
         self.micro_batch_size = ds_config["train_micro_batch_size_per_gpu"]
         self.accumulation = ds_config["gradient_accumulation_steps"]
         self.objective = (
@@ -72,7 +69,7 @@ class StageRun:
         if state.checkpoint:
             checkpoint.load(self.engine, stage_dir, state)
         self.log = RunLog(stage_dir, ranks.is_first, self._updates_done())
-        self.rejects = 0
+        self.rejects: set[str] = set()
         self.saved_at = time.monotonic()
         self.stop_requested = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,8 +117,7 @@ class StageRun:
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                 self.log.update(self._updates_done(), loss, parts, self.engine.get_lr()[0])
-                if self.state.update % AGREE_EVERY == 0:
-                    self._save_or_stop()
+                self._save_or_stop()
         self.state.epoch, self.state.update = self.state.epoch + 1, 0
 
     def _update(self, batches: Any) -> tuple[float, dict[str, float]]:
@@ -130,10 +126,10 @@ class StageRun:
         parts: dict[str, float] = {}
         for step in range(self.accumulation):
             batch = next(batches).to(self.ranks.device)
-            self._count_rejects(batch.problems, len(batch.ids))
+            self._count_rejects(batch.problems)
             # Dropout depends on nothing but the place in the run, so that a run that was stopped repeats it.
             torch.manual_seed(hash((self.recipe.seed, self._updates_done(), step, self.ranks.rank)))
-            loss, losses = self.engine(batch)
+            loss, losses, _ = self.engine(batch)
             total += loss.item() / self.accumulation
             if not math.isfinite(total):
                 raise ValueError(
@@ -148,15 +144,18 @@ class StageRun:
         return total, parts
 
     def _validate(self) -> None:
+        """Through the engine, which gathers the weights that ZeRO-3 has spread."""
         self.engine.eval()
         metrics: dict[str, dict[str, Any]] = {}
-        arguments = (self.validation, self.micro_batch_size, self.ranks)
-        options: dict[str, Any] = {"workers": self.recipe.loader_workers, "bf16": self.bf16}
-        if isinstance(self.objective, ContrastiveObjective):
-            loss = contrastive_loss(self.objective, *arguments, **options)
+        arguments = (self.validation, self.micro_batch_size, self.ranks, self.recipe.loader_workers)
+        if self.stage == "contrastive":
+            loss = mean_loss(self.engine, *arguments)
         else:
-            targets = torch.from_numpy(self.validation.targets())
-            loss, metrics = score(predict(self.network, *arguments, **options), targets, self.train.tasks)
+            predictions = predict(lambda batch: self.engine(batch).output, *arguments)
+            self._count_rejects(predictions.problems)
+            loss, metrics = score(predictions, self.train.tasks)
+        if not math.isfinite(loss):
+            raise ValueError(f"the validation loss of stage {self.stage} is {loss} in epoch {self.state.epoch}")
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, self.state.epoch
@@ -173,7 +172,7 @@ class StageRun:
                 "epoch": self.state.epoch,
                 "validation_loss": loss,
                 "data_hash": self.state.data_hash,
-                "recipe": f"{self.stage_dir.name}/recipe.yaml",
+                "recipe": self.recipe.model_dump(mode="json"),
             },
         )
 
@@ -197,13 +196,13 @@ class StageRun:
     def _request_stop(self, *_: object) -> None:
         self.stop_requested = True
 
-    def _count_rejects(self, problems: list[str], products: int) -> None:
-        self.rejects += len(problems)
+    def _count_rejects(self, problems: list[str]) -> None:
+        self.rejects.update(problems)
         self.log.rejects(problems, self.ranks.rank)
-        allowed = self.recipe.max_reject_fraction * len(self.train) / self.ranks.world_size
-        if self.rejects > max(allowed, 1):
+        allowed = self.recipe.max_reject_fraction * (len(self.train) + len(self.validation))
+        if len(self.rejects) > max(allowed, 1):
             raise ValueError(
-                f"{self.rejects} products cannot be read, the last: {problems[-1]}; prepare the data again,"
+                f"{len(self.rejects)} products cannot be read, the last: {problems[-1]}; prepare the data again,"
                 " or raise --max_reject_fraction"
             )
 

@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from open_clip.loss import ClipLoss
+from open_clip.loss import gather_features
 from torch import Tensor, nn
 
-from model.cma_clip import CMAClip
+from model.cma_clip import CMAClip, Output
 from model.config import Task
 from train.data import MISSING, Batch
 
 # B batch, C labels of all tasks, K tasks
 
 
-def classification_losses(logits_BC: Tensor, targets_BC: Tensor, tasks: Sequence[Task]) -> Tensor:
-    """Each task's mean loss over the products that have its label, float32 [K]; 0 where none has.
+def classification_losses(logits_BC: Tensor, targets_BC: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
+    """Each task's summed loss over the products that have its label, float32 [K], and their number [K].
 
     Cross entropy for a single-label task; binary cross entropy, averaged over the labels, for a
     multi-label one. `targets_BC` is as in train.data.Batch.
     """
     sizes = [len(task.labels) for task in tasks]
     parts = zip(tasks, logits_BC.float().split(sizes, dim=1), targets_BC.split(sizes, dim=1), strict=True)
-    return torch.stack([_task_loss(task, logits, targets) for task, logits, targets in parts])
+    sums, counts = zip(*(_task_loss(*part) for part in parts), strict=True)
+    return torch.stack(sums), torch.stack(counts)
 
 
-def _task_loss(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+def _task_loss(task: Task, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     labelled_B = targets[:, 0] != MISSING
     targets = targets.clamp(min=0)
     if task.kind == "single_label":
         losses_B = F.cross_entropy(logits, targets, reduction="none")
     else:
         losses_B = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
-    return (losses_B * labelled_B).sum() / labelled_B.sum().clamp(min=1)
+    return (losses_B * labelled_B).sum(), labelled_B.sum()
+
+
+class Result(NamedTuple):
+    """loss: to minimise. parts: mean loss of each task over its labelled products. output: of the network."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    output: Output | None
 
 
 class ClassificationObjective(nn.Module):
-    """Sum of the tasks' losses. In training, `modality_dropout` hides titles and pictures."""
+    """All tasks' losses, divided by the number of products.
+
+    So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
+    missing one counts nothing. In training, `modality_dropout` hides titles and pictures.
+    """
 
     def __init__(self, network: CMAClip, tasks: Sequence[Task], modality_dropout: float) -> None:
         super().__init__()
         self.network, self.tasks, self.modality_dropout = network, tasks, modality_dropout
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss to minimise and its parts by task."""
+    def forward(self, batch: Batch) -> Result:
         present_B2 = batch.present_B2
         if self.training and self.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.modality_dropout)
-        logits_BC, _ = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)
-        losses_K = classification_losses(logits_BC, batch.targets_BC, self.tasks)
-        return losses_K.sum(), {task.name: loss.detach() for task, loss in zip(self.tasks, losses_K, strict=True)}
+        output = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)
+        sums_K, counts_K = classification_losses(output.logits_BC, batch.targets_BC, self.tasks)
+        means_K = (sums_K / counts_K.clamp(min=1)).detach()
+        parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
+        return Result(sums_K.sum() / len(present_B2), parts, output)
 
 
 def drop_modalities(present_B2: Tensor, share: float) -> Tensor:
@@ -62,17 +78,40 @@ def drop_modalities(present_B2: Tensor, share: float) -> Tensor:
 
 
 class ContrastiveObjective(nn.Module):
-    """CLIP's own loss between titles and pictures, over the micro-batches of all ranks together."""
+    """CLIP's own loss between titles and pictures, over the micro-batches of all ranks together.
+
+    Products that lack one of the two, or cannot be read, are neither pairs nor counterexamples.
+    """
 
     def __init__(self, network: CMAClip, rank: int, world_size: int) -> None:
         super().__init__()
-        self.network = network
-        self.loss = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world_size)
+        self.network, self.rank, self.world_size = network, rank, world_size
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns the loss; it has no parts."""
+    def forward(self, batch: Batch) -> Result:
         text_BTD, image_BPD, _ = self.network.towers(batch.input_ids_BT, batch.pixels_BHWC)
+        text_BD, image_BD = (F.normalize(sequence[:, 0].float(), dim=-1) for sequence in (text_BTD, image_BPD))
+        complete_B = batch.present_B2.all(dim=1) & batch.readable_B
         # CLIP never lets the scale pass 100 (its paper, section 2.5).
         scale = self.network.towers.clip.logit_scale.clamp(max=4.6052).exp()
-        features = (F.normalize(sequence[:, 0].float(), dim=-1) for sequence in (image_BPD, text_BTD))
-        return self.loss(*features, scale), {}
+        # G products of all ranks; this rank's stand at rank * B
+        all_image_GD, all_text_GD, complete_G = self._gather(image_BD, text_BD, complete_B)
+        own_B = torch.arange(len(text_BD), device=text_BD.device) + self.rank * len(text_BD)
+        directions = ((image_BD, all_text_GD), (text_BD, all_image_GD))
+        losses = [
+            self._direction(scale * mine @ others.T, own_B, complete_B, complete_G) for mine, others in directions
+        ]
+        return Result(torch.stack(losses).mean(), {}, None)
+
+    def _gather(self, image_BD: Tensor, text_BD: Tensor, complete_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.world_size == 1:
+            return image_BD, text_BD, complete_B
+        options = {"rank": self.rank, "world_size": self.world_size}
+        features = gather_features(image_BD, text_BD, local_loss=True, gather_with_grad=True, **options)
+        complete = [torch.empty_like(complete_B, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(complete, complete_B.to(torch.uint8))
+        return *features, torch.cat(complete).bool()
+
+    def _direction(self, logits_BG: Tensor, own_B: Tensor, complete_B: Tensor, complete_G: Tensor) -> Tensor:
+        logits_BG = logits_BG.masked_fill(~complete_G, torch.finfo(logits_BG.dtype).min)
+        losses_B = F.cross_entropy(logits_BG, own_B, reduction="none")
+        return losses_B.where(complete_B, 0.0).sum() * self.world_size / complete_G.sum().clamp(min=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -15,19 +14,20 @@ from typing import Any, get_args
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 
-from model.clip_towers import preprocess_config
-from model.cma_clip import CMAClip
+from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
-from train.config import Recipe, StageName, deepspeed_config, load_recipe
+from train.config import Recipe, StageName, deepspeed_config, load_recipe, merge_deepspeed_config
 from train.data import ProductDataset
 from train.data_format import DatasetInfo
 from train.evaluation import Ranks
 from train.loop import StageRun, Stopped
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
+RECIPES = Path(__file__).parent / "recipes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,15 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     try:
         run(args, load_recipe(args.config, overrides))
-    except ValueError as error:
-        if is_first_rank():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+    except (ValueError, OSError) as error:
+        # Before the ranks have met, all find the same fault; later each may find its own.
+        if is_first_rank() or dist.is_initialized():
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
     except Stopped:
         if is_first_rank():
             print("stopped; its checkpoint is written: the same command goes on from there", flush=True)
         return EXIT_STOPPED
     return 0
+
+
+def one_line(error: Exception) -> str:
+    """The message; of an error in a loader process, which torch hands on with its traceback, the last line."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if text.startswith("Caught ") else " ".join(text.split())
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -54,11 +61,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         allow_abbrev=False,
     )
     parser.add_argument("--stage", required=True, choices=get_args(StageName))
-    parser.add_argument("--config", required=True, type=Path, help="recipe, train/recipes/NAME.yaml")
-    parser.add_argument("--data", required=True, type=Path, help="directory written by train.prepare")
-    parser.add_argument("--output", required=True, type=Path, help="directory of the run, shared by its stages")
+    paths = {
+        "--config": (RECIPES / "apa_mini.yaml", "recipe"),
+        "--data": (Path("data/apa_mini"), "directory written by train.prepare"),
+        "--output": (Path("runs/apa_mini"), "directory of the run, shared by its stages"),
+    }
+    for option, (default, meaning) in paths.items():
+        parser.add_argument(option, type=Path, default=default, help=f"{meaning} (%(default)s)")
     parser.add_argument("--restart", action="store_true", help="forget what this stage has done so far")
-    parser.add_argument("--deepspeed_config", type=Path, help="JSON that replaces the settings derived from the recipe")
+    parser.add_argument("--deepspeed_config", type=Path, help="JSON laid over the settings derived from the recipe")
     parser.add_argument("--local_rank", type=int, default=0, help="set by the launcher")
     return parser.parse_known_args(arguments)
 
@@ -69,18 +80,18 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
     Raises:
         ValueError: recipe, data, stage order or weights do not fit; nothing has been written then.
     """
-    info = DatasetInfo.read(args.data)
-    stage_dir, world_size = args.output / args.stage, int(os.environ.get("WORLD_SIZE", "1"))
-    on_gpu = torch.cuda.is_available()
-    ds_config = deepspeed_config(recipe, getattr(recipe.stages, args.stage), world_size, on_gpu)
+    info, stage_dir = DatasetInfo.read(args.data), args.output / args.stage
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    ds_config = deepspeed_config(recipe, getattr(recipe.stages, args.stage), world_size, on_gpu())
     if args.deepspeed_config:
-        ds_config |= read_deepspeed_config(args.deepspeed_config)
+        ds_config = merge_deepspeed_config(ds_config, args.deepspeed_config)
+    start = stages.start_bundle(args.stage, args.output, recipe, info.tasks)
+    fresh = stages.StageState(world_size=world_size, data_hash=info.hash, start=stages.sha256(start))
     state = None if args.restart else stages.read_state(stage_dir)
     if state:
-        checkpoint.check_resume(recipe, args.stage, stage_dir, state, info.hash, world_size)
+        checkpoint.check_resume(recipe, ds_config, stage_dir, state, fresh)
     if not (state and state.finished):
-        state = state or stages.StageState(world_size=world_size, data_hash=info.hash)
-        train_stage(args, recipe, info, state, ds_config)
+        train_stage(args, recipe, start, state or fresh, ds_config)
     elif is_first_rank():
         print(f"stage {args.stage} has already finished in {stage_dir} (--restart does it again)")
     if is_first_rank():
@@ -88,24 +99,24 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def train_stage(
-    args: argparse.Namespace, recipe: Recipe, info: DatasetInfo, state: stages.StageState, ds_config: dict[str, Any]
+    args: argparse.Namespace, recipe: Recipe, start: Path | None, state: stages.StageState, ds_config: dict[str, Any]
 ) -> None:
     stage_dir = args.output / args.stage
     torch.manual_seed(recipe.seed)
-    network = stages.build_network(recipe, info.tasks, stages.start_weights(args.stage, args.output, recipe))
+    network, preprocess = stages.build_network(recipe, DatasetInfo.read(args.data).tasks, start)
     stages.freeze(network, args.stage)
-    train, validation = open_splits(args.data, recipe, network)
-    config = getattr(recipe.stages, args.stage)
-    if len(train) < config.batch_size:
+    train, validation = open_splits(args.data, recipe, preprocess)
+    batch_size = getattr(recipe.stages, args.stage).batch_size
+    if len(train) < batch_size:
         raise ValueError(
-            f"stages.{args.stage}.batch_size {config.batch_size} is more than the {len(train)} products to train on"
+            f"stages.{args.stage}.batch_size {batch_size} is more than the {len(train)} products to train on"
         )
     share_cores()
     deepspeed.init_distributed(verbose=False)
-    if args.restart and is_first_rank():
-        shutil.rmtree(stage_dir, ignore_errors=True)
     if is_first_rank():
-        checkpoint.write_recipe(stage_dir, recipe)
+        if args.restart:
+            shutil.rmtree(stage_dir, ignore_errors=True)
+        checkpoint.write_settings(stage_dir, recipe, ds_config)
     dist.barrier()
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), local_device(args.local_rank))
     StageRun(args.stage, recipe, network, train, validation, stage_dir, state, ds_config, ranks).run()
@@ -118,31 +129,30 @@ def train_stage(
     dist.barrier()
 
 
-def open_splits(data: Path, recipe: Recipe, network: CMAClip) -> tuple[ProductDataset, ProductDataset]:
-    preprocess = preprocess_config(network.towers.clip)
+def open_splits(data: Path, recipe: Recipe, preprocess: PreprocessConfig) -> tuple[ProductDataset, ProductDataset]:
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
     cached = recipe.shuffle_row_groups
     train, validation = (ProductDataset(data, s, preprocess, tokenizer, cached) for s in ("train", "validation"))
     return train, validation
 
 
-def read_deepspeed_config(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable DeepSpeed configuration: {error}") from None
+def on_gpu() -> bool:
+    """What DeepSpeed computes on; DS_ACCELERATOR=cpu keeps it off a GPU that is there."""
+    return get_accelerator().device_name() != "cpu"
 
 
 def local_device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
+    """This rank's device, by LOCAL_RANK, which every launcher sets."""
+    if not on_gpu():
         return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    index = int(os.environ.get("LOCAL_RANK", local_rank))
+    get_accelerator().set_device(index)
+    return torch.device(get_accelerator().device_name(index))
 
 
 def share_cores() -> None:
     """Give each rank on a CPU its part of the cores; torch would give every rank all of them."""
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+    if not on_gpu() and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_SIZE", "1"))))
 
 

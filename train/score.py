@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from model.bundle import Bundle, load_bundle
+from model.cma_clip import Output
 from model.decode import predictions, probabilities
 from model.files import new_directory
-from train.data import ProductDataset
+from train.data import Batch, ProductDataset
 from train.data_format import SPLITS, DatasetInfo
 from train.evaluation import Predictions, Ranks, predict, score
 from train.metrics import format_table
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output = args.output or args.bundle.parent / f"score-{args.split}"
     try:
         metrics = judge(load_bundle(args.bundle), args.data, args.split, args.batch_size, output)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.split} split of {args.data}, {args.bundle}:")
@@ -58,8 +58,15 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = bundle.network.to(device)
-    answers = predict(network, dataset, batch_size, Ranks(0, 1, device), workers=0, bf16=False)
-    loss, metrics = score(answers, torch.from_numpy(dataset.targets()), ours)
+    check_output(output)
+
+    def classify(batch: Batch) -> Output:
+        return network(batch.input_ids_BT, batch.pixels_BHWC, batch.present_B2)
+
+    answers = predict(classify, dataset, batch_size, Ranks(0, 1, device), workers=0)
+    for problem in answers.problems:
+        print(f"not judged: {problem}", file=sys.stderr)
+    loss, metrics = score(answers, ours)
     with new_directory(output) as partial:
         summary = {"split": split, "loss": loss, "tasks": metrics}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -67,13 +74,22 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     return metrics
 
 
+def check_output(output: Path) -> None:
+    """Replace an earlier judgement only.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if output.exists() and not (output / "metrics.json").is_file() and any(output.iterdir()):
+        raise ValueError(f"--output {output}: holds something else than a score; name another directory")
+
+
 def answer_table(bundle: Bundle, dataset: ProductDataset, answers: Predictions) -> pa.Table:
     """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
     tasks = bundle.config.tasks
     products = [dataset.product(index) for index in range(len(dataset))]
-    present = np.array([[bool(product["title"]), bool(product["image"])] for product in products])
     scores = probabilities(answers.logits_NC.numpy(), tasks)
-    decoded = predictions(scores, answers.text_share_NK.numpy(), present, tasks)
+    decoded = predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy(), tasks)
     columns: dict[str, list[Any]] = {name: [product[name] for product in products] for name in ("id", "title")}
     for task in tasks:
         kind = "label" if task.kind == "single_label" else "labels"

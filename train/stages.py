@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import CMAClip
-from model.config import StrictModel, Task, read_json
+from model.config import BundleConfig, PreprocessConfig, StrictModel, Task, read_json
 from train.config import Recipe, StageName
 
 # Prefixes of the parameters that a stage changes.
@@ -36,6 +38,7 @@ class StageState(StrictModel):
         checkpoint: name of the DeepSpeed checkpoint that fits this state.
         epoch, update: the next update to make, counted from 0; update within the epoch.
         best_loss, best_epoch: lowest validation loss so far and the epoch (from 1) that reached it.
+        start: sha256 of the weights of the stage before, None where it started without.
         finished: all epochs are done and the best weights are published.
     """
 
@@ -46,6 +49,7 @@ class StageState(StrictModel):
     best_epoch: int = 0
     world_size: int
     data_hash: str
+    start: str | None = None
     finished: bool = False
 
 
@@ -55,18 +59,20 @@ def read_state(stage_dir: Path) -> StageState | None:
     return read_json(StageState, path) if path.exists() else None
 
 
-def start_weights(stage: StageName, output: Path, recipe: Recipe) -> Path | None:
-    """The best weights of the stage before, None where the stage starts from pretrained or random towers.
+def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence[Task]) -> Path | None:
+    """The best of the stage before, None where the stage starts from pretrained or random towers.
 
     Raises:
-        ValueError: the stage before has not finished, or nothing has trained the towers.
+        ValueError: the stage before has not finished or trained another network, or nothing has
+            trained the towers.
     """
     previous = PREVIOUS[stage]
     if previous is None:
         return None
     state = read_state(output / previous)
     if state and state.finished:
-        return output / previous / "best" / "model.safetensors"
+        _check_same_network(output / previous / "best", recipe, tasks)
+        return output / previous / "best"
     command = f"deepspeed train/main.py --stage {previous} --config … --data … --output {output}"
     if previous != "contrastive":
         reason = "has not finished" if state else "has not run"
@@ -79,17 +85,42 @@ def start_weights(stage: StageName, output: Path, recipe: Recipe) -> Path | None
     return None
 
 
-def build_network(recipe: Recipe, tasks: list[Task], weights: Path | None) -> CMAClip:
-    """The network with its starting weights, float32 on the CPU.
+def _check_same_network(best: Path, recipe: Recipe, tasks: Sequence[Task]) -> None:
+    """Weights may fit by their shapes and still mean another network, or other labels."""
+    before = BundleConfig.read(best / "config.json")
+    ours, theirs = (model.model_dump(exclude={"pretrained", "dropout"}) for model in (recipe.model, before.model))
+    differences = [f"model.{key}: {theirs[key]} -> {ours[key]}" for key in ours if ours[key] != theirs[key]]
+    labels = ([(task.name, task.kind, task.labels) for task in some] for some in (before.tasks, tasks))
+    if len({str(part) for part in labels}) > 1:
+        differences.append("the data set's tasks or labels")
+    if differences:
+        raise ValueError(
+            f"{best} is another network ({'; '.join(differences)}); use the same recipe and data for all stages,"
+            " or another --output"
+        )
+
+
+def sha256(bundle: Path | None) -> str | None:
+    """Of a bundle's weights."""
+    if bundle is None:
+        return None
+    with (bundle / "model.safetensors").open("rb") as weights:
+        return hashlib.file_digest(weights, "sha256").hexdigest()
+
+
+def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> tuple[CMAClip, PreprocessConfig]:
+    """The network with its starting weights, float32 on the CPU, and the preprocessing it is made for.
 
     Raises:
         ValueError: weights that cannot be had or do not fit the recipe's network.
     """
-    clip = create_clip(recipe.model, load_weights=weights is None)
-    network = CMAClip(recipe.model, preprocess_config(clip), tasks, clip)
-    if weights is not None:
-        load_weights(network, weights)
-    return network
+    clip = create_clip(recipe.model, load_weights=start is None)
+    # Only pretrained weights know their normalisation: later stages take it from the bundle before.
+    preprocess = BundleConfig.read(start / "config.json").preprocess if start else preprocess_config(clip)
+    network = CMAClip(recipe.model, preprocess, tasks, clip)
+    if start:
+        load_weights(network, start / "model.safetensors")
+    return network, preprocess
 
 
 def freeze(network: nn.Module, stage: StageName) -> None:

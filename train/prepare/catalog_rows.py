@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from model.config import PreprocessConfig, Task
-from model.preprocess import clean_title, decode_image, title_is_present
+from model.preprocess import clean_title, decode_image
 from train.data_format import SPLITS
 from train.prepare.catalog_labels import TaskColumn, labels_of
 from train.prepare.catalog_source import Row, Source
@@ -144,8 +144,7 @@ def _title(cell: object, preprocess: PreprocessConfig) -> str:
         return ""
     if not isinstance(cell, str):
         raise ValueError(f"title is {type(cell).__name__}, expected text")
-    clean_title(cell, preprocess.max_title_bytes)
-    return cell if title_is_present(cell) else ""
+    return cell if clean_title(cell, preprocess.max_title_bytes) else ""
 
 
 def _labels(task: TaskColumn, cell: object, known: frozenset[str]) -> str | list[str] | None:

@@ -1,5 +1,7 @@
 """input_ids [B, T], pixels [B, H, W, 3], present [B, 2] -> logits [B, C], text_share [B, K], on the CPU."""
 
+import hashlib
+import json
 import sys
 
 import numpy as np
@@ -14,8 +16,13 @@ class TritonPythonModel(BatchStep):
 
     def load(self):
         path, config, tasks = self.version_folder / "model.onnx", self.bundle.preprocess, self.bundle.tasks
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
+        report = self.version_folder / "parity.json"
+        for file in (path, report):
+            if not file.is_file():
+                raise ValueError(f"{file}: no such file")
+        bundle = hashlib.sha256((self.repository / "bundle.json").read_bytes()).hexdigest()
+        if json.loads(report.read_text())["bundle_sha256"] != bundle:
+            raise ValueError(f"{path}: was not exported together with bundle.json")
         # Its telemetry calls home from a forked copy of this process, which can hang and outlive the server.
         sys.modules["openvino_telemetry"] = None
         import openvino

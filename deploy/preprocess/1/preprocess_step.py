@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from model.preprocess import image_to_pixels, title_is_present
+from model.preprocess import pixels_and_presence
 from model.triton_step import TritonStep
 
 
@@ -21,15 +21,11 @@ class TritonPythonModel(TritonStep):
 
     def answer(self, titles_B1, images_B1):
         """An absent image is black pixels: the network masks it by `present`."""
-        titles, images = titles_B1[:, 0], images_B1[:, 0]
-        present_B2 = np.array([[title_is_present(t), bool(i)] for t, i in zip(titles, images, strict=True)])
-        if not present_B2.any(axis=1).all():
-            raise ValueError("NO_MODALITY: title and image are both empty")
-        return np.stack([self.pixels(image) for image in images]), present_B2
-
-    def pixels(self, image):
-        size = self.bundle.preprocess.image_size
-        return image_to_pixels(image, self.bundle.preprocess) if image else np.zeros((size, size, 3), np.uint8)
+        products = zip(titles_B1[:, 0], images_B1[:, 0], strict=True)
+        pixels, present = zip(
+            *(pixels_and_presence(*product, self.bundle.preprocess) for product in products), strict=True
+        )
+        return np.stack(pixels), np.array(present)
 
     def finalize(self):
         self.pool.shutdown()
