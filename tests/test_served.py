@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -234,7 +235,10 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
     bundle = BundleConfig.read(repository / "bundle.json")
     width = sum(len(task.labels) for task in bundle.tasks)
     bundle.tasks[0].labels.append("one more")
-    (repository / "bundle.json").write_text(bundle.model_dump_json())
+    text = bundle.model_dump_json()
+    (repository / "bundle.json").write_text(text)
+    report = {"bundle_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (repository / "engine/1/parity.json").write_text(json.dumps(report))
     with pytest.raises(RuntimeError, match="ended with 1"):
         ServerProcess(repository, tmp_path / "log").start()
     log = (tmp_path / "log").read_text()

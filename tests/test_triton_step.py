@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -235,7 +236,11 @@ def test_engine_failure_is_one_incident_for_the_batch(engine, log):
 def loadable(engine, tmp_path):
     """The engine step with a model file to load and an OpenVINO that compiles anything."""
     engine.version_folder, engine.parameters = tmp_path, {}
+    engine.repository = tmp_path
     (tmp_path / "model.onnx").touch()
+    (tmp_path / "bundle.json").write_text("{}")
+    report = {"bundle_sha256": hashlib.sha256(b"{}").hexdigest()}
+    (tmp_path / "parity.json").write_text(json.dumps(report))
     sys.modules["openvino"].Core = lambda: SimpleNamespace(compile_model=lambda *arguments: None)
     return engine
 
@@ -246,6 +251,12 @@ def test_F9_engine_of_another_width_is_refused(loadable):
         loadable.load()
     loadable.run = lambda *inputs: (np.zeros((1, 5)), np.zeros((1, 1)))
     with pytest.raises(ValueError, match=r"text_share is 1 wide, bundle.json's tasks need 2"):
+        loadable.load()
+
+
+def test_engine_of_another_export_is_refused(loadable, tmp_path):
+    (tmp_path / "bundle.json").write_text("{ }")
+    with pytest.raises(ValueError, match=r"model.onnx: was not exported together with bundle.json"):
         loadable.load()
 
 

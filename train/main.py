@@ -37,8 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(args, load_recipe(args.config, overrides))
     except (ValueError, OSError) as error:
         # Before the ranks have met, all find the same fault; later each may find its own.
-        if is_first_rank() or dist.is_initialized():
-            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+        together = dist.is_initialized()
+        if is_first_rank() or together:
+            start = "\n" if together else ""  # the first rank's progress bar may hold the line
+            print(f"{start}error: {one_line(error)}", file=sys.stderr, flush=True)
         return EXIT_BAD_INPUT
     except Stopped:
         if is_first_rank():
