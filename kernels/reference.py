@@ -21,14 +21,15 @@ def modality_attention(
         present_B2: whether there is a title, an image; an absent one gets no share.
     Returns:
         fused_BKD: λ·text + (1 - λ)·image, in the input dtype.
-        text_share_BK: λ = exp(e_T) / (exp(e_T) + exp(e_I)), float32 in [0, 1].
+        text_share_BK: λ = exp(e_T) / (exp(e_T) + exp(e_I)), in [0, 1]; float32 at least.
     """
+    precise = torch.promote_types(text_cls_BD.dtype, torch.float32)
     if relevance_KD is None:
-        text_share_BK = torch.full_like(text_cls_BD[:, :1], 0.5, dtype=torch.float32)
+        text_share_BK = torch.full_like(text_cls_BD[:, :1], 0.5, dtype=precise)
     else:
         # Products and sums instead of a matrix product: autocast would round that to bfloat16.
-        difference_B1D = (text_cls_BD.float() - image_cls_BD.float()).unsqueeze(1)
-        text_share_BK = torch.sigmoid((difference_B1D * relevance_KD.float()).sum(dim=-1))
+        difference_B1D = (text_cls_BD.to(precise) - image_cls_BD.to(precise)).unsqueeze(1)
+        text_share_BK = torch.sigmoid((difference_B1D * relevance_KD.to(precise)).sum(dim=-1))
     has_title_B1, has_image_B1 = present_B2[:, :1], present_B2[:, 1:]
     text_share_BK = torch.where(has_image_B1, text_share_BK, torch.ones_like(text_share_BK))
     text_share_BK = torch.where(has_title_B1, text_share_BK, torch.zeros_like(text_share_BK))

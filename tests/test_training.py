@@ -172,7 +172,7 @@ REFUSED = {
     "no group": (("--model.clip.x", "3"), "--model.clip.x: model.clip is no group of settings"),
     "not YAML": (("--model.clip", "[x"), "--model.clip: not YAML"),
     "batch in DeepSpeed's file": (
-        ("--deepspeed_config", "tests/batch.json"),
+        ("--deepspeed_config", str(RECIPE.with_name("batch.json"))),
         "train_batch_size is 7, the recipe makes it 8",
     ),
 }

@@ -1,0 +1,69 @@
+"""Recipes and what becomes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from train.config import Recipe, deepspeed_config, load_recipe, merge_deepspeed_config
+
+APA = ROOT / "train/recipes/apa.yaml"
+
+
+def test_the_papers_settings():
+    recipe = load_recipe(APA, [])
+    assert (recipe.model.clip, recipe.model.sequence_layers, recipe.model.sequence_heads) == (
+        "ViT-B-32-quickgelu",
+        12,
+        8,
+    )
+    for stage in (recipe.stages.warmup, recipe.stages.end_to_end, recipe.stages.tuning):
+        assert (stage.epochs, stage.batch_size, stage.learning_rate, stage.weight_decay) == (20, 1024, 1e-5, 1e-4)
+    config = deepspeed_config(recipe, recipe.stages.warmup, world_size=8, on_gpu=True)
+    assert config["train_micro_batch_size_per_gpu"] == 128 and config["gradient_accumulation_steps"] == 1
+    assert config["zero_optimization"]["stage"] == 1 and config["torch_autocast"]["enabled"]
+
+
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1)])
+def test_gradients_accumulate_up_to_the_batch(ranks: int, accumulation: int):
+    recipe = Recipe()
+    config = deepspeed_config(recipe, recipe.stages.warmup, ranks, on_gpu=False)
+    assert config["gradient_accumulation_steps"] == accumulation and not config["torch_autocast"]["enabled"]
+
+
+def test_dotted_options_win():
+    options = ["--stages.tuning.epochs", "3", "--model.pretrained=weights.pt", "--zero_level", "2"]
+    recipe = load_recipe(APA, options)
+    assert (recipe.stages.tuning.epochs, recipe.model.pretrained, recipe.zero_level) == (3, "weights.pt", 2)
+    assert recipe.stages.warmup.epochs == 20
+
+
+def test_deepspeeds_file_is_laid_over_group_by_group(tmp_path: Path):
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"overlap_comm": true}, "wall_clock_breakdown": true}')
+    recipe = Recipe()
+    derived = deepspeed_config(recipe, recipe.stages.warmup, 1, on_gpu=False)
+    merged = merge_deepspeed_config(derived, file)
+    assert merged["zero_optimization"] == {"stage": 1, "overlap_comm": True} and merged["wall_clock_breakdown"]
+    for text, message in (("[1]", "expected a JSON object, got list"), ("{", "not a readable DeepSpeed configuration")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            merge_deepspeed_config(derived, file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("modle: {}", "modle: Extra inputs"),
+        ("model: {dropout: 2}", "model.dropout: Input should be"),
+    ],
+)
+def test_a_bad_recipe_names_file_and_key(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        load_recipe(file, [])
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
