@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -33,6 +34,7 @@ RECIPES = Path(__file__).parent / "recipes"
 def main(arguments: Sequence[str] | None = None) -> int:
     args, overrides = parse_arguments(arguments)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning, "open_clip")
     try:
         run(args, load_recipe(args.config, overrides))
     except (ValueError, OSError) as error:
