@@ -58,6 +58,8 @@ def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> No
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         save_file(weights, partial / "model.safetensors")
         build_tokenizer(config.preprocess.vocab_size).save(str(partial / "tokenizer.json"))
+        # safetensors writes for the owner only; the server may run as somebody else.
+        (partial / "model.safetensors").chmod((partial / "tokenizer.json").stat().st_mode)
         write_atomically(partial / "config.json", config.model_dump_json(indent=2) + "\n")
 
 

@@ -43,6 +43,7 @@ def test_round_trip_is_bitwise(saved: Path):
 def test_no_pickle_and_nothing_left_beside(saved: Path):
     assert {path.name for path in saved.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     assert [path.name for path in saved.parent.iterdir()] == ["bundle"]
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
 
 
 def test_classify_answers_every_product_and_refuses_nothing_to_look_at(saved: Path):
