@@ -28,7 +28,6 @@ from train.evaluation import Ranks
 from train.loop import StageRun, Stopped
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
-RECIPES = Path(__file__).parent / "recipes"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     )
     parser.add_argument("--stage", required=True, choices=get_args(StageName))
     paths = {
-        "--config": (RECIPES / "apa_mini.yaml", "recipe"),
+        "--config": (Path("train/recipes/apa_mini.yaml"), "recipe"),
         "--data": (Path("data/apa_mini"), "directory written by train.prepare"),
         "--output": (Path("runs/apa_mini"), "directory of the run, shared by its stages"),
     }
