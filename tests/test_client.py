@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from server_process import free_ports
 
 from client import classify, local_server
 from client.classifier import Answer, Classifier, ClassifierError
@@ -196,7 +197,9 @@ def ports(first: int) -> list[str]:
 
 
 def test_launcher_names_the_occupied_port(capsys, repository, executed, silent_port):
-    code = local_server.serve(["--model-repository", str(repository), f"--grpc-port={silent_port}"])
+    http, metrics = free_ports(2)
+    ports = [f"--grpc-port={silent_port}", f"--http-port={http}", f"--metrics-port={metrics}"]
+    code = local_server.serve(["--model-repository", str(repository), *ports])
     error = capsys.readouterr().err
     assert code == 1 and not executed and error.count("\n") == 1
     assert f"port {silent_port} (grpc): Address already in use" in error and "--grpc-port=N" in error
