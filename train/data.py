@@ -105,8 +105,7 @@ class ProductDataset(Dataset):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        group = bisect.bisect_right(self.starts, index) - 1
-        row = self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
+        row = self.product(index)
         targets = encode_targets(row, self.tasks)
         title, image = row["title"] or "", row["image"] or b""
         try:

@@ -89,9 +89,8 @@ class StageRun:
         while self.state.epoch < self.config.epochs:
             self._train_epoch()
             self._validate()
-            checkpoint.save(self.engine, self.stage_dir, self.state)
-            self.saved_at = time.monotonic()
-            if self._agree_to_stop():
+            self._save()
+            if self._agree(self.stop_requested):
                 raise Stopped
         self.log.close()
 
@@ -177,15 +176,15 @@ class StageRun:
         )
 
     def _save_or_stop(self) -> None:
-        stop = self._agree_to_stop()
+        stop = self._agree(self.stop_requested)
         if stop or self._agree(time.monotonic() - self.saved_at > 60 * self.recipe.checkpoint_minutes):
-            checkpoint.save(self.engine, self.stage_dir, self.state)
-            self.saved_at = time.monotonic()
+            self._save()
         if stop:
             raise Stopped
 
-    def _agree_to_stop(self) -> bool:
-        return self._agree(self.stop_requested)
+    def _save(self) -> None:
+        checkpoint.save(self.engine, self.stage_dir, self.state)
+        self.saved_at = time.monotonic()
 
     def _agree(self, wanted: bool) -> bool:
         """Whether any rank wants it."""

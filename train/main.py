@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
-from model.config import PreprocessConfig
+from model.config import PreprocessConfig, Task
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
     if state:
         checkpoint.check_resume(recipe, ds_config, stage_dir, state, fresh)
     if not (state and state.finished):
-        train_stage(args, recipe, start, state or fresh, ds_config)
+        train_stage(args, recipe, info.tasks, start, state or fresh, ds_config)
     elif is_first_rank():
         print(f"stage {args.stage} has already finished in {stage_dir} (--restart does it again)")
     if is_first_rank():
@@ -102,11 +102,16 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def train_stage(
-    args: argparse.Namespace, recipe: Recipe, start: Path | None, state: stages.StageState, ds_config: dict[str, Any]
+    args: argparse.Namespace,
+    recipe: Recipe,
+    tasks: Sequence[Task],
+    start: Path | None,
+    state: stages.StageState,
+    ds_config: dict[str, Any],
 ) -> None:
     stage_dir = args.output / args.stage
     torch.manual_seed(recipe.seed)
-    network, preprocess = stages.build_network(recipe, DatasetInfo.read(args.data).tasks, start)
+    network, preprocess = stages.build_network(recipe, tasks, start)
     stages.freeze(network, args.stage)
     train, validation = open_splits(args.data, recipe, preprocess)
     batch_size = getattr(recipe.stages, args.stage).batch_size
