@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# B batch, K tasks, D width, H hidden units, C labels of one task
+# B batch, K tasks, D width, H hidden units, C labels of one task or, in modality_heads, of all
 
 
 def modality_attention(
@@ -44,3 +46,30 @@ def mlp_head(
     """One task's logits [B, C]: linear, GELU, dropout, linear."""
     hidden_BH = F.gelu(F.linear(fused_BD, w1_HD, b1_H))
     return F.linear(F.dropout(hidden_BH, dropout, training=dropout > 0), w2_CH, b2_C)
+
+
+def modality_heads(
+    text_cls_BD: Tensor,
+    image_cls_BD: Tensor,
+    present_B2: Tensor,
+    relevance_KD: Tensor | None,
+    w1_KHD: Tensor,
+    b1_KH: Tensor,
+    w2_CH: Tensor,
+    b2_C: Tensor,
+    labels: Sequence[int],
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Both together, for every task.
+
+    Args:
+        labels: how many each task has; their rows follow one another in w2 and b2.
+    Returns:
+        logits [B, C], the tasks side by side, and λ [B, K].
+    """
+    tasks = len(labels)
+    fused_BKD, text_share_BK = modality_attention(text_cls_BD, image_cls_BD, relevance_KD, present_B2)
+    fused_BKD = fused_BKD.expand(-1, tasks, -1)
+    heads = zip(w1_KHD, b1_KH, w2_CH.split(list(labels)), b2_C.split(list(labels)), strict=True)
+    logits = [mlp_head(fused_BKD[:, k], *weights, dropout) for k, weights in enumerate(heads)]
+    return torch.cat(logits, dim=-1), text_share_BK.expand(-1, tasks)

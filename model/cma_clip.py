@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from model.clip_towers import ClipTowers, OpenClip
 from model.config import ModelConfig, PreprocessConfig, Task
-from model.heads import Heads
-from model.modality_attention import ModalityAttention
+from model.modality_heads import ModalityHeads
 from model.sequence_attention import SequenceAttention
 
 # B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
@@ -45,8 +44,9 @@ class CMAClip(nn.Module):
             if config.sequence_attention
             else None
         )
-        self.modality_attention = ModalityAttention(len(tasks), width, learned=config.modality_attention)
-        self.heads = Heads(tasks, width, config.head_width or width, config.dropout)
+        self.modality_heads = ModalityHeads(
+            tasks, width, config.head_width or width, config.dropout, config.modality_attention, config.kernels
+        )
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         """Classify products.
@@ -62,5 +62,4 @@ class CMAClip(nn.Module):
             image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
-        fused_BKD, text_share_BK = self.modality_attention(text_cls_BD, image_cls_BD, present_B2)
-        return Output(self.heads(fused_BKD), text_share_BK)
+        return Output(*self.modality_heads(text_cls_BD, image_cls_BD, present_B2))

@@ -95,6 +95,8 @@ class ModelConfig(StrictModel):
         modality_attention: False fixes λ at 0.5 (section 4, "without MWA").
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.
         dropout: in sequence-wise attention and heads.
+        kernels: what computes modality-wise attention and heads: `triton` (fused kernels, CUDA), `reference`
+            (plain PyTorch), or `auto`: the kernels on CUDA where they support the sizes. No weight depends on it.
     """
 
     clip: str = "ViT-B-32-quickgelu"
@@ -106,6 +108,7 @@ class ModelConfig(StrictModel):
     modality_attention: bool = True
     head_width: int | None = Field(None, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    kernels: Literal["auto", "triton", "reference"] = "auto"
 
 
 class BundleConfig(StrictModel):

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    import interpreter  # noqa: F401  before anything imports triton
+
 from fashion_mnist_files import write_fashion_mnist
 from server_process import ServerProcess
 

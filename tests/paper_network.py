@@ -15,7 +15,7 @@ MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])
 
 
-def forward(weights: Weights, ids: list[int], pixels: np.ndarray, *, layers: int, heads: int, tasks: int):
+def forward(weights: Weights, ids: list[int], pixels: np.ndarray, *, layers: int, heads: int, labels: list[int]):
     """Logits of every task and λ of every task, for a product with both title and picture."""
     text = text_tower(weights, ids)
     image = image_tower(weights, pixels)
@@ -41,16 +41,21 @@ def forward(weights: Weights, ids: list[int], pixels: np.ndarray, *, layers: int
         )
     assert len(x) == words + patches
     t_cls, i_cls = x[0], x[words]
-    logits, shares = [], []
-    for k in range(tasks):
-        w = weights["modality_attention.relevance"][k]
+    logits, shares, first = [], [], 0
+    for k, classes in enumerate(labels):
+        w = weights["modality_heads.relevance"][k]
         e_t, e_i = math.exp(w @ t_cls), math.exp(w @ i_cls)
         share = e_t / (e_t + e_i)
         fused = share * t_cls + (1 - share) * i_cls
-        name = f"heads.mlps.{k}"
-        hidden = gelu(linear(fused, weights[f"{name}.hidden.weight"], weights[f"{name}.hidden.bias"]))
-        logits.append(linear(hidden, weights[f"{name}.output.weight"], weights[f"{name}.output.bias"]))
+        hidden_weight, hidden_bias, output_weight, output_bias = (
+            weights[f"modality_heads.{layer}"]
+            for layer in ("hidden_weight", "hidden_bias", "output_weight", "output_bias")
+        )
+        own = slice(first, first + classes)
+        hidden = gelu(linear(fused, hidden_weight[k], hidden_bias[k]))
+        logits.append(linear(hidden, output_weight[own], output_bias[own]))
         shares.append(share)
+        first += classes
     return np.concatenate(logits), np.array(shares)
 
 

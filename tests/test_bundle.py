@@ -73,7 +73,7 @@ def test_weights_of_another_network_are_refused_in_one_line(copy: Path):
     config = json.loads((copy / "config.json").read_text())
     config["tasks"][0]["labels"].append("yellow")
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"do not fit config\.json: .*heads\.mlps\.0\.output\.weight") as error:
+    with pytest.raises(ValueError, match=r"do not fit config\.json: .*modality_heads\.output_weight") as error:
         load_bundle(copy)
     assert "\n" not in str(error.value)
 

@@ -43,7 +43,7 @@ def test_forward_equals_the_papers_formulas(inputs):
     for row in range(3):
         ids = input_ids[row, : int(input_ids[row].argmax()) + 1].tolist()
         expected = paper_network.forward(
-            weights, ids, pixels[row].numpy(), layers=config.sequence_layers, heads=config.sequence_heads, tasks=2
+            weights, ids, pixels[row].numpy(), layers=config.sequence_layers, heads=config.sequence_heads, labels=[3, 2]
         )
         np.testing.assert_allclose(logits[row].numpy(), expected[0], rtol=1e-5, atol=1e-6)  # λ is float32
         np.testing.assert_allclose(text_share[row].numpy(), expected[1], rtol=1e-6)
@@ -85,9 +85,9 @@ def test_without_modality_attention_lambda_is_one_half(inputs):
 def test_without_sequence_attention_the_clip_tokens_are_weighed(inputs):
     network = spread(tiny_network(tiny_config(sequence_attention=False)))
     text, image, _ = network.towers(*inputs)
-    fused, share = network.modality_attention(text[:, 0], image[:, 0], BOTH)
-    logits, text_share = network(*inputs, BOTH)
-    assert torch.equal(logits, network.heads(fused)) and torch.equal(text_share, share)
+    logits, text_share = network.modality_heads(text[:, 0], image[:, 0], BOTH)
+    assert torch.equal(network(*inputs, BOTH).logits_BC, logits)
+    assert torch.equal(network(*inputs, BOTH).text_share_BK, text_share)
 
 
 def test_pre_norm_is_another_network(inputs):
@@ -153,4 +153,6 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 def test_a_multi_label_task_sits_beside_a_single_label_one():
     tasks = [*TASKS, Task(name="tags", kind="multi_label", labels=["a", "b", "c", "d"])]
-    assert tiny_network(tasks=tasks).heads(torch.zeros(2, 3, 128)).shape == (2, 3 + 2 + 4)
+    cls = torch.zeros(2, 128)
+    logits, text_share = tiny_network(tasks=tasks).modality_heads(cls, cls, BOTH[:2])
+    assert logits.shape == (2, 3 + 2 + 4) and text_share.shape == (2, 3)

@@ -91,10 +91,10 @@ def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path
 
     def write_another(bundle, path):
         with torch.no_grad():
-            bundle.network.heads.mlps[0].output.bias[1] += 0.5
+            bundle.network.modality_heads.output_bias[1] += 0.5
         write(bundle, path)
         with torch.no_grad():
-            bundle.network.heads.mlps[0].output.bias[1] -= 0.5
+            bundle.network.modality_heads.output_bias[1] -= 0.5
 
     monkeypatch.setattr(exporter, "write_onnx", write_another)
     with pytest.raises(ValueError, match="the ONNX graph differs from torch.*nothing published"):

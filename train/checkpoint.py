@@ -99,7 +99,7 @@ def check_resume(
 
 def _settings(stage: str, recipe: Recipe, ds_config: dict[str, Any]) -> dict[str, object]:
     own = recipe.model_dump(exclude=SAFE_ON_RESUME | {"stages", "model"})
-    return own | recipe.model.model_dump() | getattr(recipe.stages, stage).model_dump() | ds_config
+    return own | recipe.model.model_dump(exclude={"kernels"}) | getattr(recipe.stages, stage).model_dump() | ds_config
 
 
 def write_settings(stage_dir: Path, recipe: Recipe, ds_config: dict[str, Any]) -> None:

@@ -163,7 +163,8 @@ class StageRun:
 
     def _bundle_config(self, loss: float, metrics: dict[str, dict[str, Any]]) -> BundleConfig:
         return BundleConfig(
-            model=self.recipe.model,
+            # Whoever loads it decides what computes it.
+            model=self.recipe.model.model_copy(update={"kernels": "auto"}),
             preprocess=self.train.preprocess,
             tasks=[with_threshold(task, metrics.get(task.name)) for task in self.train.tasks],
             provenance={

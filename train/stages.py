@@ -17,9 +17,9 @@ from train.config import Recipe, StageName
 # Prefixes of the parameters that a stage changes.
 TRAINABLE: dict[StageName, tuple[str, ...]] = {
     "contrastive": ("towers.",),
-    "warmup": ("sequence_attention.", "modality_attention.", "heads."),
-    "end_to_end": ("towers.", "sequence_attention.", "modality_attention.", "heads."),
-    "tuning": ("modality_attention.", "heads."),
+    "warmup": ("sequence_attention.", "modality_heads."),
+    "end_to_end": ("towers.", "sequence_attention.", "modality_heads."),
+    "tuning": ("modality_heads.",),
 }
 # Only the contrastive loss has a use for it.
 LOGIT_SCALE = "towers.clip.logit_scale"
@@ -88,7 +88,9 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence
 def _check_same_network(best: Path, recipe: Recipe, tasks: Sequence[Task]) -> None:
     """Weights may fit by their shapes and still mean another network, or other labels."""
     before = BundleConfig.read(best / "config.json")
-    ours, theirs = (model.model_dump(exclude={"pretrained", "dropout"}) for model in (recipe.model, before.model))
+    ours, theirs = (
+        model.model_dump(exclude={"pretrained", "dropout", "kernels"}) for model in (recipe.model, before.model)
+    )
     differences = [f"model.{key}: {theirs[key]} -> {ours[key]}" for key in ours if ours[key] != theirs[key]]
     labels = ([(task.name, task.kind, task.labels) for task in some] for some in (before.tasks, tasks))
     if len({str(part) for part in labels}) > 1:
