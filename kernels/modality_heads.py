@@ -93,20 +93,22 @@ def _check(
     text, w1 = floats[0], floats[3]
     if not text.is_cuda and not INTERPRETED:
         raise ValueError(f"the fused kernels need a CUDA device, got tensors on {text.device}")
-    devices = {str(tensor.device) for tensor in (*floats, present, first_label)}
-    if len(devices) > 1:
-        raise ValueError(f"all tensors must be on one device, got {sorted(devices)}")
-    dtypes = {str(tensor.dtype) for tensor in floats}
-    if dtype not in DTYPES or (len(dtypes) > 1 and not autocast):
-        raise ValueError(f"all tensors must be of one dtype among {[str(d) for d in DTYPES]}, got {sorted(dtypes)}")
+    if any(tensor.device != text.device for tensor in (*floats, present, first_label)):
+        devices = sorted({str(tensor.device) for tensor in (*floats, present, first_label)})
+        raise ValueError(f"all tensors must be on one device, got {devices}")
+    if dtype not in DTYPES or (not autocast and any(tensor.dtype != dtype for tensor in floats)):
+        dtypes = sorted({str(tensor.dtype) for tensor in floats})
+        raise ValueError(f"all tensors must be of one dtype among {[str(d) for d in DTYPES]}, got {dtypes}")
     if present.dtype != torch.bool or first_label.dtype != torch.int64:
         raise ValueError(f"present must be bool and first_label int64, got {present.dtype} and {first_label.dtype}")
     (batch, width), (tasks, hidden, _), total = text.shape, w1.shape, sum(labels)
     expected = [(batch, width), (batch, width), (tasks, width), (tasks, hidden, width), (tasks, hidden)]
     expected += [(total, hidden), (total,), (batch, 2), (len(labels) + 1,)]
-    shapes = [tuple(tensor.shape) for tensor in (*floats, present, first_label)]
+    shapes = [tensor.shape for tensor in (*floats, present, first_label)]
     if shapes != expected or tasks != len(labels):
-        raise ValueError(f"shapes {shapes} do not fit {len(labels)} tasks with {list(labels)} labels: {expected}")
+        raise ValueError(
+            f"shapes {[tuple(s) for s in shapes]} do not fit {len(labels)} tasks with {list(labels)} labels: {expected}"
+        )
     if reason := unsupported(width, hidden, labels):
         raise ValueError(f"the fused kernels cannot: {reason}")
 
