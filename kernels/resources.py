@@ -171,17 +171,19 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
 
 
 def table(needs: Sequence[Needs]) -> str:
-    """One line for a kernel, dtype and GPU: the range over its tiles, as Markdown."""
-    groups: dict[tuple[str, str, int], list[Needs]] = {}
+    """Markdown, a line for a kernel and dtype: the most registers and shared memory that any of its tiles needs."""
+    archs = list(dict.fromkeys(need.arch for need in needs))
+    groups: dict[tuple[str, str], list[Needs]] = {}
     for need in needs:
-        groups.setdefault((need.kernel.strip("_"), need.dtype, need.arch), []).append(need)
-    lines = ["| kernel | dtype | sm | tiles | registers | stack | shared KiB | matrix unit |", "|" + "---|" * 8]
-    for (kernel, dtype, arch), group in groups.items():
-        registers = f"{min(n.registers for n in group)}-{max(n.registers for n in group)}"
-        shared = f"{min(n.shared for n in group) / 1024:.0f}-{max(n.shared for n in group) / 1024:.0f}"
-        units = "/".join(sorted({n.unit for n in group}))
-        stack = max(n.stack for n in group)
-        lines.append(f"| {kernel} | {dtype} | {arch} | {len(group)} | {registers} | {stack} | {shared} | {units} |")
+        groups.setdefault((need.kernel.strip("_").removesuffix("_kernel"), need.dtype), []).append(need)
+    lines = ["| kernel | dtype | tiles | " + " | ".join(f"sm_{arch}" for arch in archs) + " |"]
+    lines.append("|" + "---|" * (3 + len(archs)))
+    for (kernel, dtype), group in groups.items():
+        of = [[need for need in group if need.arch == arch] for arch in archs]
+        cells = [f"{max(n.registers for n in some)} / {max(n.shared for n in some) >> 10} KiB" for some in of]
+        spilled = [f" **stack {max(n.stack for n in some)}**" if any(n.stack for n in some) else "" for some in of]
+        cells = [cell + stack for cell, stack in zip(cells, spilled, strict=True)]
+        lines.append(f"| {kernel} | {dtype} | {len(of[0])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
