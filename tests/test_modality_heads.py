@@ -13,6 +13,8 @@ from torch import Tensor
 
 from kernels import modality_heads as fused
 from kernels import reference
+from kernels.blocks import Inputs
+from kernels.forward import MOST_COUNTERS, forward
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOAT, BF16, HALF = torch.float32, torch.bfloat16, torch.float16
@@ -150,6 +152,17 @@ def test_the_same_inputs_give_the_same_bits():
     data = case(130, 128, 256, (12, 40), BF16)
     first, second = (outputs_and_gradients(data, data.to(BF16), by_kernels(data)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_counters_are_left_zero_for_the_next_launch():
+    data = case(70, 128, 256, (3, 40), BF16)
+    text, image, *weights = (tensor.detach() for tensor in data.to(BF16))
+    inputs = Inputs(text, image, data.present, *weights, data.first_label())
+    counters = torch.zeros(MOST_COUNTERS, dtype=torch.int32, device=DEVICE)
+    expected = forward(inputs, None, 40, 0.0, BF16, False)[0]
+    for _ in range(2):
+        assert torch.equal(forward(inputs, None, 40, 0.0, BF16, False, counters)[0], expected)
+        assert not counters.any()
 
 
 def test_an_absent_modality_has_no_share_and_no_gradient():
