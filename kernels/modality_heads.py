@@ -149,7 +149,7 @@ def _for_each_input(text: Tensor, image: Tensor, *weights: Tensor) -> tuple[Tens
 
 
 class _Eager(torch.autograd.Function):
-    """The operator without the dispatcher, which costs the host more than the launches."""
+    """The operator without the dispatcher, which costs the host time (BENCHMARKS.md)."""
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
