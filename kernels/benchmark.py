@@ -249,14 +249,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| goal | measured | asked |", "|---|---|---|"]
     lines += [f"| {name} | {value:.2f} | {limit} |" for name, value, limit in verdicts(rows)]
     names = list(dict.fromkeys(row["rival"] for row in rows))
-    lines += ["", "| mode | K | C | B | " + " | ".join(f"{n} host / graph µs (launches)" for n in names) + " |"]
-    lines.append("|" + "---|" * (4 + len(names)))
+    lines += ["", "| mode | K | C | B | " + " | ".join(f"{n} host / graph µs (launches)" for n in names)]
+    lines[-1] += " | fused TFLOP/s, GB/s |"
+    lines.append("|" + "---|" * (5 + len(names)))
     shapes = dict.fromkeys((r["mode"], r["tasks"], r["labels"], r["batch"]) for r in rows)
     cells = {(r["mode"], r["tasks"], r["labels"], r["batch"], r["rival"]): r for r in rows}
     for shape in shapes:
         row = (cells[*shape, name] for name in names)
         text = (f"{r['host_us']['median']:.1f} / {r['graph_us']['median']:.1f} ({r['launches']})" for r in row)
-        lines.append(f"| {' | '.join(map(str, shape))} | {' | '.join(text)} |")
+        ours = cells[*shape, "fused"]
+        reached = f"{ours['tflops']:.1f}, {ours['gigabytes_per_s']:.0f}"
+        lines.append(f"| {' | '.join(map(str, shape))} | {' | '.join(text)} | {reached} |")
     return "\n".join(lines) + "\n"
 
 

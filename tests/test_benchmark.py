@@ -39,6 +39,7 @@ def rows(host: dict[str, float], graph: dict[str, float]) -> list[dict]:
     shapes = [(b, k, mode) for b in (1, 1024) for k in (1, 8) for mode in benchmark.MODES]
     return [
         {"batch": b, "tasks": k, "labels": 12, "mode": mode, "rival": name, "launches": 1}
+        | {"tflops": 2.5, "gigabytes_per_s": 700.4}
         | {"host_us": benchmark.summary([host[name]]), "graph_us": benchmark.summary([graph[name] * b])}
         for b, k, mode in shapes
         for name in host
@@ -50,7 +51,7 @@ def test_goals_are_ratios_of_medians(tmp_path):
     measured[-1]["graph_us"] = benchmark.summary([2048.0])  # compiled wins once, beyond batch 512
     assert [round(value, 3) for _, value, _ in benchmark.verdicts(measured)] == [5.0, 5.0, 5.0, 1.5, 0.5]
     text = benchmark.table(measured)
-    assert "| forward | 8 | 12 | 1 | 10.0 / 4.0 (1) | 50.0 / 8.0 (1) | 20.0 / 6.0 (1) |" in text
+    assert "| forward | 8 | 12 | 1 | 10.0 / 4.0 (1) | 50.0 / 8.0 (1) | 20.0 / 6.0 (1) | 2.5, 700 |" in text
     benchmark.plot(measured, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
