@@ -10,7 +10,7 @@ from torch.library import wrap_triton
 
 from kernels.blocks import DROPPED, Inputs, Tiles, dot, gelu, tokens
 
-# With more rows, rows and tasks alone occupy a GPU.
+# Up to so many rows the hidden units of a task are split over programs (a guess until it is measured).
 MOST_SPLIT_ROWS = 1024
 # Row tiles times tasks times label tiles, where the hidden units are split.
 MOST_COUNTERS = 16 * 16 * 16
