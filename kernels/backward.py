@@ -143,7 +143,7 @@ def _d_second_layer(
 
 
 @triton.jit
-def _dtokens(
+def _d_tokens(
     present, relevance, text_share, d_text_share, d_fused, d_share, d_text, d_image, b, d, batch, width, num_tasks,
     parts, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, HAS_D_SHARE: tl.constexpr,
 ):  # fmt: skip
@@ -252,7 +252,7 @@ def _backward_sums_kernel(
         )  # fmt: skip
     else:
         tile = program - attention
-        _dtokens(
+        _d_tokens(
             present, relevance, text_share, d_text_share, d_fused, d_share, d_text, d_image,
             tile // width_tiles * BLOCK_B, tile % width_tiles * BLOCK_D, batch, width, num_tasks, parts,
             BLOCK_B, BLOCK_D, HAS_D_SHARE,

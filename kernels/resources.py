@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def variants() -> list[Variant]:
     return list(found)
 
 
-def _launches(dtype: str, batch: int, labels: int, width: int = 512, tasks: int = 8) -> Iterator[Variant]:
+def _launches(dtype: str, batch: int, labels: int, width: int = 512, tasks: int = 8) -> list[Variant]:
     """What the launchers would launch for training at this shape."""
     launched: list[Variant] = []
 
@@ -96,7 +97,7 @@ def _launches(dtype: str, batch: int, labels: int, width: int = 512, tasks: int 
             )
             launched.append(Variant(kernel.__name__, dtype, tuple(reduced), tuple(options.items())))
 
-        return _AnyGrid(launch)
+        return defaultdict(lambda: launch)  # kernel[grid](...), whatever the grid
 
     floating = getattr(torch, dtype.replace("tf32", "float32"))
 
@@ -117,18 +118,7 @@ def _launches(dtype: str, batch: int, labels: int, width: int = 512, tasks: int 
             backward(inputs, share, saved, logits, share, labels, 0.1)
     finally:
         torch.set_float32_matmul_precision(precision)
-    return iter(launched)
-
-
-class _AnyGrid(dict[Any, Callable[..., None]]):
-    """kernel[grid](...) with whatever grid."""
-
-    def __init__(self, launch: Callable[..., None]) -> None:
-        super().__init__()
-        self.launch = launch
-
-    def __missing__(self, grid: Any) -> Callable[..., None]:
-        return self.launch
+    return launched
 
 
 def _as_compiled(argument: Tensor | int | float, unspecialised: bool) -> tuple[str, bool]:

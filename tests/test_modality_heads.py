@@ -95,38 +95,33 @@ def poisoned_memory() -> Iterator[None]:
 
 
 # Each table of tiles is entered on both sides of its limits: 64 and 1024 rows, 32, 64 and 128 labels.
-SHAPES = [
-    pytest.param(1, 128, 128, (2,), id="one product, one task"),
-    pytest.param(17, 256, 128, (3, 17, 40), id="odd sizes, tasks of different size"),
-    pytest.param(64, 128, 256, (12, 121), id="the last small batch"),
-    pytest.param(127, 384, 128, (5, 2, 130, 33), id="larger than a tile of labels"),
-]
+IN_EVERY_DTYPE = {
+    "one product, one task": (1, 128, 128, (2,)),
+    "odd sizes, tasks of different size": (17, 256, 128, (3, 17, 40)),
+    "the last small batch": (64, 128, 256, (12, 121)),
+    "larger than a tile of labels": (127, 384, 128, (5, 2, 130, 33)),
+}
+AT_THE_LIMITS = {
+    "split hidden units, large tiles": (1023, 128, 128, (7,), BF16),
+    "hidden units in one program": (1025, 128, 256, (3, 2), BF16),
+    "the same in float32": (1025, 128, 128, (3,), FLOAT),
+    "as many labels as there may be": (3, 128, 128, (1024, 2), HALF),
+    "as many tasks as there may be": (2, 128, 128, (2, 3) * 8, FLOAT),
+    "full width": (5, 768, 512, (9,), BF16),
+}
+SHAPES = {f"{name}, {d}": (*shape, d) for name, shape in IN_EVERY_DTYPE.items() for d in (FLOAT, BF16, HALF)}
+SHAPES |= AT_THE_LIMITS
 
 
-@pytest.mark.parametrize("dtype", [FLOAT, BF16, HALF])
-@pytest.mark.parametrize(("batch", "width", "hidden", "labels"), SHAPES)
-def test_values_and_gradients_equal_float64(batch, width, hidden, labels, dtype):
+@pytest.mark.parametrize("name", SHAPES)
+def test_values_and_gradients_equal_float64(name):
+    batch, width, hidden, labels, dtype = SHAPES[name]
     data = case(batch, width, hidden, labels, dtype)
     exact = outputs_and_gradients(data, data.to(torch.float64), by_reference(data))
     eager = outputs_and_gradients(data, data.to(dtype), by_reference(data))
     ours = outputs_and_gradients(data, data.to(dtype), by_kernels(data))
     assert [tensor.dtype for tensor in ours] == [tensor.dtype for tensor in eager]
     assert_no_worse_than_eager(ours, eager, exact)
-
-
-@pytest.mark.parametrize(
-    ("batch", "width", "hidden", "labels", "dtype"),
-    [
-        pytest.param(1023, 128, 128, (7,), BF16, id="split hidden units, large tiles"),
-        pytest.param(1025, 128, 256, (3, 2), BF16, id="hidden units in one program"),
-        pytest.param(1025, 128, 128, (3,), FLOAT, id="the same in float32"),
-        pytest.param(3, 128, 128, (1024, 2), HALF, id="as many labels as there may be"),
-        pytest.param(2, 128, 128, (2, 3) * 8, FLOAT, id="as many tasks as there may be"),
-        pytest.param(5, 768, 512, (9,), BF16, id="full width"),
-    ],
-)
-def test_values_and_gradients_at_the_limits(batch, width, hidden, labels, dtype):
-    test_values_and_gradients_equal_float64(batch, width, hidden, labels, dtype)
 
 
 def test_rows_may_lie_apart_and_weights_in_any_order():
