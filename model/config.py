@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -49,6 +52,12 @@ class Task(StrictModel):
         """The thresholds with their defaults filled in."""
         default = [0.0] if self.kind == "single_label" else [0.5] * len(self.labels)
         return self.thresholds or default
+
+
+def label_set_hash(tasks: Sequence[Task]) -> str:
+    """12 hex digits that change when a task, a label or their order does; thresholds do not count."""
+    parts = [[task.name, task.kind, task.labels] for task in tasks]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 class PreprocessConfig(StrictModel):

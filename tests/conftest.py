@@ -20,7 +20,7 @@ from server_process import ServerProcess
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import CMAClip
 from model.config import BundleConfig, ModelConfig, Task
-from model.export import export
+from model.export.publish import export
 from train.prepare.__main__ import main as prepare
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,10 +13,14 @@ import pytest
 import torch
 from conftest import ROOT, TASKS, tiny_bundle_config, tiny_network
 
-from model import export as exporter
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
-from model.export import export, main, random_inputs
+from model.engine_stamp import EngineStamp, file_sha256
+from model.engines import INPUTS, load_engine
+from model.export import publish
+from model.export.__main__ import main
+from model.export.parity import compare, random_inputs
+from model.export.publish import export
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_a_complete_repository(deploy: Path, bundle_dir: Path):
     assert (deploy / "tokenizer.json").read_bytes() == (bundle_dir / "tokenizer.json").read_bytes()
     assert BundleConfig.read(deploy / "bundle.json") == BundleConfig.read(bundle_dir / "config.json")
     engine = {path.name for path in (deploy / "engine/1").iterdir() if path.name != "__pycache__"}
-    assert engine == {"model.onnx", "parity.json", "openvino_step.py"}
+    assert engine == {"model.onnx", "model.onnx.json", "engine_step.py"}
 
 
 def test_E3_the_graph_is_plain_onnx_with_dynamic_batch_and_length(deploy: Path):
@@ -65,17 +69,82 @@ def test_E1_E2_onnx_equals_torch(deploy: Path, bundle_dir: Path, batch: int, len
     bundle = load_bundle(bundle_dir)
     inputs = random_inputs(bundle.config, batch, length, seed=length)
     session = onnxruntime.InferenceSession(deploy / "engine/1/model.onnx", providers=["CPUExecutionProvider"])
-    actual = session.run(["logits", "text_share"], dict(zip(exporter.INPUTS, inputs, strict=True)))
+    actual = session.run(["logits", "text_share"], dict(zip(INPUTS, inputs, strict=True)))
     with torch.no_grad():
         expected = bundle.network(*map(torch.from_numpy, inputs))
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_report_says_what_was_compared(deploy: Path):
-    report = json.loads((deploy / "engine/1/parity.json").read_text())
-    assert report["passed"] and report["label_flips"] == 0 and report["cases"] == 21 and report["products"] == 70
-    assert report["probability_difference"] < 1e-5
+def test_the_stamp_says_what_was_compared(deploy: Path):
+    stamp = EngineStamp.read(deploy / "engine/1/model.onnx")
+    assert (stamp.runtime, stamp.precision, stamp.versions, stamp.compute_capability) == ("openvino", "f32", {}, None)
+    assert stamp.bundle_sha256 == file_sha256(deploy / "bundle.json")
+    graph, served = stamp.parity.values()
+    assert graph["passed"] and graph["label_flips"] == 0 and (graph["cases"], graph["products"]) == (21, 70)
+    assert graph["probability_difference"] < 1e-5
+    assert served["passed"] and set(served["tasks"]) == {"color", "pattern", "tags"}
+
+
+def test_every_difference_is_found_and_laid_to_its_task(bundle_dir: Path):
+    bundle = load_bundle(bundle_dir)
+
+    def run(*inputs):
+        with torch.no_grad():
+            logits, share = (output.numpy().copy() for output in bundle.network(*map(torch.from_numpy, inputs)))
+        logits[0, :3] = [9, 0, 0] if logits[0, 0] < logits[0, 1] else [0, 9, 0]
+        share[0, 1] += 0.25
+        return logits, share
+
+    cases = iter([random_inputs(bundle.config, 2, 16, seed) for seed in range(3)])
+    report = compare(bundle, run, "f32", cases)
+    color, pattern, tags = report["tasks"].values()
+    assert not report["passed"] and report["label_flips"] == color["flips"] == 3
+    assert color["probability"] > 0.3 and color["text_share"] == 0
+    assert pattern["text_share"] == pytest.approx(0.25) and pattern["probability"] == tags["probability"] == 0
+
+
+def test_E6_nan_does_not_pass(bundle_dir: Path):
+    bundle = load_bundle(bundle_dir)
+    report = compare(bundle, lambda ids, *_: (np.full((len(ids), 8), np.nan), np.full((len(ids), 3), np.nan)), "int8")
+    assert not report["passed"]
+
+
+def test_an_engine_of_the_same_bundle_stays(bundle_dir: Path, deploy: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(deploy, tmp_path / "deploy"))
+    plan, stale = copy / "engine/1/model.plan", copy / "engine/1/model.pt2"
+    for engine, bundle_sha256 in ((plan, file_sha256(copy / "bundle.json")), (stale, "of another bundle")):
+        engine.write_bytes(b"engine")
+        EngineStamp(runtime="tensorrt", precision="f16", bundle_sha256=bundle_sha256).write(engine)
+    export(bundle_dir, copy)
+    assert EngineStamp.read(plan).runtime == "tensorrt" and plan.read_bytes() == b"engine"
+    assert not stale.exists() and load_engine("openvino", copy / "engine/1/model.onnx", {})
+
+
+@pytest.mark.parametrize(
+    ("here", "problem"),
+    [
+        (("other", {"tensorrt": "10.14"}, "9.0"), "was not exported together with bundle.json"),
+        (("bundle", {"tensorrt": "10.3"}, "9.0"), "built with tensorrt 10.14, here is 10.3"),
+        (("bundle", {}, "9.0"), "built with tensorrt 10.14, here is none"),
+        (("bundle", {"tensorrt": "10.14"}, "8.9"), r"built for H100 \(compute capability 9.0\), here is 8.9"),
+        (("bundle", {"tensorrt": "10.14"}, None), r"built for H100 \(compute capability 9.0\), here is no GPU"),
+    ],
+)
+def test_F8_an_engine_for_another_machine_is_refused(tmp_path: Path, here, problem):
+    engine = tmp_path / "deploy/engine/1/model.plan"
+    stamp = EngineStamp(
+        runtime="tensorrt",
+        precision="f16",
+        bundle_sha256="bundle",
+        versions={"tensorrt": "10.14"},
+        gpu="H100",
+        compute_capability="9.0",
+    )
+    reason = stamp.mismatch(engine, *here)
+    rebuild = f"python -m model.export BUNDLE --deploy {tmp_path}/deploy --runtime tensorrt"
+    assert re.search(problem, reason) and reason.endswith(rebuild) and "\n" not in reason
+    assert stamp.mismatch(engine, "bundle", {"tensorrt": "10.14", "other": "1"}, "9.0") is None
 
 
 def test_parity_inputs_cover_every_mix_of_modalities():
@@ -87,7 +156,7 @@ def test_parity_inputs_cover_every_mix_of_modalities():
 def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path, tmp_path: Path, monkeypatch):
     copy = Path(shutil.copytree(deploy, tmp_path / "deploy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    write = exporter.write_onnx
+    write = publish.write_onnx
 
     def write_another(bundle, path):
         with torch.no_grad():
@@ -96,8 +165,8 @@ def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path
         with torch.no_grad():
             bundle.network.modality_heads.output_bias[1] -= 0.5
 
-    monkeypatch.setattr(exporter, "write_onnx", write_another)
-    with pytest.raises(ValueError, match="the ONNX graph differs from torch.*nothing published"):
+    monkeypatch.setattr(publish, "write_onnx", write_another)
+    with pytest.raises(ValueError, match="onnxruntime f32 differs from torch.*nothing published"):
         export(bundle_dir, copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
@@ -106,12 +175,12 @@ def test_E5_an_interrupted_export_leaves_nothing(bundle_dir: Path, tmp_path: Pat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporter, "check_parity", interrupt)
+    monkeypatch.setattr(publish, "compare", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(bundle_dir, tmp_path / "deploy")
     assert not (tmp_path / "deploy/bundle.json").exists()
     engine = {path.name for path in (tmp_path / "deploy/engine/1").iterdir() if path.name != "__pycache__"}
-    assert engine == {"openvino_step.py"}
+    assert engine == {"engine_step.py"}
 
 
 def test_bad_arguments_are_refused_in_one_line(bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -120,13 +189,6 @@ def test_bad_arguments_are_refused_in_one_line(bundle_dir: Path, tmp_path: Path,
     cases = {
         "config.json: no such file": [str(tmp_path / "none"), "--deploy", str(tmp_path / "d")],
         "neither empty nor a model repository": [str(bundle_dir), "--deploy", str(tmp_path / "other")],
-        "TensorRT engines cannot be built yet": [
-            str(bundle_dir),
-            "--runtime",
-            "tensorrt",
-            "--deploy",
-            str(tmp_path / "d"),
-        ],
     }
     for message, arguments in cases.items():
         assert main(arguments) == 2
@@ -137,4 +199,4 @@ def test_bad_arguments_are_refused_in_one_line(bundle_dir: Path, tmp_path: Path,
 
 def test_the_projects_repository_is_what_gets_copied(deploy: Path):
     committed = {path.relative_to(ROOT / "deploy") for path in (ROOT / "deploy").rglob("*.pbtxt")}
-    assert committed == {path.relative_to(deploy) for path in deploy.rglob("*.pbtxt")} and len(committed) == 6
+    assert committed == {path.relative_to(deploy) for path in deploy.rglob("*.pbtxt")} and len(committed) == 8

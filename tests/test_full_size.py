@@ -16,7 +16,7 @@ from model.bundle import Bundle, load_bundle, save_bundle
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import CMAClip
 from model.config import BundleConfig, ModelConfig, Task
-from model.export import export
+from model.export.publish import export
 
 TASKS = [
     Task(name="color", kind="single_label", labels=[f"color {i}" for i in range(17)]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -19,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from client.classifier import Answer, Classifier, ClassifierError
 from model.bundle import load_bundle
 from model.config import BundleConfig
+from model.engine_stamp import EngineStamp, file_sha256
 
 TOLERANCE = 1e-5  # one product alone and within a batch: the CPU's sums run in another order
 
@@ -235,10 +235,10 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
     bundle = BundleConfig.read(repository / "bundle.json")
     width = sum(len(task.labels) for task in bundle.tasks)
     bundle.tasks[0].labels.append("one more")
-    text = bundle.model_dump_json()
-    (repository / "bundle.json").write_text(text)
-    report = {"bundle_sha256": hashlib.sha256(text.encode()).hexdigest()}
-    (repository / "engine/1/parity.json").write_text(json.dumps(report))
+    (repository / "bundle.json").write_text(bundle.model_dump_json())
+    engine = repository / "engine/1/model.onnx"
+    sha256 = file_sha256(repository / "bundle.json")
+    EngineStamp.read(engine).model_copy(update={"bundle_sha256": sha256}).write(engine)
     with pytest.raises(RuntimeError, match="ended with 1"):
         ServerProcess(repository, tmp_path / "log").start()
     log = (tmp_path / "log").read_text()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task
+from model.engine_stamp import EngineStamp
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 TASKS = [
@@ -51,8 +52,6 @@ def log(monkeypatch):
     fake.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
     fake.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(tensors=output_tensors, error=error)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.setitem(sys.modules, "openvino", ModuleType("openvino"))
-    monkeypatch.setitem(sys.modules, "openvino_telemetry", ModuleType("openvino_telemetry"))
     monkeypatch.delitem(sys.modules, "model.triton_step", raising=False)
     yield lines
     sys.modules.pop("model.triton_step", None)
@@ -188,7 +187,7 @@ def engine_request(*titles: list[int], size: int = 16) -> dict[str, np.ndarray]:
 @pytest.fixture
 def engine(log):
     """The engine step over an engine that returns sums; `calls` collects what it was given."""
-    step, calls = load_step("engine", "openvino_step"), []
+    step, calls = load_step("engine", "engine_step"), []
 
     def run(input_ids, pixels, present):
         calls.append(input_ids)
@@ -233,15 +232,26 @@ def test_engine_failure_is_one_incident_for_the_batch(engine, log):
 
 
 @pytest.fixture
-def loadable(engine, tmp_path):
-    """The engine step with a model file to load and an OpenVINO that compiles anything."""
-    engine.version_folder, engine.parameters = tmp_path, {}
-    engine.repository = tmp_path
-    (tmp_path / "model.onnx").touch()
+def loadable(engine, monkeypatch, tmp_path):
+    """The engine step with a model file to load, and a runtime that gives back `engine.run`."""
+
+    class Runtime:
+        FILE = "model.onnx"
+        machine = staticmethod(lambda: ({}, None))
+
+        def __new__(cls, path, parameters):
+            assert path == engine.version_folder / "model.onnx" and parameters == {"HINT": "f32"}
+            return engine.run
+
+    folder = tmp_path / "engine/1"
+    folder.mkdir(parents=True)
+    engine.repository, engine.version_folder = tmp_path, folder
+    engine.parameters = {"runtime": "fake", "HINT": "f32"}
+    monkeypatch.setitem(type(engine).load.__globals__, "engine_class", lambda runtime: Runtime)
+    (folder / "model.onnx").touch()
     (tmp_path / "bundle.json").write_text("{}")
-    report = {"bundle_sha256": hashlib.sha256(b"{}").hexdigest()}
-    (tmp_path / "parity.json").write_text(json.dumps(report))
-    sys.modules["openvino"].Core = lambda: SimpleNamespace(compile_model=lambda *arguments: None)
+    sha256 = hashlib.sha256(b"{}").hexdigest()
+    EngineStamp(runtime="fake", precision="f32", bundle_sha256=sha256).write(folder / "model.onnx")
     return engine
 
 
@@ -260,9 +270,8 @@ def test_engine_of_another_export_is_refused(loadable, tmp_path):
         loadable.load()
 
 
-def test_engine_warms_up_every_title_length_without_telemetry(loadable):
+def test_F11_engine_warms_up_every_title_length(loadable):
     lengths = []
     loadable.run = lambda ids, *others: lengths.append(ids.shape[1]) or (np.zeros((1, 5)), np.zeros((1, 2)))
     loadable.load()
     assert tuple(lengths) == CONFIG.preprocess.title_lengths
-    assert sys.modules["openvino_telemetry"] is None

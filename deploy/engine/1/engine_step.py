@@ -1,11 +1,12 @@
-"""input_ids [B, T], pixels [B, H, W, 3], present [B, 2] -> logits [B, C], text_share [B, K], on the CPU."""
+"""input_ids [B, T], pixels [B, H, W, 3], present [B, 2] -> logits [B, C], text_share [B, K], by a python runtime.
 
-import hashlib
-import json
-import sys
+The config.pbtxt's parameter `runtime` names it (model.engines); the others are handed to it.
+"""
 
 import numpy as np
 
+from model.engine_stamp import EngineStamp, file_sha256
+from model.engines import engine_class
 from model.preprocess import pad_titles
 from model.triton_step import BatchStep
 
@@ -15,30 +16,24 @@ class TritonPythonModel(BatchStep):
     outputs = ("logits", "text_share")
 
     def load(self):
-        path, config, tasks = self.version_folder / "model.onnx", self.bundle.preprocess, self.bundle.tasks
-        report = self.version_folder / "parity.json"
-        for file in (path, report):
-            if not file.is_file():
-                raise ValueError(f"{file}: no such file")
-        bundle = hashlib.sha256((self.repository / "bundle.json").read_bytes()).hexdigest()
-        if json.loads(report.read_text())["bundle_sha256"] != bundle:
-            raise ValueError(f"{path}: was not exported together with bundle.json")
-        # Its telemetry calls home from a forked copy of this process, which can hang and outlive the server.
-        sys.modules["openvino_telemetry"] = None
-        import openvino
+        engine = engine_class(self.parameters.pop("runtime"))
+        path = self.version_folder / engine.FILE
+        reason = EngineStamp.read(path).mismatch(path, file_sha256(self.repository / "bundle.json"), *engine.machine())
+        if reason:
+            raise ValueError(reason)
+        self.run = engine(path, self.parameters)
+        self.warm_up(path)
 
-        self.engine = openvino.Core().compile_model(path, "CPU", self.parameters)
+    def warm_up(self, path):
+        """A first call of each title length is slow: make it now. Held against the bundle in passing."""
+        config, tasks = self.bundle.preprocess, self.bundle.tasks
         widths = {"logits": sum(len(task.labels) for task in tasks), "text_share": len(tasks)}
         pixels, present = np.zeros((1, config.image_size, config.image_size, 3), np.uint8), np.ones((1, 2), bool)
-        for length in config.title_lengths:  # a first call of each length is slow: make it now
+        for length in config.title_lengths:
             outputs = self.run(np.full((1, length), config.vocab_size - 1, np.int32), pixels, present)
             for (name, width), array in zip(widths.items(), outputs, strict=True):
                 if array.shape != (1, width):
                     raise ValueError(f"{path}: {name} is {array.shape[1]} wide, bundle.json's tasks need {width}")
-
-    def run(self, *inputs):
-        results = self.engine(dict(zip(self.inputs, inputs, strict=True)))
-        return tuple(results[name] for name in self.outputs)
 
     def check(self, input_ids_BT, pixels_BHW3, present_B2):
         """What a caller of this step alone could get wrong; the steps before never do."""

@@ -1,0 +1,1 @@
+"""Bundle to ONNX, to an engine, to a Triton model repository."""

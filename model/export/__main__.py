@@ -1,0 +1,51 @@
+"""Bundle to ONNX to a Triton model repository, with a parity report against torch before anything is published."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from model.export.publish import export
+
+CONFIG_NAMES = {"openvino": " --model-config-name=cpu", "tensorrt": "", "torch": " --model-config-name=gpu-torch"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="directory written by training")
+    parser.add_argument(
+        "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
+    )
+    parser.add_argument("--runtime", choices=list(CONFIG_NAMES), default="openvino")
+    parser.add_argument(
+        "--precision", choices=["int8", "f16", "bf16"], help="of the matrix products (the runtime's own)"
+    )
+    parser.add_argument("--calibration", type=Path, metavar="DATA", help="data set to calibrate int8 on")
+    args = parser.parse_args(arguments)
+    try:
+        reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.calibration)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, report in reports.items():
+        print(describe(name, report))
+    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
+    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{CONFIG_NAMES[args.runtime]}")
+    return 0
+
+
+def describe(name: str, report: dict[str, Any]) -> str:
+    return (
+        f"parity of {name} with torch over {report['cases']} batches, {report['products']} products:"
+        f" largest probability difference {report['probability_difference']:.2e},"
+        f" of λ {report['text_share_difference']:.2e}, label flips {report['label_flips']}"
+        f" (near ties {report['near_ties']})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

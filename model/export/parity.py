@@ -1,0 +1,101 @@
+"""How far an engine's answers are from torch's: over batch sizes, title lengths and missing modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.bundle import Bundle
+from model.config import BundleConfig, Task
+from model.decode import probabilities, split_by_task
+
+# B batch, T token ids, H and W image size, C labels of all tasks, K tasks
+
+Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
+Run = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+BATCHES = (1, 2, 7)
+# Largest accepted difference of a probability or of λ, by the precision of the matrix products.
+LIMITS = {"f32": 1e-3, "f16": 2e-2, "bf16": 5e-2, "int8": 0.1}
+
+
+def random_inputs(config: BundleConfig, batch: int, length: int, seed: int) -> Inputs:
+    """Token ids whose longest title has `length` ids, pixels, and every mix of present modalities."""
+    rng = np.random.default_rng(seed)
+    size, vocab = config.preprocess.image_size, config.preprocess.vocab_size
+    input_ids = np.zeros((batch, length), dtype=np.int32)
+    for row, ids in enumerate(input_ids):
+        end = length - 1 if row == 0 else int(rng.integers(1, length))
+        ids[0], ids[end] = vocab - 2, vocab - 1
+        ids[1:end] = rng.integers(0, vocab - 2, end - 1)
+    pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
+    mixes = np.array([[True, True], [True, False], [False, True]])
+    return input_ids, pixels, mixes[np.arange(batch) % 3 if batch > 1 else [seed % 3]]
+
+
+def random_cases(config: BundleConfig, lengths: Sequence[int] = ()) -> Iterator[Inputs]:
+    """Every batch size with every title length (by default 2, 3 and the bundle's own)."""
+    cases = [(batch, length) for batch in BATCHES for length in lengths or (2, 3, *config.preprocess.title_lengths)]
+    return (random_inputs(config, batch, length, seed) for seed, (batch, length) in enumerate(cases))
+
+
+def compare(bundle: Bundle, run: Run, precision: str, cases: Iterator[Inputs] | None = None) -> dict[str, Any]:
+    """Compare an engine with torch in float32.
+
+    Args:
+        run: the engine.
+        precision: of its matrix products; sets the limit.
+        cases: inputs to compare on; by default random ones.
+    Returns:
+        passed, limit; cases, products; probability_difference and text_share_difference (largest absolute ones);
+        label_flips (products whose best label of a task differs though torch prefers its own by more than the
+        limit) and near_ties (those where it does not); tasks: the same, task by task.
+    """
+    limit = LIMITS[precision]
+    tasks = {task.name: _Drift() for task in bundle.config.tasks}
+    count = products = 0
+    for inputs in cases or random_cases(bundle.config):
+        with torch.inference_mode():
+            expected, expected_share = (o.numpy() for o in bundle.network(*map(torch.from_numpy, inputs)))
+        logits, share = run(*inputs)
+        _add(tasks, bundle.config.tasks, (expected, logits), (expected_share, share), limit)
+        count, products = count + 1, products + len(logits)
+    drifts = list(tasks.values())
+    total = {
+        "probability_difference": max(drift.probability for drift in drifts),
+        "text_share_difference": max(drift.text_share for drift in drifts),
+        "label_flips": sum(drift.flips for drift in drifts),
+        "near_ties": sum(drift.near_ties for drift in drifts),
+    }
+    largest = max(total["probability_difference"], total["text_share_difference"])
+    passed = bool(total["label_flips"] == 0 and largest <= limit)
+    by_task = {name: vars(drift) for name, drift in tasks.items()}
+    return {"passed": passed, "limit": limit, "cases": count, "products": products, **total, "tasks": by_task}
+
+
+class _Drift:
+    def __init__(self) -> None:
+        self.probability = self.text_share = 0.0
+        self.flips = self.near_ties = 0
+
+
+def _add(
+    drifts: dict[str, _Drift],
+    tasks: Sequence[Task],
+    logits: tuple[np.ndarray, np.ndarray],
+    shares: tuple[np.ndarray, np.ndarray],
+    limit: float,
+) -> None:
+    """Add one batch to each task's drift; the first of each pair is torch's."""
+    pairs = zip(*(split_by_task(probabilities(values, tasks), tasks) for values in logits), strict=True)
+    for index, ((task, torchs), (_, engines)) in enumerate(pairs):
+        drift, rows = drifts[task.name], np.arange(len(torchs))
+        # max() of Python drops NaN; a comparison that NaN cannot pass keeps it.
+        drift.probability = float(np.max([drift.probability, np.abs(torchs - engines).max()]))
+        drift.text_share = float(np.max([drift.text_share, np.abs(shares[0] - shares[1])[:, index].max()]))
+        best, chosen = torchs.argmax(1), engines.argmax(1)
+        preference = torchs[rows, best] - torchs[rows, chosen]
+        drift.flips += int((preference > limit).sum())
+        drift.near_ties += int(((best != chosen) & (preference <= limit)).sum())
