@@ -1,0 +1,77 @@
+"""One picture for each kind of load."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MEGABYTE = 1 << 20
+OK_COLOR, REFUSED_COLOR = "#4477aa", "#cc6677"
+
+
+def draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Latency and throughput over the number of callers; time per step, stacked."""
+    figure, (latency, rate, stack) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    callers = [row["concurrency"] for row in rows]
+    for key, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
+        latency.loglog(callers, [row[key] or float("nan") for row in rows], marker=".", base=2, label=label)
+    latency.set(xlabel="callers", ylabel="ms")
+    latency.legend()
+    rate.semilogx(callers, [row["throughput"] for row in rows], marker=".", base=2)
+    rate.set(xlabel="callers", ylabel="requests/s", ylim=(0, None))
+    places, bottom = range(len(rows)), [0.0] * len(rows)
+    for index, step in enumerate(rows[0]["steps"]):
+        for kind, shade in (("queue", 0.4), ("compute", 1.0)):
+            heights = [row["steps"][step][f"{kind}_ms"] for row in rows]
+            stack.bar(places, heights, bottom=bottom, color=f"C{index}", alpha=shade, label=f"{step} {kind}")
+            bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    stack.set_xticks(places, map(str, callers))
+    stack.set(xlabel="callers", ylabel="ms of a call")
+    stack.legend(fontsize=7)
+    _save(figure, path)
+
+
+def draw_overload(result: dict[str, Any], path: Path) -> None:
+    """Latency of each call during the overload over the time at which it was due."""
+    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    for refused, color, label in ((False, OK_COLOR, "answered"), (True, REFUSED_COLOR, "refused")):
+        calls = [(due, ms) for due, ms, reason in result["timeline"] if (reason != "OK") == refused]
+        if calls:
+            axes.semilogy(*zip(*calls, strict=True), ".", markersize=2, color=color, label=label)
+    axes.set(xlabel="due at, s", ylabel="latency, ms", title=f"{result['factor']:g} times capacity")
+    axes.legend(markerscale=5)
+    _save(figure, path)
+
+
+def draw_soak(result: dict[str, Any], path: Path) -> None:
+    """What was watched, over time."""
+    figure, panels = plt.subplots(2, 3, figsize=(12, 6), layout="constrained", sharex=True)
+    for axes, name in zip(panels.flat, ("rss", "shm", "fds", "threads"), strict=False):
+        scale = MEGABYTE if name in ("rss", "shm") else 1
+        axes.plot(result["at_s"], [value / scale for value in result[name]])
+        axes.set(title=f"{name}, MB" if scale > 1 else name, ylim=(0, None))
+    times = [part["at_s"] for part in result["windows"]]
+    for axes, key in zip(panels.flat[4:], ("p50_ms", "p99_ms"), strict=True):
+        axes.plot(times, [part[key] or float("nan") for part in result["windows"]])
+        axes.set(title=key.replace("_", ", "), xlabel="s", ylim=(0, None))
+    _save(figure, path)
+
+
+def draw_compare(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    """The ratio of each round, by number of callers."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.boxplot([row["ratios"] for row in rows], tick_labels=[str(row["concurrency"]) for row in rows])
+    axes.axhline(1, color="grey", linewidth=0.5)
+    axes.set(xlabel="callers", ylabel=f"throughput, {names[0]} / {names[1]}", ylim=(0, None))
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
