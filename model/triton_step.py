@@ -17,11 +17,16 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from model.config import BundleConfig
+from model.step_metrics import StepMetrics
 
 # B rows of one request; a product is one row, a request usually one product
 
-USER_ERROR = re.compile(r"[A-Z][A-Z0-9_]+: ")
+USER_ERROR = re.compile(r"([A-Z][A-Z0-9_]+): ")
 Arrays = tuple[np.ndarray, ...]
+
+
+class RequestCancelledError(Exception):
+    """Nobody waits for this request's answer."""
 
 
 class TritonStep:
@@ -32,6 +37,8 @@ class TritonStep:
         bundle: tasks and preprocessing, from bundle.json.
         repository: the model repository's root, where export puts bundle.json and tokenizer.json.
         version_folder: where the step's own file lies.
+        name: the model's, as in config.pbtxt.
+        metrics: counters on the server's metrics page.
         parameters: the config.pbtxt's `parameters`, name to string.
     """
 
@@ -44,6 +51,7 @@ class TritonStep:
         self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
         parameters = json.loads(args["model_config"]).get("parameters", {})
         self.parameters = {name: value["string_value"] for name, value in parameters.items()}
+        self.name, self.metrics = model_folder.name, StepMetrics()
         try:
             self.bundle = BundleConfig.read(self.repository / "bundle.json")
             self.load()
@@ -75,10 +83,40 @@ class TritonStep:
         return [self.answer_one(request) for request in requests]
 
     def answer_one(self, request: Any) -> Arrays | pb_utils.TritonError:
-        return attempt(lambda: self.answer(*self.read(request)))
+        return self.attempt(lambda: self.answer(*self.read(request)))
 
     def read(self, request: Any) -> Arrays:
+        """The request's inputs.
+
+        Raises:
+            RequestCancelledError: its caller does not wait any more.
+        """
+        if request.is_cancelled():
+            raise RequestCancelledError
         return tuple(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs)
+
+    def attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of `work(*arguments)`, or the TritonError to answer with.
+
+        A ValueError that starts with a code is the caller's fault: INVALID_ARGUMENT. Any other exception
+        is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
+        """
+        try:
+            return work(*arguments)
+        except RequestCancelledError:
+            return pb_utils.TritonError("the caller gave up", pb_utils.TritonError.CANCELLED)
+        except Exception as error:
+            if isinstance(error, ValueError) and (code := USER_ERROR.match(str(error))):
+                self.metrics.add("cma_clip_refusals_total", code=code[1])
+                return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            incident = uuid.uuid4().hex[:12]
+            self.metrics.add("cma_clip_incidents_total", step=self.name)
+            pb_utils.Logger.log_error(f"incident {incident}: {traceback.format_exc()}")
+            return pb_utils.TritonError(f"incident {incident}, see the server's log", pb_utils.TritonError.INTERNAL)
+
+    def finalize(self) -> None:
+        """Called by Triton once, before it unloads the step."""
+        self.metrics.close()
 
     def respond(self, outcome: Arrays | pb_utils.TritonError) -> Any:
         if isinstance(outcome, pb_utils.TritonError):
@@ -102,10 +140,10 @@ class BatchStep(TritonStep):
         raise NotImplementedError
 
     def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
-        outcomes = [attempt(self._checked, request) for request in requests]
+        outcomes = [self.attempt(self._checked, request) for request in requests]
         good = [index for index, inputs in enumerate(outcomes) if not isinstance(inputs, pb_utils.TritonError)]
         if good:
-            answers = attempt(self.answer_together, [outcomes[index] for index in good])
+            answers = self.attempt(self.answer_together, [outcomes[index] for index in good])
             for position, index in enumerate(good):
                 outcomes[index] = answers[position] if isinstance(answers, list) else answers
         return outcomes
@@ -114,19 +152,3 @@ class BatchStep(TritonStep):
         inputs = self.read(request)
         self.check(*inputs)
         return inputs
-
-
-def attempt(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of `work(*arguments)`, or the TritonError to answer with.
-
-    A ValueError that starts with a code is the caller's fault: INVALID_ARGUMENT. Any other exception
-    is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
-    """
-    try:
-        return work(*arguments)
-    except Exception as error:
-        if isinstance(error, ValueError) and USER_ERROR.match(str(error)):
-            return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-        incident = uuid.uuid4().hex[:12]
-        pb_utils.Logger.log_error(f"incident {incident}: {traceback.format_exc()}")
-        return pb_utils.TritonError(f"incident {incident}, see the server's log", pb_utils.TritonError.INTERNAL)

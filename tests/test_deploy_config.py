@@ -80,6 +80,22 @@ def test_ensemble_is_a_chain():
         assert set(before.output_map.values()) & set(step.input_map.values()), step.model_name
 
 
+@each([path for path in CONFIGS if read(path).platform != "ensemble"])
+def test_every_queue_has_a_limit_in_length_and_time(path):
+    policy = read(path).dynamic_batching.default_queue_policy
+    assert policy.max_queue_size > 0 and policy.default_timeout_microseconds > 0
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+
+
+@each([path for path in CONFIGS if read(path).model_warmup])
+def test_warm_up_requests_give_every_input(path):
+    config = read(path)
+    for request in config.model_warmup:
+        assert set(request.inputs) == {tensor.name for tensor in config.input}
+        for tensor in request.inputs.values():
+            assert (path.parent / "warmup" / tensor.input_data_file).is_file()
+
+
 def test_served_tensors_are_those_of_the_client():
     from client.classifier import MODEL, OUTPUTS
 

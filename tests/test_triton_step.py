@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task
+from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
 from model.engine_stamp import EngineStamp
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -27,7 +28,7 @@ CONFIG = BundleConfig(model=ModelConfig(), preprocess=PreprocessConfig(image_siz
 
 
 class TritonError:
-    INVALID_ARG, INTERNAL = 3, 13
+    INVALID_ARG, INTERNAL, CANCELLED = 3, 13, 1
 
     def __init__(self, message, code):
         self.message, self.code = message, code
@@ -41,20 +42,46 @@ class Tensor:
         return self.array
 
 
+class Request(dict):
+    """Input tensors by name."""
+
+    cancelled = False
+
+    def is_cancelled(self):
+        return self.cancelled
+
+
+class MetricFamily:
+    """Keeps what a step counts: (name, labels) -> value."""
+
+    COUNTER = 0
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def __init__(self, name, description, kind):
+        self.name = name
+
+    def Metric(self, labels):
+        key = self.name, tuple(sorted(labels.items()))
+        return SimpleNamespace(increment=lambda amount: self.values.update({key: self.values.get(key, 0) + amount}))
+
+
 @pytest.fixture
 def log(monkeypatch):
     """Stands in for the server's modules; gives the lines that steps log."""
     lines: list[str] = []
+    monkeypatch.setattr(MetricFamily, "values", {})
     fake = ModuleType("triton_python_backend_utils")
-    fake.TritonError, fake.Tensor = TritonError, Tensor
+    fake.TritonError, fake.Tensor, fake.MetricFamily = TritonError, Tensor, MetricFamily
     fake.TritonModelException = type("TritonModelException", (Exception,), {})
     fake.Logger = SimpleNamespace(log_error=lines.append)
     fake.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
     fake.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(tensors=output_tensors, error=error)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.delitem(sys.modules, "model.triton_step", raising=False)
+    for module in ("model.triton_step", "model.step_metrics"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     yield lines
-    sys.modules.pop("model.triton_step", None)
+    for module in ("model.triton_step", "model.step_metrics"):
+        sys.modules.pop(module, None)
 
 
 def load_step(name: str, file: str):
@@ -62,7 +89,8 @@ def load_step(name: str, file: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     step = module.TritonPythonModel()
-    step.bundle = CONFIG
+    step.bundle, step.name = CONFIG, name
+    step.metrics = importlib.import_module("model.step_metrics").StepMetrics(period_s=3600)
     return step
 
 
@@ -96,11 +124,13 @@ def divide(log):
                 raise ValueError(f"could not broadcast in {__file__}")
             return (x / 2,)
 
-    return Divide()
+    step = Divide()
+    step.name, step.metrics = "divide", importlib.import_module("model.step_metrics").StepMetrics(period_s=3600)
+    return step
 
 
 def test_F1_each_request_is_answered_by_itself(divide, log):
-    good, refused, broken, last = divide.execute([{"x": np.array([x])} for x in (4, 0, 13, 6)])
+    good, refused, broken, last = divide.execute([Request(x=np.array([x])) for x in (4, 0, 13, 6)])
     assert values(good) == {"half": 2} and values(last) == {"half": 3}
     assert (refused.error.code, refused.error.message) == (
         TritonError.INVALID_ARG,
@@ -110,10 +140,37 @@ def test_F1_each_request_is_answered_by_itself(divide, log):
 
 
 def test_F1_an_unforeseen_error_shows_an_id_only(divide, log):
-    (response,) = divide.execute([{"x": np.array([13])}])
+    (response,) = divide.execute([Request(x=np.array([13]))])
     incident = response.error.message.split()[1].rstrip(",")
     assert "could not" not in response.error.message and "/" not in response.error.message
     assert len(log) == 1 and incident in log[0] and "Traceback" in log[0]
+
+
+def test_refusals_and_incidents_are_counted(divide, log):
+    divide.execute([Request(x=np.array([x])) for x in (0, 4, 0, 13)])
+    assert not MetricFamily.values, "handed over at once: a message to the server for each request"
+    divide.finalize()
+    assert MetricFamily.values == {
+        ("cma_clip_refusals_total", (("code", "X_ZERO"),)): 2,
+        ("cma_clip_incidents_total", (("step", "divide"),)): 1,
+    }
+
+
+def test_metrics_are_handed_over_regularly(log):
+    metrics = importlib.import_module("model.step_metrics").StepMetrics(period_s=0.01)
+    metrics.add("cma_clip_refusals_total", code="A")
+    deadline = time.monotonic() + 5
+    while not MetricFamily.values and time.monotonic() < deadline:
+        time.sleep(0.01)
+    metrics.close()
+    assert list(MetricFamily.values.values()) == [1]
+
+
+def test_L6_a_cancelled_request_is_not_worked_on(divide, log):
+    cancelled = Request(x=np.array([13]))
+    cancelled.cancelled = True
+    gone, good = divide.execute([cancelled, Request(x=np.array([4]))])
+    assert gone.error.code == TritonError.CANCELLED and values(good) == {"half": 2} and not log
 
 
 @pytest.mark.parametrize(("content", "problem"), [(None, "no such file"), ("{}", "model: Field required")])
@@ -141,11 +198,11 @@ def test_preprocess_marks_what_is_absent(log):
     step = load_step("preprocess", "preprocess_step")
     step.load()
     requests = [
-        {"TITLE": text(b"red"), "IMAGE": text(jpeg())},
-        {"TITLE": text(b"red"), "IMAGE": text(b"")},
-        {"TITLE": text(b" \t"), "IMAGE": text(jpeg())},
-        {"TITLE": text(b""), "IMAGE": text(b"")},
-        {"TITLE": text(b"red"), "IMAGE": text(jpeg()[:-2])},
+        Request(TITLE=text(b"red"), IMAGE=text(jpeg())),
+        Request(TITLE=text(b"red"), IMAGE=text(b"")),
+        Request(TITLE=text(b" \t"), IMAGE=text(jpeg())),
+        Request(TITLE=text(b""), IMAGE=text(b"")),
+        Request(TITLE=text(b"red"), IMAGE=text(jpeg()[:-2])),
     ]
     *answers, empty, cut = step.execute(requests)
     assert [values(answer)["present"].tolist() for answer in answers] == [
@@ -168,20 +225,38 @@ def test_preprocess_takes_several_rows(log):
 def test_decode_answers_in_the_order_of_the_tasks(log):
     logits = np.array([[0, np.log(8), 0, 20, -20]], np.float32)
     share, present = np.array([[0.25, 1]], np.float32), np.array([[True, True]])
-    requests = [{"logits": logits, "text_share": share, "present": present}]
-    (response,) = load_step("decode", "decode_step").execute(requests)
+    step = load_step("decode", "decode_step")
+    step.load()
+    (response,) = step.execute([Request(logits=logits, text_share=share, present=present)])
     answer = values(response)
     np.testing.assert_allclose(answer["PROBABILITIES"], [[0.1, 0.8, 0.1, 1, 0]], atol=1e-6)
     prediction = json.loads(answer["PREDICTION"][0, 0])
     assert prediction["colour"]["label"] == "green" and prediction["pattern"]["labels"] == ["dots"]
     assert prediction["colour"]["text_share"] == 0.25
     assert answer["TEXT_SHARE"] is share
+    assert answer["LABEL_SET"].tolist() == [[label_set_hash(TASKS).encode()]]
 
 
-def engine_request(*titles: list[int], size: int = 16) -> dict[str, np.ndarray]:
+def test_decode_counts_labels_scores_and_shares(log):
+    logits = np.array([[0, np.log(8), 0, 20, 20], [9, 0, 0, -20, -20]], np.float32)
+    share, present = np.array([[0.25, 1], [0.5, 0.75]], np.float32), np.ones((2, 2), bool)
+    step = load_step("decode", "decode_step")
+    step.load()
+    step.execute([Request(logits=logits, text_share=share, present=present)] * 2)
+    step.finalize()
+    counted = {(name, *dict(labels).values()): value for (name, labels), value in MetricFamily.values.items()}
+    assert counted["cma_clip_answers_total", "true", "green", "colour"] == 2
+    assert counted["cma_clip_answers_total", "true", "stripes", "pattern"] == 2
+    assert not any(key[1:] == ("false", "dots", "pattern") for key in counted)
+    assert counted["cma_clip_text_share_sum", "colour"] == pytest.approx(1.5)
+    assert counted["cma_clip_text_share_count", "pattern"] == 4
+    assert counted["cma_clip_score_sum", "colour"] == pytest.approx(2 * (0.8 + 0.999753), abs=1e-5)
+
+
+def engine_request(*titles: list[int], size: int = 16) -> Request:
     rows = len(titles)
     pixels = np.full((rows, size, size, 3), titles[0][1] % 256, np.uint8)
-    return {"input_ids": np.array(titles, np.int32), "pixels": pixels, "present": np.ones((rows, 2), bool)}
+    return Request(input_ids=np.array(titles, np.int32), pixels=pixels, present=np.ones((rows, 2), bool))
 
 
 @pytest.fixture

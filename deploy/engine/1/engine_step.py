@@ -16,12 +16,13 @@ class TritonPythonModel(BatchStep):
     outputs = ("logits", "text_share")
 
     def load(self):
-        engine = engine_class(self.parameters.pop("runtime"))
+        properties = dict(self.parameters)
+        engine = engine_class(properties.pop("runtime"))
         path = self.version_folder / engine.FILE
         reason = EngineStamp.read(path).mismatch(path, file_sha256(self.repository / "bundle.json"), *engine.machine())
         if reason:
             raise ValueError(reason)
-        self.run = engine(path, self.parameters)
+        self.run = engine(path, properties)
         self.warm_up(path)
 
     def warm_up(self, path):

@@ -29,3 +29,4 @@ class TritonPythonModel(TritonStep):
 
     def finalize(self):
         self.pool.shutdown()
+        super().finalize()

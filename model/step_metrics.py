@@ -1,0 +1,63 @@
+"""Counters of a python step on the server's metrics page, beside Triton's own."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+COUNTERS = {
+    "cma_clip_refusals_total": "Requests refused as the caller's fault, by code",
+    "cma_clip_incidents_total": "Requests failed by an unforeseen error, by step",
+    "cma_clip_answers_total": "Labels answered, by task, label and whether the score reached the threshold",
+    "cma_clip_score_sum": "Sum of the best scores, by task; divide by cma_clip_text_share_count",
+    "cma_clip_text_share_sum": "Sum of the text shares (lambda), by task",
+    "cma_clip_text_share_count": "Products answered, by task",
+}
+
+
+class StepMetrics:
+    """Adds up in this process and hands over once a period: each hand-over is a message to the server.
+
+    Args:
+        period_s: seconds between two hand-overs.
+    """
+
+    def __init__(self, period_s: float = 1.0) -> None:
+        self._pending: defaultdict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+        self._families: dict[str, Any] = {}
+        self._metrics: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
+        self._lock, self._closing, self._period_s = threading.Lock(), threading.Event(), period_s
+        self._thread = threading.Thread(target=self._hand_over_regularly, daemon=True)
+        self._thread.start()
+
+    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
+        """Increase one of COUNTERS."""
+        key = name, tuple(labels.items())
+        with self._lock:
+            self._pending[key] += amount
+
+    def hand_over(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, defaultdict(float)
+        for key, amount in pending.items():
+            if key not in self._metrics:
+                self._metrics[key] = self._family(key[0]).Metric(labels=dict(key[1]))
+            self._metrics[key].increment(amount)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        self.hand_over()
+
+    def _family(self, name: str) -> Any:
+        if name not in self._families:
+            kind = pb_utils.MetricFamily.COUNTER
+            self._families[name] = pb_utils.MetricFamily(name=name, description=COUNTERS[name], kind=kind)
+        return self._families[name]
+
+    def _hand_over_regularly(self) -> None:
+        while not self._closing.wait(self._period_s):
+            self.hand_over()
