@@ -72,8 +72,8 @@ def closed_loop(
             numbers = iter(range(int(count) if count < math.inf else 1 << 62))
 
             async def work() -> None:
-                while (now := caller.now()) < seconds and (number := next(numbers, None)) is not None:
-                    await caller.call(number, now)
+                while caller.now() < seconds and (number := next(numbers, None)) is not None:
+                    await caller.call(number)
 
             await asyncio.gather(*(work() for _ in range(concurrency)))
             return caller.outcomes
@@ -124,10 +124,11 @@ class _Caller:
     def now(self) -> float:
         return time.perf_counter() - self.start
 
-    async def call(self, number: int, due_s: float) -> None:
+    async def call(self, number: int, due_s: float | None = None) -> None:
+        """Record what becomes of a request that was due at `due_s`, or is due now."""
         index, code, message, sent_s = number % len(self.requests), OK, "", self.now()
         try:
             await self.infer(self.requests[index].payload, timeout=self.timeout_s)
         except grpc.aio.AioRpcError as error:
             code, message = error.code().name, error.details() or ""
-        self.outcomes.append(Outcome(index, due_s, sent_s, self.now(), code, message))
+        self.outcomes.append(Outcome(index, sent_s if due_s is None else due_s, sent_s, self.now(), code, message))

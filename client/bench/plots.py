@@ -20,11 +20,15 @@ def draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, (latency, rate, stack) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     callers = [row["concurrency"] for row in rows]
     for key, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
-        latency.loglog(callers, [row[key] or float("nan") for row in rows], marker=".", base=2, label=label)
+        latency.loglog(callers, [row[key] or float("nan") for row in rows], marker=".", label=label)
     latency.set(xlabel="callers", ylabel="ms")
     latency.legend()
-    rate.semilogx(callers, [row["throughput"] for row in rows], marker=".", base=2)
-    rate.set(xlabel="callers", ylabel="requests/s", ylim=(0, None))
+    rate.semilogx(callers, [row["throughput"] for row in rows], marker=".")
+    rate.set(xlabel="callers", ylabel="requests/s")
+    _from_zero(rate)
+    for axes in (latency, rate):
+        axes.set_xticks(callers, map(str, callers))
+        axes.minorticks_off()
     places, bottom = range(len(rows)), [0.0] * len(rows)
     for index, step in enumerate(rows[0]["steps"]):
         for kind, shade in (("queue", 0.4), ("compute", 1.0)):
@@ -55,11 +59,13 @@ def draw_soak(result: dict[str, Any], path: Path) -> None:
     for axes, name in zip(panels.flat, ("rss", "shm", "fds", "threads"), strict=False):
         scale = MEGABYTE if name in ("rss", "shm") else 1
         axes.plot(result["at_s"], [value / scale for value in result[name]])
-        axes.set(title=f"{name}, MB" if scale > 1 else name, ylim=(0, None))
+        axes.set_title(f"{name}, MB" if scale > 1 else name)
+        _from_zero(axes)
     times = [part["at_s"] for part in result["windows"]]
     for axes, key in zip(panels.flat[4:], ("p50_ms", "p99_ms"), strict=True):
         axes.plot(times, [part[key] or float("nan") for part in result["windows"]])
-        axes.set(title=key.replace("_", ", "), xlabel="s", ylim=(0, None))
+        axes.set(title=key.replace("_", ", "), xlabel="s")
+        _from_zero(axes)
     _save(figure, path)
 
 
@@ -68,8 +74,13 @@ def draw_compare(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Pat
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     axes.boxplot([row["ratios"] for row in rows], tick_labels=[str(row["concurrency"]) for row in rows])
     axes.axhline(1, color="grey", linewidth=0.5)
-    axes.set(xlabel="callers", ylabel=f"throughput, {names[0]} / {names[1]}", ylim=(0, None))
+    axes.set(xlabel="callers", ylabel=f"throughput, {names[0]} / {names[1]}")
+    _from_zero(axes)
     _save(figure, path)
+
+
+def _from_zero(axes: Any) -> None:
+    axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
 
 
 def _save(figure: Any, path: Path) -> None:
