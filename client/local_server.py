@@ -14,12 +14,15 @@ import argparse
 import importlib.util
 import os
 import shutil
-import socket
 import sys
 import sysconfig
 from pathlib import Path
 
+from client.doctor import check_exported
+from client.machine import check_port
+
 NVIDIA_SERVER = Path("/opt/tritonserver/bin/tritonserver")
+SERVER_VERSION = "2.51.0"  # nvidia-pytriton 0.7.0's
 LOOPBACK = "127.0.0.1"
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 COMMAND = """#!{python}
@@ -62,21 +65,23 @@ def install(environment: Path) -> str:
     command = environment / "bin/tritonserver"
     command.write_text(COMMAND.format(python=environment / "bin/python"))
     command.chmod(0o755)
+    (environment / "TRITON_VERSION").write_text(f"{SERVER_VERSION}\n")  # where NVIDIA's image has it too
     return f"{command} installed; next: {command} --model-repository deploy/ --model-config-name=cpu"
 
 
 def serve(arguments: list[str]) -> int:
     """Become tritonserver with these arguments; returns (an exit code) only where that cannot work."""
+    options = _known_options(arguments)
     try:
-        options = _known_options(arguments)
-        _check_repositories(options)
-        _check_ports(options)
+        if not options.help:
+            _check_repositories(options)
+            check_ports(arguments)
         wheel = _wheel()
     except ValueError as error:
         return _fail(str(error))
     added = [f"--backend-directory={_backends(Path(sys.prefix))}"]
     private = [service for service in PORTS if getattr(options, f"{service}_address") is None]
-    if private:
+    if private and not options.help:
         added += [f"--{service}-address={LOOPBACK}" for service in private]
         print(
             f"tritonserver: {', '.join(private)} on {LOOPBACK} only (Triton 2.51 has known CVEs)",
@@ -86,9 +91,23 @@ def serve(arguments: list[str]) -> int:
     os.execve(binary, ["tritonserver", *added, *arguments], _environment(wheel))
 
 
+def check_ports(arguments: list[str]) -> None:
+    """Nobody listens where tritonserver would with these arguments.
+
+    Raises:
+        ValueError: somebody does; the message names the port and the flag that moves it.
+    """
+    options = _known_options(arguments)
+    for service in PORTS:
+        if getattr(options, f"allow_{service}").lower() not in ("false", "0"):
+            address = getattr(options, f"{service}_address") or LOOPBACK
+            check_port(service, address, getattr(options, f"{service}_port"))
+
+
 def _known_options(arguments: list[str]) -> argparse.Namespace:
     """The options looked at here; tritonserver itself gets all of them, and judges the others."""
     parser = argparse.ArgumentParser(prog="tritonserver", add_help=False, allow_abbrev=False)
+    parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--model-repository", "--model-store", action="append", type=Path, default=[])
     parser.add_argument("--model-config-name")
     for service, port in PORTS.items():
@@ -100,27 +119,9 @@ def _known_options(arguments: list[str]) -> argparse.Namespace:
 
 def _check_repositories(options: argparse.Namespace) -> None:
     for repository in options.model_repository:
-        bundle = repository / "bundle.json"
-        if not bundle.is_file():
-            raise ValueError(f"{bundle}: no such file; export: python -m model.export BUNDLE --deploy {repository}")
+        check_exported(repository)
         if options.model_config_name is None and (repository / "engine/configs/cpu.pbtxt").is_file():
             raise ValueError("there is no TensorRT in this server; add --model-config-name=cpu")
-
-
-def _check_ports(options: argparse.Namespace) -> None:
-    for service in PORTS:
-        port, address = getattr(options, f"{service}_port"), getattr(options, f"{service}_address") or LOOPBACK
-        if getattr(options, f"allow_{service}").lower() in ("false", "0"):
-            continue
-        try:
-            socket.create_server((address, port), family=_family(address)).close()
-        except OSError as error:
-            cure = f"stop what listens there or pass --{service}-port=N"
-            raise ValueError(f"port {port} ({service}): {error.strerror}; {cure}") from None
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def _environment(wheel: Path) -> dict[str, str]:

@@ -1,0 +1,84 @@
+"""What this machine offers a server: free ports, shared memory, GPUs, TensorRT."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+MIN_SHARED_MEMORY = 2**30  # bytes
+REGION = "triton_python_backend_shm_region_"
+
+
+def check_port(service: str, address: str, port: int) -> None:
+    """Nobody listens there.
+
+    Args:
+        service: `http`, `grpc` or `metrics`.
+    Raises:
+        ValueError: somebody does, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.create_server((address, port), family=family).close()
+    except OSError as error:
+        cure = f"stop what listens there or pass --{service}-port=N"
+        raise ValueError(f"port {port} ({service}): {error.strerror}; {cure}") from None
+
+
+def little_shared_memory(folder: Path = SHARED_MEMORY) -> str | None:
+    """A warning where less than 1 GiB is free. Pictures and tensors go from step to step through it."""
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if free >= MIN_SHARED_MEMORY:
+        return None
+    cure = "docker run --shm-size=1g, or in Kubernetes an emptyDir of medium Memory"
+    return f"{folder} has {free // 2**20} MiB free, less than 1 GiB: large pictures may fail; {cure}"
+
+
+def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
+    """Remove the shared memory of this user's servers that were killed; returns the names.
+
+    The python backend removes its regions as it stops, and a killed one cannot. A live server's are mapped.
+    """
+    own = [path for path in folder.glob(f"{REGION}*") if path.stat().st_uid == os.geteuid()]
+    mapped = _mapped_files() if own else ""
+    stale = [path for path in own if str(path) not in mapped]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return [path.name for path in stale]
+
+
+def _mapped_files() -> str:
+    """The maps of all processes that this user may look at, its own among them."""
+    found = []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            found.append(maps.read_text(errors="replace"))
+        except OSError:  # it ended, or is another user's, who cannot have mapped a file of ours
+            continue
+    return "".join(found)
+
+
+def tensorrt_version() -> str:
+    """Of the TensorRT library that the server would load, such as 10.14.1; `none` without one."""
+    library = ctypes.util.find_library("nvinfer")
+    if library is None:
+        return "none"
+    number = ctypes.CDLL(library).getInferLibVersion()
+    major, rest = divmod(number, 10_000 if number >= 100_000 else 1_000)  # since TensorRT 10: two digits for the minor
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+def compute_capabilities() -> list[str]:
+    """Of this machine's GPUs, such as 9.0; empty without a GPU or its driver."""
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except FileNotFoundError:
+        return []
+    return result.stdout.split() if result.returncode == 0 else []
