@@ -1,76 +1,36 @@
-"""Ask a running server for the labels of a product, over gRPC."""
+"""Ask running servers for the labels of products, over gRPC; with asyncio: client.aio."""
 
 from __future__ import annotations
 
-import json
-import re
+import heapq
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from queue import Empty, SimpleQueue
 
-import numpy as np
-import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
+import grpc
+from tritonclient.grpc import service_pb2 as messages
 
-# C classes of all tasks together, K tasks
+from client.protocol import (
+    MODEL,
+    OUTPUTS,
+    Answer,
+    ClassifierError,
+    Outcome,
+    Product,
+    explain,
+    request_for,
+    unreadable,
+)
+from client.retry import Attempt, Window
+from client.session import Session, check_in_flight
 
-MODEL = "cma_clip"
-OUTPUTS = ("PREDICTION", "PROBABILITIES", "TEXT_SHARE")
-START_SERVER = "tritonserver --model-repository deploy/ --model-config-name=cpu"
-# gRPC doubles its pause after each failed connection, up to 2 minutes: too long to wait for a restart.
-CHANNEL = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.max_send_message_length", -1)]
-CHANNEL += [("grpc.max_receive_message_length", -1)]
-
-Product = tuple[str | bytes, bytes | Path | None]  # title, image
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the server says of one product.
-
-    Attributes:
-        prediction: task name -> label(s), score(s), accepted, text share (model.decode.predictions).
-        probabilities: float32 [C], all tasks in the bundle's order.
-        text_share: λ per task, float32 [K]; 1 is title only, 0 image only.
-    """
-
-    prediction: dict[str, dict[str, Any]]
-    probabilities: np.ndarray
-    text_share: np.ndarray
+__all__ = ["Answer", "Classifier", "ClassifierError", "MODEL", "OUTPUTS", "Product"]
 
 
-class ClassifierError(Exception):
-    """A product could not be classified.
-
-    Attributes:
-        code: gRPC's status name, such as INVALID_ARGUMENT, UNAVAILABLE or DEADLINE_EXCEEDED.
-        message: one plain line; for INVALID_ARGUMENT the server's, which starts with a code such as
-            IMG_TRUNCATED.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code, self.message = code, message
-
-
-class Classifier:
-    """A connection to one server; use it as a context manager.
-
-    Args:
-        url: host:port of the server's gRPC endpoint.
-        timeout_s: deadline of each call, seconds.
-    """
-
-    def __init__(self, url: str = "localhost:8001", timeout_s: float = 10.0) -> None:
-        if timeout_s <= 0:
-            raise ValueError(f"timeout_s is {timeout_s}, expected more than 0 seconds")
-        self.url, self.timeout_s = url, timeout_s
-        self._triton = triton.InferenceServerClient(url, channel_args=CHANNEL)
-        self._outputs = [triton.InferRequestedOutput(name) for name in OUTPUTS]
+class Classifier(Session):
+    """Connections to one or several servers; use it as a context manager. Its arguments are Session's."""
 
     def __enter__(self) -> Classifier:
         return self
@@ -79,25 +39,32 @@ class Classifier:
         self.close()
 
     def close(self) -> None:
-        self._triton.close()
+        for channel in self._channels:
+            channel.close()
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        """Return once the server answers for the model.
+        """Return once a server answers for the model.
 
         Raises:
-            ClassifierError: it does not within `timeout_s` seconds; the message says why.
+            ClassifierError: none does within `timeout_s` seconds; the message says why.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            try:
-                if self._triton.is_model_ready(MODEL, client_timeout=min(self.timeout_s, timeout_s)):
-                    return
-                error = ClassifierError("UNAVAILABLE", f"{self.url} answers, but {MODEL} is not ready")
-            except InferenceServerException as failure:
-                error = self._explain(failure)
+            errors = [self._not_ready(place, min(self.timeout_s, timeout_s)) for place in range(len(self.urls))]
+            if None in errors:
+                return
             if time.monotonic() > deadline:
-                raise error
+                assert errors[0] is not None
+                raise errors[0]
             time.sleep(0.1)
+
+    def _not_ready(self, place: int, timeout_s: float) -> ClassifierError | None:
+        url = self.urls[place]
+        try:
+            reply = self._stubs[place].ModelReady(messages.ModelReadyRequest(name=MODEL), timeout=timeout_s)
+        except grpc.RpcError as failure:
+            return explain(failure.code(), failure.details(), url, timeout_s)
+        return None if reply.ready else ClassifierError("UNAVAILABLE", f"{url} answers, but {MODEL} is not ready")
 
     def classify(self, title: str | bytes = "", image: bytes | Path | None = None) -> Answer:
         """Classify one product; either title or image may be absent.
@@ -108,83 +75,117 @@ class Classifier:
             ClassifierError: the server refused, failed, or did not answer in time.
             OSError: the image's path cannot be read.
         """
-        answer = self._submit(title, image).result()
-        if isinstance(answer, ClassifierError):
-            raise answer
-        return answer
+        request = request_for(title, image)
+        following: Attempt | None = self._course.first(time.monotonic())
+        while following:
+            attempt = following
+            time.sleep(max(0.0, attempt.not_before - time.monotonic()))
+            ask = partial(self._stubs[attempt.replica].ModelInfer, request, timeout=attempt.timeout_s)
+            outcome = self._outcome(ask, attempt)
+            following = self._next(attempt, outcome)
+        if isinstance(outcome, ClassifierError):
+            raise outcome
+        return outcome
 
-    def classify_many(self, products: Iterable[Product], in_flight: int = 32) -> Iterator[Answer | ClassifierError]:
+    def classify_many(self, products: Iterable[Product], in_flight: int = 32) -> Iterator[Outcome]:
         """Classify products with at most `in_flight` calls open, so that the server can batch them.
 
         Yields:
-            one Answer or ClassifierError per product, in order; a bad product does not stop the rest.
+            one Answer or ClassifierError per product, in order; a bad product does not stop the rest, and
+            one that is tried again lets the others go on, up to `in_flight` products ahead.
         """
-        if in_flight < 1:
-            raise ValueError(f"in_flight is {in_flight}, expected 1 or more")
-        return self._in_order(products, in_flight)
+        check_in_flight(in_flight)
+        return iter(_Stream(self, products, in_flight))
 
-    def _in_order(self, products: Iterable[Product], in_flight: int) -> Iterator[Answer | ClassifierError]:
-        window: deque[Future[Answer | ClassifierError]] = deque()
-        for title, image in products:
-            if len(window) == in_flight:
-                yield window.popleft().result()
-            window.append(self._submit_readable(title, image))
-        while window:
-            yield window.popleft().result()
-
-    def _submit_readable(self, title: str | bytes, image: bytes | Path | None) -> Future[Answer | ClassifierError]:
-        """As `_submit`; a picture that cannot be read is this product's own failure."""
+    def _outcome(self, receive: Callable[[], messages.ModelInferResponse], attempt: Attempt) -> Outcome:
         try:
-            return self._submit(title, image)
-        except OSError as error:
-            failed: Future[Answer | ClassifierError] = Future()
-            failed.set_result(ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}"))
-            return failed
+            return self._answer(receive(), attempt)
+        except grpc.RpcError as failure:
+            return self._error(failure, attempt)
+        except grpc.FutureCancelledError:
+            return ClassifierError("CANCELLED", "the classifier was closed")
 
-    def _submit(self, title: str | bytes, image: bytes | Path | None) -> Future[Answer | ClassifierError]:
-        future: Future[Answer | ClassifierError] = Future()
 
-        def finish(result: triton.InferResult | None, error: InferenceServerException | None) -> None:
+class _Stream:
+    """classify_many under way: its thread sends, receives and sends again; nothing runs beside it.
+
+    Attributes:
+        sent: index of a product -> its open call.
+        later: heap of (due, index, request, attempt) that wait for their time.
+        done: outcomes that earlier products hold back.
+    """
+
+    def __init__(self, classifier: Classifier, products: Iterable[Product], in_flight: int) -> None:
+        self.classifier, self.products, self.in_flight = classifier, iter(products), in_flight
+        self.window = Window(in_flight)
+        self.inbox: SimpleQueue[tuple[int, messages.ModelInferRequest, Attempt]] = SimpleQueue()
+        self.sent: dict[int, grpc.Future] = {}
+        self.later: list[tuple[float, int, messages.ModelInferRequest, Attempt]] = []
+        self.done: dict[int, Outcome] = {}
+        self.taken, self.given, self.ended = 0, 0, False
+
+    def __iter__(self) -> Iterator[Outcome]:
+        try:
+            while not (self.ended and self.given == self.taken):
+                while not self.inbox.empty():
+                    self._settle(*self.inbox.get())
+                self._send_due()
+                self._take_products()
+                if self.given in self.done:
+                    self.given += 1
+                    yield self.done.pop(self.given - 1)
+                elif self.given < self.taken:
+                    self._wait()
+        finally:
+            for call in self.sent.values():
+                call.cancel()
+
+    def _send_due(self) -> None:
+        now = time.monotonic()
+        while self.later and self.later[0][0] <= now and len(self.sent) < self.window.size:
+            self._send(*heapq.heappop(self.later)[1:])
+
+    def _take_products(self) -> None:
+        while not self.ended and self.taken - self.given < self.in_flight and len(self.sent) < self.window.size:
             try:
-                future.set_result(self._explain(error) if error else _answer(result))
-            except Exception as fault:  # raised here it would end gRPC's thread and the caller would wait for ever
-                future.set_exception(fault)
+                title, image = next(self.products)
+            except StopIteration:
+                self.ended = True
+                return
+            self.taken += 1
+            self._begin(self.taken - 1, title, image)
 
-        inputs = [_bytes_tensor("TITLE", _title_bytes(title)), _bytes_tensor("IMAGE", _image_bytes(image))]
-        self._triton.async_infer(MODEL, inputs, finish, outputs=self._outputs, client_timeout=self.timeout_s)
-        return future
+    def _begin(self, index: int, title: str | bytes, image: bytes | Path | None) -> None:
+        try:
+            request = request_for(title, image)
+        except OSError as error:
+            self.done[index] = unreadable(error)
+            return
+        now = time.monotonic()
+        attempt = self.classifier._course.first(now)
+        if attempt.not_before > now:
+            heapq.heappush(self.later, (attempt.not_before, index, request, attempt))
+        else:
+            self._send(index, request, attempt)
 
-    def _explain(self, error: InferenceServerException) -> ClassifierError:
-        """Triton's exception as a code and one line that says what to do."""
-        code = (error.status() or "UNKNOWN").removeprefix("StatusCode.")
-        message = re.sub(r"^in ensemble '[^']*', ", "", " ".join((error.message() or "").split()))
-        if code == "DEADLINE_EXCEEDED":
-            message = f"{self.url} did not answer within {self.timeout_s:g} s"
-        elif code == "UNAVAILABLE" and "connect" in message:
-            message = f"no server at {self.url}; to start one: {START_SERVER}"
-        return ClassifierError(code, message)
+    def _send(self, index: int, request: messages.ModelInferRequest, attempt: Attempt) -> None:
+        stub = self.classifier._stubs[attempt.replica]
+        self.sent[index] = stub.ModelInfer.future(request, timeout=attempt.timeout_s)
+        self.sent[index].add_done_callback(lambda _: self.inbox.put((index, request, attempt)))
 
+    def _wait(self) -> None:
+        """Until a call ends, or until it is time to send one again and there is room for it."""
+        room = len(self.sent) < self.window.size
+        wait_s = max(0.0, self.later[0][0] - time.monotonic()) if self.later and room else None
+        try:
+            self._settle(*self.inbox.get(timeout=wait_s))
+        except Empty:
+            return
 
-def _title_bytes(title: str | bytes) -> bytes:
-    if not isinstance(title, str | bytes):
-        raise TypeError(f"title is {type(title).__name__}, expected str or bytes")
-    return title.encode(errors="surrogatepass") if isinstance(title, str) else title
-
-
-def _image_bytes(image: bytes | Path | None) -> bytes:
-    if image is None or isinstance(image, bytes):
-        return image or b""
-    if not isinstance(image, Path):
-        raise TypeError(f"image is {type(image).__name__}, expected bytes, a Path or None")
-    return image.read_bytes()
-
-
-def _bytes_tensor(name: str, value: bytes) -> triton.InferInput:
-    tensor = triton.InferInput(name, [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[value]], dtype=object))
-    return tensor
-
-
-def _answer(result: triton.InferResult) -> Answer:
-    prediction, probabilities, text_share = (result.as_numpy(name)[0] for name in OUTPUTS)
-    return Answer(json.loads(prediction[0]), probabilities, text_share)
+    def _settle(self, index: int, request: messages.ModelInferRequest, attempt: Attempt) -> None:
+        outcome = self.classifier._outcome(self.sent.pop(index).result, attempt)
+        following = self.classifier._next(attempt, outcome, self.window)
+        if following is None:
+            self.done[index] = outcome
+        else:
+            heapq.heappush(self.later, (following.not_before, index, request, following))

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from client.classifier import Classifier, ClassifierError
+from client.options import add_server_options, check_server_options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the answer; returns the exit code: 0, 1 on a failed call, 2 on a wrong command line."""
     options = _parse(arguments)
     try:
-        with Classifier(options.url, options.timeout) as classifier:
+        with Classifier(
+            options.url, options.timeout, options.retry_for, options.label_set, options.tls_ca
+        ) as classifier:
             answer = classifier.classify(options.title, options.image)
-    except ClassifierError as error:
+    except (ClassifierError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(json.dumps(answer.prediction, ensure_ascii=False) if options.json else table(answer.prediction))
@@ -45,16 +48,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m client.classify", description="Classify one product.")
     parser.add_argument("--title", default="", help="the product's title")
     parser.add_argument("--image", type=Path, metavar="FILE", help="the product's picture")
-    parser.add_argument("--url", default="localhost:8001", help="the server's gRPC address (%(default)s)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (%(default)s)")
+    add_server_options(parser, timeout_s=10.0, retry_for_s=0.0)
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     options = parser.parse_args(arguments)
     if not options.title and options.image is None:
         parser.error("give --title, --image or both")
     if options.image is not None and not options.image.is_file():
         parser.error(f"{options.image}: no such file")
-    if options.timeout <= 0:
-        parser.error(f"--timeout is {options.timeout}, expected more than 0 seconds")
+    check_server_options(parser, options)
     return options
 
 

@@ -1,14 +1,14 @@
-"""The client where no server answers; with a server: test_served.py."""
+"""The client against a scripted server, and where none answers; with a real one: test_served.py, test_retry.py."""
 
 from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 
 import numpy as np
 import pytest
+from scripted_server import LABEL_SET, ScriptedServer
 
 from client import classify
 from client.classifier import Answer, Classifier, ClassifierError
@@ -30,63 +30,62 @@ def free_port():
         return listener.getsockname()[1]
 
 
-class EchoServer:
-    """In place of tritonclient: answers with the title as its number, late ones first."""
+@pytest.fixture(scope="module")
+def echo():
+    def late_if_even(title: str, times: int) -> None:
+        time.sleep(0.02 if title.isdigit() and int(title) % 2 else 0.04)
 
-    def __init__(self):
-        self.open = self.most_open = 0
-        self.lock = threading.Lock()
-
-    def async_infer(self, model, inputs, callback, outputs, client_timeout):
-        title = inputs[0]._get_content()[4:].decode()
-        with self.lock:
-            self.open += 1
-            self.most_open = max(self.open, self.most_open)
-        threading.Timer(0.02 if int(title) % 2 else 0.04, self.finish, (callback, title)).start()
-
-    def finish(self, callback, title):
-        with self.lock:
-            self.open -= 1
-        callback(EchoResult(title), None)
-
-    def close(self):
-        pass
-
-
-class EchoResult:
-    def __init__(self, title):
-        self.title = title
-
-    def as_numpy(self, name):
-        if name == "PREDICTION":
-            return np.array([[json.dumps({"title": self.title}).encode()]], dtype=object)
-        return np.array([[float(self.title)]], np.float32)
+    with ScriptedServer(late_if_even) as server:
+        yield server
 
 
 @pytest.fixture
-def echo():
-    classifier = Classifier("127.0.0.1:1")
-    classifier._triton = EchoServer()
-    return classifier
+def classifier(echo):
+    with Classifier(echo.url) as classifier:
+        yield classifier
 
 
-def test_an_answer_has_the_three_outputs(echo):
-    answer = echo.classify("7")
-    assert answer.prediction == {"title": "7"}
-    assert answer.probabilities.tolist() == answer.text_share.tolist() == [7]
+def test_an_answer_has_the_four_outputs_and_the_version(classifier):
+    answer = classifier.classify("7", b"12345")
+    assert answer.prediction["echo"]["label"] == "7" and answer.prediction["echo"]["image_bytes"] == 5
+    assert answer.probabilities.tolist() == [0.5, 0.5] and answer.text_share.tolist() == [0.25]
+    assert (answer.label_set, answer.model_version) == (LABEL_SET, "1")
 
 
-def test_classify_many_keeps_order_and_window(echo):
-    answers = list(echo.classify_many(((str(n), None) for n in range(40)), in_flight=6))
-    assert [answer.prediction["title"] for answer in answers] == [str(n) for n in range(40)]
-    assert echo._triton.most_open == 6
+def test_classify_many_keeps_order_and_window(classifier, echo):
+    echo.most_open = 0
+    answers = list(classifier.classify_many(((str(n), None) for n in range(40)), in_flight=6))
+    assert [answer.prediction["echo"]["label"] for answer in answers] == [str(n) for n in range(40)]
+    assert echo.most_open == 6
 
 
-def test_classify_many_takes_no_more_than_it_sends(echo):
+def test_classify_many_takes_no_more_than_it_sends(classifier):
     taken = []
-    answers = echo.classify_many(((str(taken.append(n) or n), None) for n in range(40)), in_flight=4)
+    answers = classifier.classify_many(((str(taken.append(n) or n), None) for n in range(40)), in_flight=4)
+    next(answers)
+    assert len(taken) == 4
     next(answers)
     assert len(taken) == 5
+
+
+def test_a_reader_that_stops_cancels_what_is_open():
+    with (
+        ScriptedServer(lambda title, times: time.sleep(0.3 if title != "0" else 0)) as server,
+        Classifier(server.url) as classifier,
+    ):
+        answers = classifier.classify_many((str(n), None) for n in range(8))
+        next(answers)
+        start = time.monotonic()
+        answers.close()
+        assert time.monotonic() - start < 0.2
+        assert classifier.classify("0").label_set == LABEL_SET
+
+
+def test_a_picture_that_cannot_be_read_fails_alone(classifier, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"123")
+    outcomes = list(classifier.classify_many([("1", tmp_path / "a.jpg"), ("2", tmp_path / "b.jpg"), ("3", None)]))
+    assert outcomes[0].prediction["echo"]["image_bytes"] == 3 and outcomes[2].prediction["echo"]["label"] == "3"
+    assert str(outcomes[1]) == f"INVALID_ARGUMENT: {tmp_path}/b.jpg: No such file or directory"
 
 
 @pytest.mark.parametrize(
@@ -95,12 +94,14 @@ def test_classify_many_takes_no_more_than_it_sends(echo):
         (lambda c: c.classify(7), "title is int"),
         (lambda c: c.classify("x", "photo.jpg"), "image is str"),
         (lambda c: Classifier(timeout_s=0), "timeout_s is 0"),
+        (lambda c: Classifier(retry_for_s=-1), "retry_for_s is -1"),
+        (lambda c: Classifier("a:1,,b:1"), "url is 'a:1,,b:1'"),
         (lambda c: c.classify_many([], in_flight=0), "in_flight is 0"),
     ],
 )
-def test_wrong_arguments_are_named(echo, call, problem):
+def test_wrong_arguments_are_named(classifier, call, problem):
     with pytest.raises((TypeError, ValueError), match=problem):
-        call(echo)
+        call(classifier)
 
 
 def test_no_server_says_how_to_start_one(free_port):
@@ -145,6 +146,9 @@ def test_wait_until_ready_ends(free_port):
         ([], "give --title, --image or both"),
         (["--image", "absent.jpg"], "absent.jpg: no such file"),
         (["--title", "x", "--timeout", "0"], "--timeout is 0.0"),
+        (["--title", "x", "--retry-for", "-1"], "--retry-for is -1.0"),
+        (["--title", "x", "--url", "a:1,"], "--url is 'a:1,'"),
+        (["--title", "x", "--tls-ca", "absent.pem"], "--tls-ca absent.pem: no such file"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(capsys, arguments, problem):

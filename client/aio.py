@@ -1,0 +1,116 @@
+"""The classifier for asyncio: the same requests, answers and retry policy as client.classifier."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import grpc
+import grpc.aio
+from tritonclient.grpc import service_pb2 as messages
+
+from client.protocol import Answer, ClassifierError, Outcome, Picture, Product, Title, request_for, unreadable
+from client.retry import Attempt, Window
+from client.session import Session, check_in_flight
+
+
+class AsyncClassifier(Session):
+    """Connections to one or several servers, made and used within one event loop; an async context manager.
+
+    Its arguments are Session's.
+    """
+
+    _grpc: ClassVar[ModuleType] = grpc.aio
+
+    async def __aenter__(self) -> AsyncClassifier:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def classify(self, title: str | bytes = "", image: bytes | Path | None = None) -> Answer:
+        """Classify one product; arguments and errors are those of Classifier.classify."""
+        request = await _request(title, image)
+        outcome = await self._ask(request, _Room(Window(1)))
+        if isinstance(outcome, ClassifierError):
+            raise outcome
+        return outcome
+
+    async def classify_many(self, products: Iterable[Product], in_flight: int = 32) -> AsyncIterator[Outcome]:
+        """Classify products with at most `in_flight` calls open, so that the server can batch them.
+
+        Yields:
+            as Classifier.classify_many: one outcome per product, in order.
+        """
+        check_in_flight(in_flight)
+        room = _Room(Window(in_flight))
+        tasks: deque[asyncio.Task[Outcome]] = deque()
+        try:
+            for title, image in products:
+                if len(tasks) == in_flight:
+                    yield await tasks.popleft()
+                tasks.append(asyncio.create_task(self._ask_readable(title, image, room)))
+            while tasks:
+                yield await tasks.popleft()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _ask_readable(self, title: Title, image: Picture, room: _Room) -> Outcome:
+        try:
+            request = await _request(title, image)
+        except OSError as error:
+            return unreadable(error)
+        return await self._ask(request, room)
+
+    async def _ask(self, request: messages.ModelInferRequest, room: _Room) -> Outcome:
+        """The outcome of a product after all its attempts."""
+        following: Attempt | None = self._course.first(time.monotonic())
+        while following:
+            attempt = following
+            await asyncio.sleep(max(0.0, attempt.not_before - time.monotonic()))
+            async with room:
+                outcome = await self._outcome(request, attempt)
+                following = self._next(attempt, outcome, room.window)
+        return outcome
+
+    async def _outcome(self, request: messages.ModelInferRequest, attempt: Attempt) -> Outcome:
+        stub = self._stubs[attempt.replica]
+        try:
+            return self._answer(await stub.ModelInfer(request, timeout=attempt.timeout_s), attempt)
+        except grpc.RpcError as failure:
+            return self._error(failure, attempt)
+
+
+class _Room:
+    """A place for each call that the window allows to be open; callers wait for theirs in turn."""
+
+    def __init__(self, window: Window) -> None:
+        self.window, self.open = window, 0
+        self.changed = asyncio.Condition()
+
+    async def __aenter__(self) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.open < self.window.size)
+            self.open += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        async with self.changed:
+            self.open -= 1
+            self.changed.notify(self.window.size)
+
+
+async def _request(title: Title, image: Picture) -> messages.ModelInferRequest:
+    """A picture's file is read beside the event loop."""
+    if isinstance(image, Path):
+        return await asyncio.to_thread(request_for, title, image)
+    return request_for(title, image)

@@ -1,0 +1,147 @@
+"""A product as a gRPC request, the server's reply as an Answer or as an error: all of the client but the calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2 as messages
+
+# C classes of all tasks together, K tasks
+
+MODEL = "cma_clip"
+OUTPUTS = ("PREDICTION", "PROBABILITIES", "TEXT_SHARE", "LABEL_SET")
+START_SERVER = "tritonserver --model-repository deploy/ --model-config-name=cpu"
+# The server refuses far smaller pictures; this keeps a wrong path (a video, a device) out of memory.
+LARGEST_FILE_BYTES = 64 << 20
+LENGTH_BYTES = 4
+# gRPC doubles its pause after each failed connection, up to 2 minutes: too long to wait for a restart.
+CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+
+Title = str | bytes
+Picture = bytes | Path | None
+Product = tuple[Title, Picture]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server says of one product.
+
+    Attributes:
+        prediction: task name -> label(s), score(s), accepted, text share (model.decode.predictions).
+        probabilities: float32 [C], all tasks in the bundle's order.
+        text_share: λ per task, float32 [K]; 1 is title only, 0 image only.
+        label_set: 12 hex digits that change with the tasks or their labels (model.config.label_set_hash);
+            None from a server that does not send it.
+        model_version: the version of the ensemble that answered.
+    """
+
+    prediction: dict[str, dict[str, Any]]
+    probabilities: np.ndarray
+    text_share: np.ndarray
+    label_set: str | None = None
+    model_version: str = ""
+
+
+class ClassifierError(Exception):
+    """A product could not be classified.
+
+    Attributes:
+        code: gRPC's status name, such as INVALID_ARGUMENT, UNAVAILABLE or DEADLINE_EXCEEDED.
+        message: one plain line; for INVALID_ARGUMENT the server's, which starts with a code such as
+            IMG_TRUNCATED.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+Outcome = Answer | ClassifierError
+
+
+def request_for(title: Title, picture: Picture) -> messages.ModelInferRequest:
+    """The request; it names no outputs, so all of them come back.
+
+    Raises:
+        TypeError: title or picture has another type.
+        OSError: the picture's path cannot be read.
+    """
+    request = messages.ModelInferRequest()
+    request.CopyFrom(_EMPTY_REQUEST)
+    request.raw_input_contents.extend([_raw(_title_bytes(title)), _raw(picture_bytes(picture))])
+    return request
+
+
+def picture_bytes(picture: Picture) -> bytes:
+    """The encoded picture, empty for None.
+
+    Raises:
+        TypeError: it is neither bytes, Path nor None.
+        OSError: the path cannot be read.
+    """
+    if picture is None or isinstance(picture, bytes):
+        return picture or b""
+    if not isinstance(picture, Path):
+        raise TypeError(f"image is {type(picture).__name__}, expected bytes, a Path or None")
+    with picture.open("rb") as file:
+        return file.read(LARGEST_FILE_BYTES)
+
+
+def answer_of(response: messages.ModelInferResponse) -> Answer:
+    raw = {tensor.name: content for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)}
+    return Answer(
+        prediction=json.loads(raw["PREDICTION"][LENGTH_BYTES:]),
+        probabilities=np.frombuffer(raw["PROBABILITIES"], np.float32),
+        text_share=np.frombuffer(raw["TEXT_SHARE"], np.float32),
+        label_set=raw["LABEL_SET"][LENGTH_BYTES:].decode() if "LABEL_SET" in raw else None,
+        model_version=response.model_version,
+    )
+
+
+def explain(status: grpc.StatusCode, details: str | None, url: str, timeout_s: float) -> ClassifierError:
+    """gRPC's status as a code and one line that says what to do."""
+    message = re.sub(r"^in ensemble '[^']*', ", "", " ".join((details or "").split()))
+    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+        message = f"{url} did not answer within {timeout_s:g} s"
+    elif status is grpc.StatusCode.UNAVAILABLE and "connect" in message:
+        message = f"no server at {url}; to start one: {START_SERVER}"
+    return ClassifierError(status.name, message)
+
+
+def unreadable(error: OSError) -> ClassifierError:
+    """A picture's path that cannot be read: that product's own failure."""
+    return ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}")
+
+
+def _title_bytes(title: Title) -> bytes:
+    if not isinstance(title, str | bytes):
+        raise TypeError(f"title is {type(title).__name__}, expected str or bytes")
+    return title.encode(errors="surrogatepass") if isinstance(title, str) else title
+
+
+def _raw(value: bytes) -> bytes:
+    """A BYTES tensor of one element."""
+    return len(value).to_bytes(LENGTH_BYTES, "little") + value
+
+
+def _empty_request() -> messages.ModelInferRequest:
+    inputs = [
+        messages.ModelInferRequest.InferInputTensor(name=name, datatype="BYTES", shape=[1, 1])
+        for name in ("TITLE", "IMAGE")
+    ]
+    return messages.ModelInferRequest(model_name=MODEL, inputs=inputs)
+
+
+_EMPTY_REQUEST = _empty_request()

@@ -1,0 +1,93 @@
+"""A gRPC server in this process that answers as a test wants: real status codes, real deadlines, no Triton."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc import service_pb2_grpc as services
+
+LABEL_SET = "0123456789ab"
+Script = Callable[[str, int], object]
+
+
+class Refuse(Exception):
+    """What a script raises: the status and the message that the caller gets."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code, self.message = grpc.StatusCode[code], message
+
+
+class ScriptedServer(services.GRPCInferenceServiceServicer):
+    """Answers each product with its title; a context manager.
+
+    Args:
+        script: called with the title and how often it was asked for before; may raise Refuse or take its time.
+        port: 0 takes a free one.
+
+    Attributes:
+        asked: the titles in the order of their arrival; open, most_open: calls under way.
+    """
+
+    def __init__(self, script: Script = lambda title, times: None, port: int = 0, label_set: str | None = LABEL_SET):
+        self.script, self.label_set, self.version = script, label_set, "1"
+        self.asked: list[str] = []
+        self.open = self.most_open = 0
+        self.lock = threading.Lock()
+        self.server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
+        services.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        self.url = f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> ScriptedServer:
+        self.server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop(grace=None).wait()
+
+    def ServerReady(self, request, context):
+        return messages.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request, context):
+        return messages.ModelReadyResponse(ready=True)
+
+    def ModelInfer(self, request, context):
+        title = request.raw_input_contents[0][4:].decode()
+        with self.lock:
+            times = self.asked.count(title)
+            self.asked.append(title)
+            self.open += 1
+            self.most_open = max(self.open, self.most_open)
+        try:
+            self.script(title, times)
+            return self.answer(title, image_bytes=len(request.raw_input_contents[1]) - 4)
+        except Refuse as refusal:
+            context.abort(refusal.code, refusal.message)
+        finally:
+            with self.lock:
+                self.open -= 1
+
+    def answer(self, title: str, image_bytes: int) -> messages.ModelInferResponse:
+        told = {"label": title, "score": 0.5, "accepted": True, "text_share": 0.25, "top": [[title, 0.5]]}
+        raw = {
+            "PREDICTION": text(json.dumps({"echo": told | {"image_bytes": image_bytes}}).encode()),
+            "PROBABILITIES": struct.pack("<2f", 0.5, 0.5),
+            "TEXT_SHARE": struct.pack("<f", 0.25),
+        }
+        if self.label_set is not None:
+            raw["LABEL_SET"] = text(self.label_set.encode())
+        response = messages.ModelInferResponse(model_name="cma_clip", model_version=self.version)
+        for name, content in raw.items():
+            response.outputs.add(name=name, shape=[1, 1])
+            response.raw_output_contents.append(content)
+        return response
+
+
+def text(value: bytes) -> bytes:
+    return struct.pack("<I", len(value)) + value
