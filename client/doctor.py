@@ -21,6 +21,7 @@ ENGINE_FILES = {
     "torch": "model.pt2",
     "tensorrt": "model.plan",
 }
+EXPORTED_AS = {"onnxruntime": "openvino"}  # both read the same file
 
 
 def check_exported(repository: Path) -> None:
@@ -50,14 +51,21 @@ def check_engine(repository: Path, config_name: str | None) -> None:
     runtime = _runtime(folder, config_name)
     engine = served_version(folder) / ENGINE_FILES[runtime]
     if not engine.is_file():
-        cure = f"export: python -m model.export BUNDLE --deploy {repository} --runtime {runtime}"
+        exported = EXPORTED_AS.get(runtime, runtime)
+        cure = f"export: python -m model.export BUNDLE --deploy {repository} --runtime {exported}"
         raise ValueError(f"{engine}: no such file; {cure}")
     stamp, bundle = EngineStamp.read(engine), file_sha256(repository / "bundle.json")
-    here = {"tensorrt": tensorrt_version()} if "tensorrt" in stamp.versions else {}
+    versions = _tensorrt_as_in(stamp) if runtime == "tensorrt" else stamp.versions
     gpus: list[str | None] = [*compute_capabilities()] if stamp.compute_capability else []
     for gpu in gpus or [None]:
-        if problem := stamp.mismatch(engine, bundle, stamp.versions | here, gpu):
+        if problem := stamp.mismatch(engine, bundle, versions, gpu):
             raise ValueError(problem)
+
+
+def _tensorrt_as_in(stamp: EngineStamp) -> dict[str, str]:
+    """This machine's version, with as many numbers as the stamp has: 10.14.1 or 10.14.1.48."""
+    numbers = stamp.versions.get("tensorrt", "").split(".")
+    return {"tensorrt": ".".join(tensorrt_version().split(".")[: len(numbers)])}
 
 
 def read_config(folder: Path, config_name: str | None) -> model_config_pb2.ModelConfig:

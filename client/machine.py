@@ -64,14 +64,17 @@ def _mapped_files() -> str:
     return "".join(found)
 
 
-def tensorrt_version() -> str:
-    """Of the TensorRT library that the server would load, such as 10.14.1; `none` without one."""
-    library = ctypes.util.find_library("nvinfer")
+def tensorrt_version(library: str | None = None) -> str:
+    """Of the TensorRT that the server would load, such as 10.14.1.48; `none` without one.
+
+    Args:
+        library: path of libnvinfer.so; None looks where the system's linker does.
+    """
+    library = library or ctypes.util.find_library("nvinfer")
     if library is None:
         return "none"
-    number = ctypes.CDLL(library).getInferLibVersion()
-    major, rest = divmod(number, 10_000 if number >= 100_000 else 1_000)  # since TensorRT 10: two digits for the minor
-    return f"{major}.{rest // 100}.{rest % 100}"
+    loaded = ctypes.CDLL(library)
+    return ".".join(str(loaded[f"getInferLib{part}Version"]()) for part in ("Major", "Minor", "Patch", "Build"))
 
 
 def compute_capabilities() -> list[str]:

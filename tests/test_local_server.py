@@ -100,6 +100,12 @@ def test_install_writes_command_and_backend(tmp_path, monkeypatch, executed):
     assert {file.name for file in backend.iterdir()} == {stub.name, "libtriton_python.so"}
     command = tmp_path / "venv/bin/tritonserver"
     assert command.read_text().startswith(f"#!{tmp_path}/venv/bin/python\n") and command.stat().st_mode & 0o111
+    assert (tmp_path / "venv/TRITON_VERSION").read_text() == "2.51.0\n"
+
+
+def test_help_needs_no_repository_and_no_port(capsys, tmp_path, executed, silent_port):
+    local_server.serve(["--help", "--model-repository", str(tmp_path), f"--http-port={silent_port}"])
+    assert executed[1][-3:-1] == ["--help", "--model-repository"] and capsys.readouterr().err == ""
 
 
 def test_install_leaves_nvidias_own_server_alone(tmp_path, monkeypatch):
