@@ -15,7 +15,7 @@ if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
 
 from fashion_mnist_files import write_fashion_mnist
-from server_process import ServerProcess
+from server_process import ServerProcess, in_float32
 
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import CMAClip
@@ -99,7 +99,7 @@ def server(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The real server with the trained bundle."""
     deploy = tmp_path_factory.mktemp("served") / "deploy"
     export(bundle_dir, deploy)
-    with ServerProcess(deploy, deploy.parent / "server.log") as process:
+    with ServerProcess(in_float32(deploy), deploy.parent / "server.log") as process:
         yield process
 
 

@@ -31,7 +31,8 @@ class ServerProcess:
     def __init__(self, repository: Path, log_path: Path, *arguments: str) -> None:
         self.repository, self.log_path = repository, log_path
         http, grpc, metrics = free_ports(3)
-        self.url = f"127.0.0.1:{grpc}"
+        self.url, self.http_url = f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
+        self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
         ports = [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
         self.command = [
             str(tritonserver()),
@@ -83,6 +84,15 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def in_float32(repository: Path) -> Path:
+    """Have OpenVINO compute in float32 on any CPU, for tests of values; by default it takes the fastest precision."""
+    config = repository / "engine/configs/cpu.pbtxt"
+    text = config.read_text()
+    assert '"auto"' in text
+    config.write_text(text.replace('"auto"', '"f32"'))
+    return repository
 
 
 def free_ports(count: int) -> list[int]:

@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,10 @@ from tritonclient.utils import InferenceServerException
 
 from client.classifier import Answer, Classifier, ClassifierError
 from model.bundle import load_bundle
-from model.config import BundleConfig
+from model.config import BundleConfig, label_set_hash
 from model.engine_stamp import EngineStamp, file_sha256
 
+COLOR_COUNT = 'cma_clip_text_share_count{task="color"}'
 TOLERANCE = 1e-5  # one product alone and within a batch: the CPU's sums run in another order
 
 
@@ -166,6 +169,33 @@ def test_titles_of_all_lengths_share_a_batch(classifier):
         assert_same(answer, classifier.classify(title))
 
 
+def test_F12_an_answer_names_its_label_set_and_model_version(classifier, tasks, products):
+    answer = classifier.classify(*products[0])
+    assert (answer.label_set, answer.model_version) == (label_set_hash(tasks), "1")
+
+
+def test_metrics_count_refusals_labels_and_shares(server, classifier, products):
+    before = metrics(server)
+    answers = list(classifier.classify_many(products))
+    refusal(classifier, "red dress", b"<html>")
+    deadline = time.monotonic() + 10
+    while (now := metrics(server))[COLOR_COUNT] < before.get(COLOR_COUNT, 0) + len(products):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    grown = {name: value - before.get(name, 0) for name, value in now.items()}
+    assert grown[COLOR_COUNT] == len(products) and grown['cma_clip_refusals_total{code="IMG_UNDECODABLE"}'] == 1
+    share = sum(answer.prediction["color"]["text_share"] for answer in answers)
+    assert grown['cma_clip_text_share_sum{task="color"}'] == pytest.approx(share, abs=1e-3)
+    labels = [value for name, value in grown.items() if name.startswith("cma_clip_answers_total") and "color" in name]
+    assert sum(labels) == len(products)
+
+
+def metrics(server) -> dict[str, float]:
+    page = urllib.request.urlopen(server.metrics_url).read().decode()
+    lines = (line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("cma_clip_"))
+    return {name: float(value) for name, value in lines}
+
+
 def test_a_request_of_several_rows(raw, classifier, products):
     titles, images = zip(*products[:3], strict=True)
     inputs = [
@@ -243,6 +273,16 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
         ServerProcess(repository, tmp_path / "log").start()
     log = (tmp_path / "log").read_text()
     assert f"logits is {width} wide, bundle.json's tasks need {width + 1}" in log
+
+
+def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
+    """A picture that does not decode in the warm-up: the server ends before it is ever ready."""
+    repository = shutil.copytree(server.repository, tmp_path / "deploy")
+    picture = repository / "preprocess/warmup/picture"
+    picture.write_bytes(picture.read_bytes()[:-2] + bytes(2))
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        ServerProcess(repository, tmp_path / "log").start()
+    assert re.search(r"warmup sample .product.: IMG_TRUNCATED", (tmp_path / "log").read_text())
 
 
 def test_F7_no_bundle(server, tmp_path):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.export.publish import export
+from model.export.publish import RUNTIMES, export
 
 CONFIG_NAMES = {"openvino": " --model-config-name=cpu", "tensorrt": "", "torch": " --model-config-name=gpu-torch"}
 
@@ -20,14 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
     )
-    parser.add_argument("--runtime", choices=list(CONFIG_NAMES), default="openvino")
+    parser.add_argument("--runtime", choices=list(RUNTIMES), default="openvino")
     parser.add_argument(
         "--precision", choices=["int8", "f16", "bf16"], help="of the matrix products (the runtime's own)"
     )
     parser.add_argument("--calibration", type=Path, metavar="DATA", help="data set to calibrate int8 on")
     args = parser.parse_args(arguments)
     try:
-        reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.calibration)
+        reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -43,7 +43,7 @@ def describe(name: str, report: dict[str, Any]) -> str:
         f"parity of {name} with torch over {report['cases']} batches, {report['products']} products:"
         f" largest probability difference {report['probability_difference']:.2e},"
         f" of λ {report['text_share_difference']:.2e}, label flips {report['label_flips']}"
-        f" (near ties {report['near_ties']})"
+        f" (near ties {report['near_ties']}), agreement {report['agreement']:.2%}"
     )
 
 
