@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as messages
 
-from client.protocol import Answer, ClassifierError, Outcome, Picture, Product, Title, request_for, unreadable
+from client.protocol import Answer, ClassifierError, Outcome, Picture, Product, request_for, request_or_error
 from client.retry import Attempt, Window
 from client.session import Session, check_in_flight
+
+Made = TypeVar("Made")
 
 
 class AsyncClassifier(Session):
@@ -39,7 +41,7 @@ class AsyncClassifier(Session):
 
     async def classify(self, title: str | bytes = "", image: bytes | Path | None = None) -> Answer:
         """Classify one product; arguments and errors are those of Classifier.classify."""
-        request = await _request(title, image)
+        request = await _beside_the_loop(image, request_for, title, image)
         outcome = await self._ask(request, _Room(Window(1)))
         if isinstance(outcome, ClassifierError):
             raise outcome
@@ -55,22 +57,20 @@ class AsyncClassifier(Session):
         room = _Room(Window(in_flight))
         tasks: deque[asyncio.Task[Outcome]] = deque()
         try:
-            for title, image in products:
+            for product in products:
                 if len(tasks) == in_flight:
                     yield await tasks.popleft()
-                tasks.append(asyncio.create_task(self._ask_readable(title, image, room)))
+                tasks.append(asyncio.create_task(self._begin(product, room)))
             while tasks:
                 yield await tasks.popleft()
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _ask_readable(self, title: Title, image: Picture, room: _Room) -> Outcome:
-        try:
-            request = await _request(title, image)
-        except OSError as error:
-            return unreadable(error)
-        return await self._ask(request, room)
+    async def _begin(self, product: Product, room: _Room) -> Outcome:
+        image = None if isinstance(product, ClassifierError) else product[1]
+        request = await _beside_the_loop(image, request_or_error, product)
+        return request if isinstance(request, ClassifierError) else await self._ask(request, room)
 
     async def _ask(self, request: messages.ModelInferRequest, room: _Room) -> Outcome:
         """The outcome of a product after all its attempts."""
@@ -109,8 +109,6 @@ class _Room:
             self.changed.notify(self.window.size)
 
 
-async def _request(title: Title, image: Picture) -> messages.ModelInferRequest:
-    """A picture's file is read beside the event loop."""
-    if isinstance(image, Path):
-        return await asyncio.to_thread(request_for, title, image)
-    return request_for(title, image)
+async def _beside_the_loop(image: Picture, make: Callable[..., Made], *arguments: Any) -> Made:
+    """`make(*arguments)`; in a thread where a picture's file must be read for it."""
+    return await asyncio.to_thread(make, *arguments) if isinstance(image, Path) else make(*arguments)

@@ -21,7 +21,7 @@ from client.protocol import (
     Product,
     explain,
     request_for,
-    unreadable,
+    request_or_error,
 )
 from client.retry import Attempt, Window
 from client.session import Session, check_in_flight
@@ -148,18 +148,16 @@ class _Stream:
     def _take_products(self) -> None:
         while not self.ended and self.taken - self.given < self.in_flight and len(self.sent) < self.window.size:
             try:
-                title, image = next(self.products)
+                product = next(self.products)
             except StopIteration:
                 self.ended = True
                 return
             self.taken += 1
-            self._begin(self.taken - 1, title, image)
+            self._begin(self.taken - 1, request_or_error(product))
 
-    def _begin(self, index: int, title: str | bytes, image: bytes | Path | None) -> None:
-        try:
-            request = request_for(title, image)
-        except OSError as error:
-            self.done[index] = unreadable(error)
+    def _begin(self, index: int, request: messages.ModelInferRequest | ClassifierError) -> None:
+        if isinstance(request, ClassifierError):
+            self.done[index] = request
             return
         now = time.monotonic()
         attempt = self.classifier._course.first(now)

@@ -31,7 +31,6 @@ CHANNEL = [
 
 Title = str | bytes
 Picture = bytes | Path | None
-Product = tuple[Title, Picture]
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class ClassifierError(Exception):
 
 
 Outcome = Answer | ClassifierError
+# An error stands for a product that is known to be bad; it comes back in its place and is not sent.
+Product = tuple[Title, Picture] | ClassifierError
 
 
 def request_for(title: Title, picture: Picture) -> messages.ModelInferRequest:
@@ -120,9 +121,14 @@ def explain(status: grpc.StatusCode, details: str | None, url: str, timeout_s: f
     return ClassifierError(status.name, message)
 
 
-def unreadable(error: OSError) -> ClassifierError:
-    """A picture's path that cannot be read: that product's own failure."""
-    return ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}")
+def request_or_error(product: Product) -> messages.ModelInferRequest | ClassifierError:
+    """As `request_for`; a picture's path that cannot be read is that product's own failure."""
+    if isinstance(product, ClassifierError):
+        return product
+    try:
+        return request_for(*product)
+    except OSError as error:
+        return ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}")
 
 
 def _title_bytes(title: Title) -> bytes:
