@@ -58,6 +58,10 @@ class Classifier(Session):
                 raise errors[0]
             time.sleep(0.1)
 
+    def is_ready(self, timeout_s: float = 1.0) -> bool:
+        """Whether a health endpoint says so; only an answer shows that the model works."""
+        return any(self._not_ready(place, timeout_s) is None for place in range(len(self.urls)))
+
     def _not_ready(self, place: int, timeout_s: float) -> ClassifierError | None:
         url = self.urls[place]
         try:

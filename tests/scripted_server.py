@@ -32,10 +32,12 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
 
     Attributes:
         asked: the titles in the order of their arrival; open, most_open: calls under way.
+        label_set, version, modality, probabilities, ready: what it says from now on.
     """
 
     def __init__(self, script: Script = lambda title, times: None, port: int = 0, label_set: str | None = LABEL_SET):
         self.script, self.label_set, self.version = script, label_set, "1"
+        self.modality, self.probabilities, self.ready = "title_and_image", (0.5, 0.5), True
         self.asked: list[str] = []
         self.open = self.most_open = 0
         self.lock = threading.Lock()
@@ -51,11 +53,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
     def __exit__(self, *_: object) -> None:
         self.server.stop(grace=None).wait()
 
-    def ServerReady(self, request, context):
-        return messages.ServerReadyResponse(ready=True)
-
     def ModelReady(self, request, context):
-        return messages.ModelReadyResponse(ready=True)
+        return messages.ModelReadyResponse(ready=self.ready)
 
     def ModelInfer(self, request, context):
         title = request.raw_input_contents[0][4:].decode()
@@ -74,10 +73,10 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
                 self.open -= 1
 
     def answer(self, title: str, image_bytes: int) -> messages.ModelInferResponse:
-        told = {"label": title, "score": 0.5, "accepted": True, "text_share": 0.25, "top": [[title, 0.5]]}
+        told = {"label": title, "score": 0.5, "accepted": True, "text_share": 0.25, "modality": self.modality}
         raw = {
             "PREDICTION": text(json.dumps({"echo": told | {"image_bytes": image_bytes}}).encode()),
-            "PROBABILITIES": struct.pack("<2f", 0.5, 0.5),
+            "PROBABILITIES": struct.pack("<2f", *self.probabilities),
             "TEXT_SHARE": struct.pack("<f", 0.25),
         }
         if self.label_set is not None:
