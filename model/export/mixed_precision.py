@@ -7,7 +7,6 @@ residual sums, embeddings, λ and the heads stay float32 because the graph says 
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
 
 import numpy as np
@@ -146,27 +145,27 @@ def _drop_nan_guards(graph: ir.Graph) -> None:
     """The exporter zeroes a softmax's NaN, which a row with nothing to attend to would give; there is no such row."""
     for node in list(graph):
         guard = node.inputs[0].producer() if node.op_type == "Where" and node.inputs[0] is not None else None
-        if guard is not None and guard.op_type == "IsNaN" and guard.inputs[0] is node.inputs[2]:
-            node.outputs[0].replace_all_uses_with(guard.inputs[0])
+        softmax = guard.inputs[0] if guard is not None and guard.op_type == "IsNaN" else None
+        if softmax is not None and softmax is node.inputs[2]:
+            node.outputs[0].replace_all_uses_with(softmax)
 
 
 def _scale_after_product(graph: ir.Graph) -> None:
     """(a·q)(b·k) becomes ab·(qk): attention's queries and keys need no float32 between their two products."""
     for node in list(graph):
-        factors = [_scaled(value) for value in node.inputs] if node.op_type == "MatMul" else []
-        if factors and all(factors):
-            scale = math.prod(factor for _, factor in factors)
-            for index, (value, _) in enumerate(factors):
-                node.replace_input_with(index, value)
+        factors = [pair for value in node.inputs if (pair := _scaled(value))] if node.op_type == "MatMul" else []
+        if len(factors) == 2:
             product = node.outputs[0]
-            constant = ir.val(f"{product.name}_scale", const_value=ir.tensor(np.float32(scale)))
+            constant = ir.val(f"{product.name}_scale", const_value=ir.tensor(np.float32(factors[0][1] * factors[1][1])))
             graph.register_initializer(constant)
             scaled = ir.val(f"{product.name}_scaled", product.dtype, product.shape)
             product.replace_all_uses_with(scaled)
-            multiply = ir.node(
-                "Mul", [product, constant], outputs=[scaled], name=scaled.name, metadata_props=dict(node.metadata_props)
+            for index, (value, _) in enumerate(factors):
+                node.replace_input_with(index, value)
+            metadata = dict(node.metadata_props)
+            graph.insert_after(
+                node, ir.node("Mul", [product, constant], outputs=[scaled], name=scaled.name, metadata_props=metadata)
             )
-            graph.insert_after(node, multiply)
 
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
