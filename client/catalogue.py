@@ -31,6 +31,7 @@ CODES = {
 REPLACED = "\N{REPLACEMENT CHARACTER}"
 NO_COLUMN = ""
 READERS = 8
+IDS_SHOWN = 5
 Settings = dict[str, str | int | bool | None]
 
 
@@ -56,14 +57,15 @@ class Catalogue:
 
     Attributes:
         settings: what the rows depend on; a table that changed counts as another one.
-        replaced: ids of titles in which bytes that are no UTF-8 were replaced, so far.
+        replaced: titles in which bytes that are no UTF-8 were replaced, so far; replaced_ids: the first of them.
     """
 
     source: Source
     columns: Columns
     image_root: Path
     settings: Settings
-    replaced: list[str] = field(default_factory=list)
+    replaced: int = 0
+    replaced_ids: list[str] = field(default_factory=list)
 
     def count(self) -> int:
         """Rows, for the progress bar."""
@@ -95,7 +97,9 @@ class Catalogue:
             return Entry(candidate.row, candidate.id, refusal(candidate.reason))
         product = candidate.product
         if isinstance(self.source, LenientCsv) and REPLACED in product.title:
-            self.replaced.append(product.id)
+            self.replaced += 1
+            if len(self.replaced_ids) < IDS_SHOWN:
+                self.replaced_ids.append(product.id)
         return Entry(candidate.row, product.id, (product.title, candidate.picture))
 
 

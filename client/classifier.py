@@ -106,8 +106,6 @@ class Classifier(Session):
             return self._answer(receive(), attempt)
         except grpc.RpcError as failure:
             return self._error(failure, attempt)
-        except grpc.FutureCancelledError:
-            return ClassifierError("CANCELLED", "the classifier was closed")
 
 
 class _Stream:

@@ -31,7 +31,6 @@ from train.data_format import SPLITS
 PART_ROWS, PART_S = 1000, 10.0
 # So many products in a row that fail by the server's fault are a fault of the server, not of the products.
 FAILED_IN_A_ROW = 50
-IDS_SHOWN = 5
 
 
 class Stopped(Exception):
@@ -176,8 +175,8 @@ def _warn(catalogue: Catalogue, classifier: Classifier) -> None:
         said = f"{classifier.dead_stubs} answers said that a python process of a server is dead"
         print(f"ALARM: {said}: restart that server", file=sys.stderr)
     if catalogue.replaced:
-        ids = ", ".join(map(repr, catalogue.replaced[:IDS_SHOWN]))
-        said = f"bytes that are no UTF-8 were replaced in {len(catalogue.replaced)} titles"
+        ids = ", ".join(map(repr, catalogue.replaced_ids))
+        said = f"bytes that are no UTF-8 were replaced in {catalogue.replaced} titles"
         print(f"warning: {said}, such as {ids}", file=sys.stderr)
 
 

@@ -61,11 +61,14 @@ RULES = (
     _rule("queue timeout", "UNAVAILABLE", "request timeout expired", UNTIL_TOO_LATE, sheds=True, ends="run"),
     # "Server is stopping", a refused connection, one that broke off under the call.
     _rule("no server", "UNAVAILABLE", "", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
+    # A gRPC server that goes down cancels what is open; "Channel closed!" is this client's own close.
+    _rule("closed", "CANCELLED", "closed", 0, ends="run"),
+    _rule("cancelled", "CANCELLED", "", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
     _rule("no version", "NOT_FOUND", "no available versions", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
     _rule("no model", "NOT_FOUND", "", 0, ends="run"),
     _rule("dead stub", "INTERNAL", "stub process .* not healthy", 2, go="elsewhere", alarm=True),
     _rule("internal", "INTERNAL", "", 1),
-    _rule("deadline", "DEADLINE_EXCEEDED", "", 1, timeout_factor=LONGER_DEADLINE),
+    _rule("deadline", "DEADLINE_EXCEEDED", "", 1, go="elsewhere", timeout_factor=LONGER_DEADLINE),
     _rule("label set", "FAILED_PRECONDITION", "label set", 0, ends="run"),
     _rule("not allowed", "UNAUTHENTICATED", "", 0, ends="run"),
     _rule("not allowed", "PERMISSION_DENIED", "", 0, ends="run"),

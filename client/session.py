@@ -28,8 +28,8 @@ class Session:
 
     Args:
         url: host:port of a server's gRPC endpoint, or of several replicas with commas between.
-        timeout_s: deadline of a product's first attempt, seconds; a missed one may be tried once with
-            twice as long.
+        timeout_s: deadline of a product's first attempt, seconds; after a missed one comes one more with
+            twice as long, where retry_for_s is longer than timeout_s.
         retry_for_s: no attempt begins later than this after the product's first; 0: one attempt only.
         expect_label_set: refuse answers from any other label set (12 hex digits, Answer.label_set).
         tls_ca: PEM file of the authority that signed the servers' certificates; None: no TLS.
