@@ -48,7 +48,9 @@ def _sweep(options: argparse.Namespace, products: list[Product]) -> tuple[dict[s
     requests, server = good_requests(products, options.rows), _server(options.url)
     if options.perf_analyzer:
         perf_analyzer.check(options.perf_analyzer)
-    rows = experiments.sweep(options.url, requests, options.concurrency, options.seconds, options.timeout)
+    rows = experiments.sweep(
+        options.url, requests, options.concurrency, options.seconds, options.timeout, options.admin_key
+    )
     if options.perf_analyzer:
         for row in rows:
             row["perf_analyzer"] = perf_analyzer.measure(
@@ -160,6 +162,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sweep = commands.add_parser("sweep", parents=[common, server, rows])
     sweep.add_argument("--concurrency", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], metavar="N,N,...")
     sweep.add_argument("--seconds", type=float, default=5.0, help="per concurrency (%(default)s)")
+    sweep.add_argument("--admin-key", metavar="KEY", help="of a server that restricts its statistics")
     sweep.add_argument("--perf-analyzer", type=Path, metavar="PATH", help="measure with this binary too")
 
     overload = commands.add_parser("overload", parents=[common, server, rows])

@@ -16,6 +16,7 @@ from client.bench.summary import growth, is_queue_limit, percentile_ms, reason, 
 from client.bench.watch import Sample, watching
 
 WARM_UP_S = 1.0
+CALM_S = 3.0
 RECOVERY_S = 5.0
 RECOVERY_WINDOW_S = 0.5
 # What may come and go without being a leak: the larger of a share of the level and a fixed amount.
@@ -31,16 +32,21 @@ Load = Callable[[int, float], list[Outcome]]  # concurrency, seconds
 
 
 def sweep(
-    url: str, requests: Sequence[Request], concurrencies: Sequence[int], seconds: float, timeout_s: float
+    url: str,
+    requests: Sequence[Request],
+    concurrencies: Sequence[int],
+    seconds: float,
+    timeout_s: float,
+    admin_key: str | None = None,
 ) -> list[dict[str, Any]]:
     """Per number of callers: figures of the load and time per step of the ensemble."""
     rows = []
     for concurrency in concurrencies:
         closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
         with triton.InferenceServerClient(url) as client:
-            before = counters(client)
+            before = counters(client, admin_key)
             outcomes = closed_loop(url, requests, concurrency, seconds=seconds, timeout_s=timeout_s)
-            steps = spent(before, counters(client))
+            steps = spent(before, counters(client, admin_key))
         rows.append({"concurrency": concurrency, **summarize(outcomes, seconds), "steps": steps})
     return rows
 
@@ -77,11 +83,11 @@ def overload(
         sending), recovered_s (None: not within RECOVERY_S), timeline, verdict.
     """
     most = capacity(url, requests, concurrency, seconds, timeout_s)
-    calm = open_loop(url, requests, most / 2, RECOVERY_S, timeout_s)
+    calm = open_loop(url, requests, most / 2, CALM_S, timeout_s)
     storm = open_loop(url, requests, most * factor, seconds, timeout_s)
     overhang_s = max(outcome.done_s for outcome in storm) - seconds
     after = open_loop(url, requests, most / 2, RECOVERY_S, timeout_s)
-    before, during = summarize(calm, RECOVERY_S), summarize(storm, seconds)
+    before, during = summarize(calm, CALM_S), summarize(storm, seconds)
     recovered_s = recovery(after, before["p99_ms"], max(0.0, overhang_s))
     problems = [name for name in during["failures"] if not is_queue_limit(name)]
     verdict = {
