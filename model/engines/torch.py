@@ -75,7 +75,7 @@ class TorchEngine:
 
 def versions(device: str) -> dict[str, str]:
     """What must be the same where a package is built and where it is loaded; all of it with `cpu`."""
-    libraries = {"torch": torch.__version__}
+    libraries = {"torch": str(torch.__version__)}
     return libraries | {"cpu": torch.backends.cpu.get_cpu_capability()} if device == "cpu" else libraries
 
 

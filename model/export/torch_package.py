@@ -87,14 +87,15 @@ def _with_patches_side_by_side(visual: nn.Module, inputs: tuple[Tensor], outputs
 
 
 def _round_matrices(network: CMAClip) -> None:
+    clip = network.towers.clip
+    factors = [(clip, "text_projection"), (clip.visual, "proj")]
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | PackedAttention):
-            module.to(torch.bfloat16)
+            factors += [(module, name) for name, _ in module.named_parameters(recurse=False)]
         elif isinstance(module, ModalityHeads):
-            for weight in (module.hidden_weight, module.output_weight):
-                weight.data = weight.data.to(torch.bfloat16)
-    for projection in (network.towers.clip.visual.proj, network.towers.clip.text_projection):
-        projection.data = projection.data.to(torch.bfloat16)
+            factors += [(module, "hidden_weight"), (module, "output_weight")]
+    for module, name in factors:
+        setattr(module, name, nn.Parameter(getattr(module, name).to(torch.bfloat16), requires_grad=False))
 
 
 def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> dict[str, str]:
@@ -135,7 +136,7 @@ def export_program(network: ServedNetwork, bundle: Bundle, device: str) -> Expor
     inputs = random_inputs(bundle.config, TYPICAL_BATCH, lengths[len(lengths) // 2], seed=0)
     example = tuple(torch.from_numpy(array).to(device) for array in inputs)
     # Sizes of 1 and the full context length must not become special cases, which torch.export would then refuse.
-    general = torch.fx.experimental._config.patch(backed_size_oblivious=True)
+    general = torch.fx.experimental._config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with tracing(), torch.no_grad(), general, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(network, example, dynamic_shapes=dynamic_shapes(bundle, LARGEST_BATCH))
