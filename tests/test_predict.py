@@ -328,23 +328,23 @@ def test_two_runs_do_not_write_one_output(tmp_path, capsys):
 
 def test_L7_a_catalogue_through_a_real_server_that_is_restarted_twice(server, products, tmp_path):
     """One kill and one orderly stop in mid-run; a hundredth of the products is bad."""
-    rows = [{"sku": f"id-{n}", "name": f"red dress {n}", "photo": b""} for n in range(3000)]
-    for n in range(0, 3000, 100):
+    rows = [{"sku": f"id-{n}", "name": f"red dress {n}", "photo": b""} for n in range(1500)]
+    for n in range(0, 1500, 100):
         rows[n]["photo"] = b"<html>"
         rows[n + 1]["photo"] = products[n % len(products)][1]
     table, output = tmp_path / "in.parquet", tmp_path / "answers.parquet"
     pq.write_table(pa.Table.from_pylist(rows), table)
     with ServerProcess(server.repository, tmp_path / "server.log") as restarted:
-        process = start(options(table, output, restarted.url), part_rows=100)
+        process = start(options(table, output, restarted.url), part_rows=50)
         for end in (signal.SIGKILL, signal.SIGTERM):
-            wait_for_parts(output, 5)
+            wait_for_parts(output, 4)
             restarted.process.send_signal(end)
             restarted.process.wait(40)
             restarted.start()
         assert process.wait(120) == 0, process.stderr.read()
-    assert_every_id_once(output, 3000)
+    assert_every_id_once(output, 1500)
     assert {(row["id"], row["code"]) for row in rejects(output)} == {
-        (f"id-{n}", "IMG_UNDECODABLE") for n in range(0, 3000, 100)
+        (f"id-{n}", "IMG_UNDECODABLE") for n in range(0, 1500, 100)
     }
 
 
