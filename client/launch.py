@@ -89,9 +89,17 @@ def server_version(server: Path) -> str:
 
 
 def known_flags(server: str | Path) -> set[str]:
-    """Names of the flags in `tritonserver --help`."""
+    """Names of the flags in `tritonserver --help`.
+
+    Raises:
+        ValueError: it prints none, as where a library is missing.
+    """
     result = subprocess.run([server, "--help"], capture_output=True, text=True, timeout=60)
-    return set(re.findall(r"^\s+--([\w-]+)", result.stdout + result.stderr, re.MULTILINE))
+    output = result.stdout + result.stderr
+    names = set(re.findall(r"^\s+--([\w-]+)", output, re.MULTILINE))
+    if not names:
+        raise ValueError(f"{server} does not run: {' '.join(output.split())[-200:]}")
+    return names
 
 
 def read_settings(options: argparse.Namespace) -> Settings:

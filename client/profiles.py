@@ -107,7 +107,6 @@ TABLE = {
             "health stays open; on 2.51 deeply nested JSON kills the server, and this refuses it unread",
         ),
         Flag("http-max-input-size", "65536", "bytes; probes have no body", Version(2, 59)),
-        Flag("grpc-max-response-pool-size", "16", "answers held for a stream that nobody reads", Version(2, 56)),
         Flag("allow-client-shm", "false", "pictures come in the request; regions have had CVEs", Version(2, 68)),
         Flag("grpc-use-ssl", "{tls}", "TLS"),
         Flag("grpc-server-cert", "{tls_certificate}", "TLS"),

@@ -1,4 +1,4 @@
-"""The launcher without a server: what it becomes, and what it refuses. With one: test_launch_served.py."""
+"""The launcher without a server: what it becomes, what it refuses. With one: test_launch_production.py, _demo.py."""
 
 from __future__ import annotations
 
@@ -209,6 +209,12 @@ def test_the_version_is_read_from_file_or_image(monkeypatch, server):
     monkeypatch.delenv("TRITON_SERVER_VERSION")
     with pytest.raises(ValueError, match=f"which version is {server}"):
         launch.server_version(server)
+
+
+def test_a_server_that_does_not_run_is_named(capsys, repository, server, executed):
+    write_command(server, "echo error while loading libnvinfer.so >&2; exit 127")
+    line = refusal(capsys, executed, arguments(repository))
+    assert line == f"launch: {server} does not run: error while loading libnvinfer.so"
 
 
 def test_without_a_server_it_says_where_to_get_one(monkeypatch, tmp_path):
