@@ -35,8 +35,10 @@ COPY --chmod=755 <<"SCRIPT" /usr/local/bin/deepspeed-in-container
 setsid deepspeed "$@" &
 launcher=$!
 trap 'kill -TERM -- "-$launcher"' TERM INT
-while kill -0 -- "-$launcher" 2> /dev/null; do sleep 0.2; done
 wait "$launcher"
+status=$?
+while kill -0 -- "-$launcher" 2> /dev/null; do sleep 0.2; done
+exit "$status"
 SCRIPT
 
 USER 1000:1000
