@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from client.classifier import Classifier, ClassifierError
-from client.options import add_server_options, check_server_options
+from client.options import add_server_options, check_server_options, session_arguments
 from client.protocol import Answer
 from client.retry import rule_for
 
@@ -51,10 +51,14 @@ class Verdict:
     line: str
 
 
-def probe(url: str, timeout_s: float = TIMEOUT_S, label_set: str | None = None, tls_ca: Path | None = None) -> Verdict:
-    """Ask one server. Takes half as long again as `timeout_s` (seconds) at most, and the health endpoint's 0.5 s."""
+def probe(url: str, timeout_s: float = TIMEOUT_S, **session: Any) -> Verdict:
+    """Ask one server. Takes half as long again as `timeout_s` (seconds) at most, and the health endpoint's 0.5 s.
+
+    Args:
+        session: further arguments of client.session.Session.
+    """
     start = time.monotonic()
-    with Classifier(url, timeout_s, timeout_s * RETRY_SHARE, label_set, tls_ca) as classifier:
+    with Classifier(url, timeout_s, timeout_s * RETRY_SHARE, **session) as classifier:
         try:
             answer = classifier.classify(TITLE, PICTURE)
             _check(answer)
@@ -99,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _round(options: argparse.Namespace) -> int:
     urls = [part.strip() for part in options.url.split(",")]
-    verdicts = [probe(url, options.timeout, options.label_set, options.tls_ca) for url in urls]
+    session = session_arguments(options)
+    verdicts = [probe(url, options.timeout, expect_label_set=options.label_set, tls=session["tls"]) for url in urls]
     print("\n".join(verdict.line for verdict in verdicts), flush=True)
     return 0 if all(verdict.good for verdict in verdicts) else 1
 

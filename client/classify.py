@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from client.classifier import Classifier, ClassifierError
-from client.options import add_server_options, check_server_options
+from client.options import add_server_options, check_server_options, session_arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the answer; returns the exit code: 0, 1 on a failed call, 2 on a wrong command line."""
     options = _parse(arguments)
     try:
-        with Classifier(
-            options.url, options.timeout, options.retry_for, options.label_set, options.tls_ca
-        ) as classifier:
+        with Classifier(**session_arguments(options)) as classifier:
             answer = classifier.classify(options.title, options.image)
     except (ClassifierError, OSError) as error:
         print(error, file=sys.stderr)

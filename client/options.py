@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from client.session import Tls
 
 
 def add_server_options(parser: argparse.ArgumentParser, timeout_s: float, retry_for_s: float | None) -> None:
-    """--url, --timeout, --retry-for, --label-set and --tls-ca: the arguments of client.session.Session.
+    """--url, --timeout, --retry-for, --label-set and three for TLS: the arguments of client.session.Session.
 
     Args:
         timeout_s, retry_for_s: the defaults of this command, seconds; None: no option of that kind.
@@ -31,6 +34,8 @@ def add_server_options(parser: argparse.ArgumentParser, timeout_s: float, retry_
         )
     parser.add_argument("--label-set", metavar="HEX", help="accept answers from this label set only")
     parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="PEM of the authority behind the server's TLS")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM of our own certificate, for mutual TLS")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM of its key")
 
 
 def check_server_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -41,5 +46,20 @@ def check_server_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error(f"--timeout is {options.timeout}, expected more than 0 seconds")
     if getattr(options, "retry_for", 0) < 0:
         parser.error(f"--retry-for is {options.retry_for}, expected 0 seconds or more")
-    if options.tls_ca is not None and not options.tls_ca.is_file():
-        parser.error(f"--tls-ca {options.tls_ca}: no such file")
+    for name in ("tls_ca", "tls_cert", "tls_key"):
+        file = getattr(options, name)
+        if file is not None and not file.is_file():
+            parser.error(f"--{name.replace('_', '-')} {file}: no such file")
+    if (options.tls_cert is None) != (options.tls_key is None) or (options.tls_cert and options.tls_ca is None):
+        parser.error("mutual TLS needs --tls-ca, --tls-cert and --tls-key")
+
+
+def session_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options say, by the names of Session's arguments."""
+    return {
+        "url": options.url,
+        "timeout_s": options.timeout,
+        "retry_for_s": getattr(options, "retry_for", 0.0),
+        "expect_label_set": options.label_set,
+        "tls": Tls(options.tls_ca, options.tls_cert, options.tls_key) if options.tls_ca else None,
+    }

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from client.answers import Progress, beside, finished, record
 from client.catalogue import Catalogue, Entry, open_catalogue
 from client.classifier import Classifier, ClassifierError
-from client.options import add_server_options, check_server_options
+from client.options import add_server_options, check_server_options, session_arguments
 from client.protocol import Outcome, Product
 from client.retry import rule_for
 from train.data_format import SPLITS
@@ -71,10 +71,10 @@ def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespa
     Raises:
         Stopped: the server cannot go on.
     """
-    pinned = options.label_set or progress.state["label_set"]
+    pinned = {"expect_label_set": options.label_set or progress.state["label_set"]}
     recorder = Recorder(progress)
     with (
-        Classifier(options.url, options.timeout, options.retry_for, pinned, options.tls_ca) as classifier,
+        Classifier(**session_arguments(options) | pinned) as classifier,
         tqdm(total=catalogue.count(), initial=progress.done, unit=" products", disable=None) as bar,
     ):
         try:

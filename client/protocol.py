@@ -117,8 +117,17 @@ def explain(status: grpc.StatusCode, details: str | None, url: str, timeout_s: f
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"{url} did not answer within {timeout_s:g} s"
     elif status is grpc.StatusCode.UNAVAILABLE and "connect" in message:
-        message = f"no server at {url}; to start one: {START_SERVER}"
+        message = _no_connection(message, url)
     return ClassifierError(status.name, message)
+
+
+def _no_connection(message: str, url: str) -> str:
+    tls = re.search(r"OPENSSL_internal:(\w+)", message)
+    if tls:
+        return f"TLS with {url} fails ({tls[1]}): does it speak TLS, and is --tls-ca the authority of its certificate?"
+    if "Socket closed" in message:
+        return f"{url} ends each connection; if it speaks TLS: --tls-ca, and for mutual TLS --tls-cert and --tls-key"
+    return f"no server at {url}; to start one: {START_SERVER}"
 
 
 def request_or_error(product: Product) -> messages.ModelInferRequest | ClassifierError:

@@ -57,6 +57,7 @@ def _rule(name: str, code: str, message: str, retries: int, **what: object) -> R
 RULES = (
     _rule("bad input", "INVALID_ARGUMENT", "", 0),
     _rule("restricted", "UNAVAILABLE", "restricted", 0, ends="run"),
+    _rule("tls", "UNAVAILABLE", "^TLS with", 0, ends="run"),
     _rule("queue full", "UNAVAILABLE", "exceeds maximum queue size", UNTIL_TOO_LATE, sheds=True, ends="run"),
     _rule("queue timeout", "UNAVAILABLE", "request timeout expired", UNTIL_TOO_LATE, sheds=True, ends="run"),
     # "Server is stopping", a refused connection, one that broke off under the call.

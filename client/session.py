@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
@@ -23,6 +24,20 @@ class RpcFailure(Protocol):
     def details(self) -> str | None: ...
 
 
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: the authority behind the servers' certificates, and our own certificate where they ask for one."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises OSError where a file cannot be read."""
+        key, certificate = (path.read_bytes() if path else None for path in (self.key, self.certificate))
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, certificate)
+
+
 class Session:
     """The servers that a classifier may ask, and what their answers have taught it.
 
@@ -32,10 +47,10 @@ class Session:
             twice as long, where retry_for_s is longer than timeout_s.
         retry_for_s: no attempt begins later than this after the product's first; 0: one attempt only.
         expect_label_set: refuse answers from any other label set (12 hex digits, Answer.label_set).
-        tls_ca: PEM file of the authority that signed the servers' certificates; None: no TLS.
+        tls: None sends titles and pictures unencrypted.
     Raises:
         ValueError: an argument makes no sense.
-        OSError: tls_ca cannot be read.
+        OSError: a file of tls cannot be read.
     """
 
     _grpc: ClassVar[ModuleType] = grpc
@@ -46,7 +61,7 @@ class Session:
         timeout_s: float = 10.0,
         retry_for_s: float = 0.0,
         expect_label_set: str | None = None,
-        tls_ca: Path | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.url, self.urls = url, [part.strip() for part in url.split(",")]
         if not all(self.urls):
@@ -54,7 +69,7 @@ class Session:
         self.timeout_s, self.retry_for_s = timeout_s, retry_for_s
         self.expect_label_set = expect_label_set
         self._course = Course(len(self.urls), timeout_s, retry_for_s)
-        credentials = grpc.ssl_channel_credentials(tls_ca.read_bytes()) if tls_ca else None
+        credentials = tls.credentials() if tls else None
         self._channels = [self._channel(address, credentials) for address in self.urls]
         self._stubs = [GRPCInferenceServiceStub(channel) for channel in self._channels]
 

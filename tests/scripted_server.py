@@ -29,13 +29,20 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
     Args:
         script: called with the title and how often it was asked for before; may raise Refuse or take its time.
         port: 0 takes a free one.
+        credentials: with them it speaks TLS only.
 
     Attributes:
         asked: the titles in the order of their arrival; open, most_open: calls under way.
         label_set, version, modality, probabilities, ready: what it says from now on.
     """
 
-    def __init__(self, script: Script = lambda title, times: None, port: int = 0, label_set: str | None = LABEL_SET):
+    def __init__(
+        self,
+        script: Script = lambda title, times: None,
+        port: int = 0,
+        label_set: str | None = LABEL_SET,
+        credentials: grpc.ServerCredentials | None = None,
+    ):
         self.script, self.label_set, self.version = script, label_set, "1"
         self.modality, self.probabilities, self.ready = "title_and_image", (0.5, 0.5), True
         self.asked: list[str] = []
@@ -43,7 +50,9 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         self.lock = threading.Lock()
         self.server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
         services.add_GRPCInferenceServiceServicer_to_server(self, self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        add, more = (self.server.add_secure_port, [credentials]) if credentials else (self.server.add_insecure_port, [])
+        self.port = add(address, *more)
         self.url = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> ScriptedServer:

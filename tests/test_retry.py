@@ -37,6 +37,7 @@ NO_VERSION = ("NOT_FOUND", "Request for unknown model: 'cma_clip' has no availab
         (*NO_VERSION, "no version"),
         ("NOT_FOUND", "Request for unknown model: 'cma_clop' is not found", "no model"),
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-key'", "restricted"),
+        ("UNAVAILABLE", "TLS with a:1 fails (CERTIFICATE_VERIFY_FAILED)", "tls"),
         (*DEAD_STUB, "dead stub"),
         ("INTERNAL", "incident 0123456789ab, see the server's log", "internal"),
         ("DEADLINE_EXCEEDED", "", "deadline"),
