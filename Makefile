@@ -64,5 +64,5 @@ lint: .venv/.ready
 
 clean:
 	rm -rf .venv .venv-serve $(DATA) $(RUN) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
-	rm -f deploy/bundle.json deploy/tokenizer.json deploy/engine/1/model.*
+	rm -f deploy/bundle.json deploy/tokenizer.json deploy/model.plan.timing deploy/engine/1/model.*
 	find . -name __pycache__ -prune -exec rm -rf {} +

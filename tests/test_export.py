@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
 from model.engine_stamp import EngineStamp, file_sha256
 from model.engines import INPUTS, load_engine
-from model.export import publish
+from model.export import publish, runtimes
 from model.export.__main__ import main
 from model.export.parity import compare, random_inputs
 from model.export.publish import export
@@ -156,7 +157,7 @@ def test_parity_inputs_cover_every_mix_of_modalities():
 def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path, tmp_path: Path, monkeypatch):
     copy = Path(shutil.copytree(deploy, tmp_path / "deploy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    write = publish.write_onnx
+    write = runtimes.write_onnx
 
     def write_another(bundle, path):
         with torch.no_grad():
@@ -165,7 +166,7 @@ def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path
         with torch.no_grad():
             bundle.network.modality_heads.output_bias[1] -= 0.5
 
-    monkeypatch.setattr(publish, "write_onnx", write_another)
+    monkeypatch.setattr(runtimes, "write_onnx", write_another)
     with pytest.raises(ValueError, match="onnxruntime f32 differs from torch.*nothing published"):
         export(bundle_dir, copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
@@ -189,12 +190,37 @@ def test_bad_arguments_are_refused_in_one_line(bundle_dir: Path, tmp_path: Path,
     cases = {
         "config.json: no such file": [str(tmp_path / "none"), "--deploy", str(tmp_path / "d")],
         "neither empty nor a model repository": [str(bundle_dir), "--deploy", str(tmp_path / "other")],
+        "--precision bf16: openvino has f32, int8": [str(bundle_dir), "--precision", "bf16"],
+        "--precision int8 needs --data": [str(bundle_dir), "--precision", "int8", "--deploy", str(tmp_path / "e")],
+        "nothing: no split=train/*.parquet": [
+            *(str(bundle_dir), "--precision", "int8", "--deploy", str(tmp_path / "e"), "--data", "nothing"),
+        ],
     }
     for message, arguments in cases.items():
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert not (tmp_path / "d").exists() and (tmp_path / "other/file").read_text() == "mine"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed here")
+def test_tensorrt_is_asked_for_where_it_is_missing(bundle_dir: Path, tmp_path: Path, capsys):
+    assert main([str(bundle_dir), "--runtime", "tensorrt", "--deploy", str(tmp_path / "d")]) == 2
+    assert "the package tensorrt is not installed here: pip install" in capsys.readouterr().err
+    assert not (tmp_path / "d/bundle.json").exists()
+
+
+def test_int8_is_calibrated_and_compared_on_products(bundle_dir: Path, data: Path, tmp_path: Path):
+    (report,) = export(bundle_dir, tmp_path / "deploy", precision="int8", data=data).values()
+    path = tmp_path / "deploy/engine/1/model.onnx"
+    assert EngineStamp.read(path).precision == "int8" and {file.name for file in path.parent.glob("*.onnx")} == {
+        path.name
+    }
+    assert report["products"] == 40 and report["agreement"] >= 0.98
+    assert 0 < report["probability_difference"] < 0.05
+    weights = {tensor.name: tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    eight_bits = [name for name, kind in weights.items() if kind == onnx.TensorProto.INT8]
+    assert len(eight_bits) > 10 and not any("modality_heads" in name for name in eight_bits)
 
 
 def test_the_projects_repository_is_what_gets_copied(deploy: Path):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from model.export.publish import RUNTIMES, export
+from model.export.publish import export
+from model.export.runtimes import RUNTIMES
 
 CONFIG_NAMES = {"openvino": " --model-config-name=cpu", "tensorrt": "", "torch": " --model-config-name=gpu-torch"}
 
@@ -21,10 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
     )
     parser.add_argument("--runtime", choices=list(RUNTIMES), default="openvino")
-    parser.add_argument(
-        "--precision", choices=["int8", "f16", "bf16"], help="of the matrix products (the runtime's own)"
-    )
-    parser.add_argument("--calibration", type=Path, metavar="DATA", help="data set to calibrate int8 on")
+    own = "; ".join(f"{runtime}: {', '.join(precisions)}" for runtime, precisions in RUNTIMES.items())
+    parser.add_argument("--precision", help=f"of the matrix products; {own}; the first is the default")
+    parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
     args = parser.parse_args(arguments)
     try:
         reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data)
