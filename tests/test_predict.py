@@ -108,6 +108,20 @@ def test_parquet_with_picture_bytes_and_no_titles(tmp_path):
         assert [row["id"] for row in csv.DictReader(file)] == ["1", "2"]
 
 
+def test_a_split_of_a_prepared_data_set(data, tmp_path, capsys):
+    output = tmp_path / "answers.parquet"
+    with ScriptedServer() as server:
+        command = ["--data", str(data), "--output", str(output), "--url", server.url]
+        assert predict.main([*command, "--split", "validation"]) == 0
+    asked = pq.read_table(data / "split=validation", columns=["id", "title"])
+    answered = pq.read_table(output)
+    assert answered["id"].to_pylist() == asked["id"].to_pylist() and len(answered) == 40
+    assert answered["echo_answer"].to_pylist() == asked["title"].to_pylist()
+    (tmp_path / "empty").mkdir()
+    assert predict.main(["--data", str(tmp_path / "empty"), "--output", str(tmp_path / "b.csv")]) == 2
+    assert "dataset.json: no such file" in capsys.readouterr().err
+
+
 def test_another_output_is_not_overwritten_unless_asked(table, tmp_path, capsys):
     output = tmp_path / "answers.csv"
     output.write_text("precious")
