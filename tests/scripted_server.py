@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc import service_pb2_grpc as services
 
 LABEL_SET = "0123456789ab"
+FLOATS = ("PROBABILITIES", "TEXT_SHARE")
 Script = Callable[[str, int], object]
 
 
@@ -92,7 +93,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
             raw["LABEL_SET"] = text(self.label_set.encode())
         response = messages.ModelInferResponse(model_name="cma_clip", model_version=self.version)
         for name, content in raw.items():
-            response.outputs.add(name=name, shape=[1, 1])
+            kind = {"datatype": "FP32", "shape": [1, len(content) // 4]} if name in FLOATS else {"datatype": "BYTES"}
+            response.outputs.add(**{"name": name, "shape": [1, 1]} | kind)
             response.raw_output_contents.append(content)
         return response
 
