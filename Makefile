@@ -58,7 +58,7 @@ lint: .venv/.ready
 
 .venv-serve/.ready: pyproject.toml client/local_server.py
 	$(PYTHON) -m venv .venv-serve
-	.venv-serve/bin/pip install --quiet --editable '.[serve]'
+	.venv-serve/bin/pip install --quiet --editable '.[local-server]'
 	.venv-serve/bin/python -m client.local_server --install
 	touch $@
 

@@ -13,7 +13,8 @@ from tritonclient.grpc import model_config_pb2
 
 from client.machine import compute_capabilities, tensorrt_version
 from model.config import BundleConfig
-from model.engine_stamp import EngineStamp, file_sha256
+from model.engine_stamp import EngineStamp
+from model.files import file_sha256
 
 ENGINE_FILES = {
     "openvino": "model.onnx",

@@ -16,7 +16,7 @@ from model.clip_towers import create_clip
 from model.cma_clip import CMAClip
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
-from model.files import new_directory, write_atomically
+from model.files import file_sha256, new_directory, write_atomically
 from model.preprocess import TitleTokenizer, pixels_and_presence
 from model.tokenizer import build_tokenizer
 
@@ -60,6 +60,7 @@ def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> No
         build_tokenizer(config.preprocess.vocab_size).save(str(partial / "tokenizer.json"))
         # safetensors writes for the owner only; the server may run as somebody else.
         (partial / "model.safetensors").chmod((partial / "tokenizer.json").stat().st_mode)
+        config = config.model_copy(update={"tokenizer_sha256": file_sha256(partial / "tokenizer.json")})
         write_atomically(partial / "config.json", config.model_dump_json(indent=2) + "\n")
 
 
@@ -73,6 +74,7 @@ def load_bundle(directory: Path) -> Bundle:
     clip = create_clip(config.model, load_weights=False)
     network = CMAClip(config.model, config.preprocess, config.tasks, clip)
     load_weights(network, directory / "model.safetensors")
+    config.check_tokenizer(directory / "tokenizer.json")
     return Bundle(config, network, TitleTokenizer.load(directory / "tokenizer.json", config.preprocess))
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.files import file_sha256
+
 Model = TypeVar("Model", bound="StrictModel")
 
 
@@ -124,6 +126,7 @@ class BundleConfig(StrictModel):
     """All of a bundle but its weights and its tokenizer; the content of `config.json`.
 
     Attributes:
+        tokenizer_sha256: of the tokenizer.json that the network was trained with; None in bundles of before.
         provenance: where it came from: recipe, stage, data hash, validation loss.
     """
 
@@ -131,6 +134,7 @@ class BundleConfig(StrictModel):
     model: ModelConfig
     preprocess: PreprocessConfig
     tasks: list[Task] = Field(min_length=1)
+    tokenizer_sha256: str | None = None
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -148,6 +152,18 @@ class BundleConfig(StrictModel):
             ValueError: the file is missing or does not fit; the message names file and field.
         """
         return read_json(cls, path)
+
+    def check_tokenizer(self, path: Path) -> None:
+        """Refuse another tokenizer than the network's: ids would mean other words.
+
+        Raises:
+            ValueError: it differs; the message has both hashes.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        found = file_sha256(path)
+        if self.tokenizer_sha256 not in (None, found):
+            raise ValueError(f"{path}: its sha256 is {found}, the network was trained with {self.tokenizer_sha256}")
 
 
 def read_json(kind: type[Model], path: Path) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,3 @@ class EngineStamp(StrictModel):
 
 def stamp_path(engine: Path) -> Path:
     return engine.with_name(f"{engine.name}.json")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

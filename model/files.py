@@ -1,7 +1,8 @@
-"""Write beside, then rename: nobody ever sees half a file or half a directory."""
+"""Write beside, then rename: nobody ever sees half a file or half a directory. And what a file holds, in short."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -41,6 +42,11 @@ def new_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_disk(file: Path) -> None:

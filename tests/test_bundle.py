@@ -12,6 +12,7 @@ from conftest import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
+from model.files import file_sha256
 from model.files import new_directory, write_atomically
 
 
@@ -31,7 +32,8 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_round_trip_is_bitwise(saved: Path):
     network, bundle = tiny_network(), load_bundle(saved)
-    assert bundle.config == tiny_bundle_config()
+    tokenizer = file_sha256(saved / "tokenizer.json")
+    assert bundle.config == tiny_bundle_config().model_copy(update={"tokenizer_sha256": tokenizer})
     for (name, ours), theirs in zip(network.state_dict().items(), bundle.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     products = [("red dress", b""), ("blue dress by Redwood", b"")]
@@ -53,6 +55,13 @@ def test_classify_answers_every_product_and_refuses_nothing_to_look_at(saved: Pa
     assert answer["color"]["label"] in TASKS[0].labels and answer["color"]["text_share"] == 1.0
     with pytest.raises(ValueError, match="NO_MODALITY"):
         bundle.classify([("red dress", b""), ("  ", b"")])
+
+
+def test_F9_another_tokenizer_is_refused(copy: Path):
+    text = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(text + " ")
+    with pytest.raises(ValueError, match="tokenizer.json: its sha256 is .*, the network was trained with "):
+        load_bundle(copy)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])

@@ -16,12 +16,13 @@ from conftest import ROOT, TASKS, tiny_bundle_config, tiny_network
 
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
-from model.engine_stamp import EngineStamp, file_sha256
+from model.engine_stamp import EngineStamp
 from model.engines import INPUTS, load_engine
 from model.export import publish, runtimes
 from model.export.__main__ import main
 from model.export.parity import compare, random_inputs
 from model.export.publish import export
+from model.files import file_sha256
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from tritonclient.utils import InferenceServerException
 from client.classifier import Answer, Classifier, ClassifierError
 from model.bundle import load_bundle
 from model.config import BundleConfig, label_set_hash
-from model.engine_stamp import EngineStamp, file_sha256
+from model.engine_stamp import EngineStamp
+from model.files import file_sha256
 
 COLOR_COUNT = 'cma_clip_text_share_count{task="color"}'
 TOLERANCE = 1e-5  # one product alone and within a batch: the CPU's sums run in another order
@@ -283,6 +284,19 @@ def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
     with pytest.raises(RuntimeError, match="ended with 1"):
         ServerProcess(repository, tmp_path / "log").start()
     assert re.search(r"warmup sample .product.: IMG_TRUNCATED", (tmp_path / "log").read_text())
+
+
+def test_F9_another_tokenizer_of_the_same_size(server, tmp_path):
+    repository = shutil.copytree(server.repository, tmp_path / "deploy")
+    tokenizer = json.loads((repository / "tokenizer.json").read_text())
+    merges = tokenizer["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    expected = file_sha256(repository / "tokenizer.json")
+    (repository / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        ServerProcess(repository, tmp_path / "log").start()
+    found = file_sha256(repository / "tokenizer.json")
+    assert f"its sha256 is {found}, the network was trained with {expected}" in (tmp_path / "log").read_text()
 
 
 def test_F7_no_bundle(server, tmp_path):

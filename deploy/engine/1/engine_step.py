@@ -5,8 +5,9 @@ The config.pbtxt's parameter `runtime` names it (model.engines); the others are 
 
 import numpy as np
 
-from model.engine_stamp import EngineStamp, file_sha256
+from model.engine_stamp import EngineStamp
 from model.engines import engine_class
+from model.files import file_sha256
 from model.preprocess import pad_titles
 from model.triton_step import BatchStep
 

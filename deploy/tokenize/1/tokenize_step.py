@@ -9,6 +9,7 @@ class TritonPythonModel(TritonStep):
     outputs = ("input_ids",)
 
     def load(self):
+        self.bundle.check_tokenizer(self.repository / "tokenizer.json")
         self.tokenizer = TitleTokenizer.load(self.repository / "tokenizer.json", self.bundle.preprocess)
 
     def answer(self, titles_B1, present_B2):
