@@ -12,8 +12,7 @@ from conftest import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
-from model.files import file_sha256
-from model.files import new_directory, write_atomically
+from model.files import file_sha256, new_directory, write_atomically
 
 
 @pytest.fixture(scope="module")
