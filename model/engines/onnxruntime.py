@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from model.cores import usable_cores
 from model.engines import INPUTS, OUTPUTS
 
 
@@ -24,8 +25,10 @@ class OnnxRuntimeEngine:
     FILE = "model.onnx"
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cores()
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but this
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
         self.precision = "f32"

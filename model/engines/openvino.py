@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.cores import usable_cores
 from model.engines import INPUTS, OUTPUTS
 
 # Its telemetry calls home from a forked copy of the process, which can hang and outlive the server.
@@ -20,8 +21,8 @@ class OpenVINOEngine:
 
     Args:
         path: ONNX file.
-        parameters: OpenVINO properties. INFERENCE_PRECISION_HINT `auto` is bf16 where the CPU multiplies it in
-            hardware (AMX, AVX512-BF16), f32 elsewhere.
+        parameters: OpenVINO properties. By default there is a thread a core. INFERENCE_PRECISION_HINT `auto` is bf16
+            where the CPU multiplies it in hardware (AMX, AVX512-BF16), f32 elsewhere.
     Raises:
         ValueError: OpenVINO cannot compile the file.
     """
@@ -30,7 +31,7 @@ class OpenVINOEngine:
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         core = openvino.Core()
-        properties = dict(parameters)
+        properties = {"INFERENCE_NUM_THREADS": str(usable_cores())} | dict(parameters)
         if properties.get("INFERENCE_PRECISION_HINT", "auto") == "auto":
             properties["INFERENCE_PRECISION_HINT"] = fastest_precision(core)
         try:

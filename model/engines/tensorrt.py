@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,17 @@ class TensorRTEngine:
     @staticmethod
     def machine() -> tuple[dict[str, str], str | None]:
         modules = (name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name))
-        versions = {name: importlib.import_module(name).__version__ for name in modules}
+        versions = {name: library_version(importlib.import_module(name)) for name in modules}
         if not torch.cuda.is_available():
             return versions, None
         return versions, "{}.{}".format(*torch.cuda.get_device_capability())
+
+
+def library_version(trt: Any) -> str:
+    """Such as 10.14.1.48: the library's own four numbers, without the package's `.post1`."""
+    numbers = re.match(r"\d+(\.\d+){1,3}", trt.__version__)
+    assert numbers
+    return numbers.group()
 
 
 def choose_profile(lengths: list[int], length: int) -> int:

@@ -1,10 +1,10 @@
 """TITLE and IMAGE, bytes [B, 1] -> pixels uint8 [B, H, W, 3], present bool [B, 2] (title, image)."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from model.cores import usable_cores
 from model.preprocess import pixels_and_presence
 from model.triton_step import TritonStep
 
@@ -14,7 +14,7 @@ class TritonPythonModel(TritonStep):
     outputs = ("pixels", "present")
 
     def load(self):
-        self.pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without the GIL
+        self.pool = ThreadPoolExecutor(usable_cores())  # Pillow decodes and resizes without the GIL
 
     def answer_all(self, requests):
         return list(self.pool.map(self.answer_one, requests))
