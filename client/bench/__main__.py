@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sweep(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    requests, server = good_requests(products, options.rows), _server(options.url)
+    requests, server = good_requests(products, options.rows), _server(options.url, options.wait)
     if options.perf_analyzer:
         perf_analyzer.check(options.perf_analyzer)
     rows = experiments.sweep(
@@ -63,7 +63,7 @@ def _sweep(options: argparse.Namespace, products: list[Product]) -> tuple[dict[s
 
 
 def _overload(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    requests, server = good_requests(products, options.rows), _server(options.url)
+    requests, server = good_requests(products, options.rows), _server(options.url, options.wait)
     figures = experiments.overload(
         options.url,
         requests,
@@ -78,7 +78,7 @@ def _overload(options: argparse.Namespace, products: list[Product]) -> tuple[dic
 
 
 def _soak(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    good, server = good_requests(products), _server(options.url)
+    good, server = good_requests(products), _server(options.url, options.wait)
     rate = None
     if options.rate:
         rate = _times(options.rate) * experiments.capacity(
@@ -98,7 +98,6 @@ def _compare(options: argparse.Namespace, products: list[Product]) -> tuple[dict
     return result, report.compare_table(rows, names), lambda path: plots.draw_compare(rows, names, path)
 
 
-WAIT_S = 2.0
 COMMANDS = {"sweep": _sweep, "overload": _overload, "soak": _soak, "compare": _compare}
 
 
@@ -107,16 +106,16 @@ def _load(where: str, options: argparse.Namespace, products: list[Product]) -> e
     if Path(where).is_dir():
         here = InProcess(Path(where), options.config)
         return lambda concurrency, seconds: here.load(products, min(concurrency, options.batch), seconds)
-    _server(where)
+    _server(where, options.wait)
     requests = good_requests(products)
     return lambda concurrency, seconds: closed_loop(
         where, requests, concurrency, seconds=seconds, timeout_s=options.timeout
     )
 
 
-def _server(url: str) -> dict[str, str]:
+def _server(url: str, wait_s: float) -> dict[str, str]:
     with Classifier(url) as classifier:
-        classifier.wait_until_ready(WAIT_S)
+        classifier.wait_until_ready(wait_s)
     return report.server(url)
 
 
@@ -150,6 +149,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of pictures instead")
     common.add_argument("--output", type=Path, help="directory for the results (bench/COMMAND)")
     common.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline of a call (%(default)s)")
+    common.add_argument("--wait", type=float, default=2.0, metavar="S", help="for the server to be ready (%(default)s)")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", default="localhost:8001", help="the server's gRPC address (%(default)s)")
     rows = argparse.ArgumentParser(add_help=False)
