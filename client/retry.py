@@ -30,7 +30,7 @@ class Rule:
         message: must be found in the server's message.
         retries: at most this often for one product.
         go: the next attempt waits and goes to any replica (`wait`), or goes to another one, at once
-            where one is up (`elsewhere`).
+            where one is up, and else to the same one later (`elsewhere`), or never to the same (`other`).
         sheds: the server is too busy: fewer calls at a time.
         alarm: an operator must hear of it; counted in `Course.dead_stubs`.
         timeout_factor: deadline of the next attempt, relative to this one's.
@@ -42,7 +42,7 @@ class Rule:
     code: str
     message: re.Pattern[str]
     retries: int
-    go: Literal["wait", "elsewhere"] = "wait"
+    go: Literal["wait", "elsewhere", "other"] = "wait"
     sheds: bool = False
     alarm: bool = False
     timeout_factor: float = 1.0
@@ -67,7 +67,7 @@ RULES = (
     _rule("cancelled", "CANCELLED", "", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
     _rule("no version", "NOT_FOUND", "no available versions", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
     _rule("no model", "NOT_FOUND", "", 0, ends="run"),
-    _rule("dead stub", "INTERNAL", "stub process .* not healthy", 2, go="elsewhere", alarm=True),
+    _rule("dead stub", "INTERNAL", "stub process .* not healthy", 2, go="other", alarm=True),
     _rule("internal", "INTERNAL", "", 1),
     _rule("deadline", "DEADLINE_EXCEEDED", "", 1, go="elsewhere", timeout_factor=LONGER_DEADLINE),
     _rule("label set", "FAILED_PRECONDITION", "label set", 0, ends="run"),
@@ -168,10 +168,12 @@ class Course:
         times = attempt.failures.get(rule.name, 0)
         with self._lock:
             self.dead_stubs += rule.alarm
-            if rule.go == "elsewhere":
+            if rule.go != "wait":
                 self._mark_down(attempt, now)
             replica, due = self._next_place(attempt, rule, times, now)
         if times >= rule.retries or due > attempt.first + self.retry_for_s:
+            return None
+        if rule.go == "other" and replica == attempt.replica:
             return None
         failures = {**attempt.failures, rule.name: times + 1}
         return Attempt(replica, attempt.timeout_s * rule.timeout_factor, due, attempt.first, failures)
