@@ -1,7 +1,9 @@
-# make demo   data, training, export, server and answers on this machine
-# make test   everything that needs no GPU
-# make lint   style and types
-# make clean  removes what demo and test made, and both environments; your own data and runs stay
+# make demo         data, training, export, server and answers on this machine
+# make test         everything that needs no GPU
+# make lint         style and types
+# make bench-serve  latency, throughput and overload of the server over deploy/ (after make demo)
+# make soak         100,000 requests, 5 % of them bad; memory, file handles and shared memory watched
+# make clean        removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 # One rank on a GPU is enough for the tiny network of the demo.
@@ -13,13 +15,24 @@ DATA := data/apa_mini
 RUN := runs/apa_mini
 RECIPE := train/recipes/apa_mini.yaml
 LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
+SERVER := .venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS)
+SERVER_LOG := $(RUN)/server.log
+
+# $(call with_server,COMMAND) runs it while a server over deploy/ runs; $$server is its process.
+define with_server
+@set -e; mkdir -p $(dir $(SERVER_LOG)); \
+$(SERVER) > $(SERVER_LOG) 2>&1 & \
+server=$$!; trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
+sleep 3; kill -0 $$server 2> /dev/null && $(1) \
+  || { echo "the server said (all of it: $(SERVER_LOG)):"; tail -n 5 $(SERVER_LOG); exit 1; }
+endef
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := /bin/bash
 
 .NOTPARALLEL:
-.PHONY: demo test lint clean data train serve
+.PHONY: demo test lint clean data train serve bench-serve soak
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready .venv-serve/.ready
@@ -37,11 +50,16 @@ train: .venv/.ready
 
 serve: .venv/.ready .venv-serve/.ready
 	python -m model.export $(RUN)/bundle --deploy deploy
-	@set -e; \
-	.venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS) > $(RUN)/server.log 2>&1 & \
-	server=$$!; trap 'kill $$server 2> /dev/null; wait $$server || true' EXIT; \
-	sleep 3; kill -0 $$server 2> /dev/null && python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60 \
-	  || { echo "the server said (all of it: $(RUN)/server.log):"; tail -n 5 $(RUN)/server.log; exit 1; }
+	$(call with_server,python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60)
+
+bench-serve: deploy/bundle.json .venv/.ready .venv-serve/.ready
+	$(call with_server,python -m client.bench sweep --data $(DATA) --wait 60 && python -m client.bench overload --data $(DATA))
+
+soak: deploy/bundle.json .venv/.ready .venv-serve/.ready
+	$(call with_server,python -m client.bench soak --data $(DATA) --wait 60 --pid $$server)
+
+deploy/bundle.json:
+	@echo "deploy/ has no engine: make demo, or python -m model.export BUNDLE --deploy deploy" >&2; exit 1
 
 test: .venv/.ready .venv-serve/.ready
 	python -m pytest
@@ -63,6 +81,6 @@ lint: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-serve $(DATA) $(RUN) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-serve $(DATA) $(RUN) bench build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f deploy/bundle.json deploy/tokenizer.json deploy/model.plan.timing deploy/engine/1/model.*
 	find . -name __pycache__ -prune -exec rm -rf {} +
