@@ -59,6 +59,13 @@ def test_E1_E2_the_package_equals_torch(engine: TorchEngine, bundle: Bundle, bat
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_the_layout_of_the_arrays_does_not_matter(engine: TorchEngine, bundle: Bundle):
+    input_ids, pixels, present = random_inputs(bundle.config, 7, 16, seed=0)
+    others = engine(input_ids.astype(np.int64), np.asfortranarray(pixels), present[:, ::-1].copy()[:, ::-1])
+    for ours, theirs in zip(engine(input_ids, pixels, present), others, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_batch_beyond_the_compiled_range_is_refused(engine: TorchEngine, bundle: Bundle):
     with pytest.raises(ValueError, match="a batch of 65, the package takes at most 64"):
         engine(*random_inputs(bundle.config, 65, 2, seed=0))

@@ -55,7 +55,9 @@ class TorchEngine:
     ) -> tuple[np.ndarray, np.ndarray]:
         if len(input_ids_BT) > LARGEST_BATCH:
             raise ValueError(f"a batch of {len(input_ids_BT)}, the package takes at most {LARGEST_BATCH}")
-        inputs = [torch.from_numpy(array) for array in (input_ids_BT, pixels_BHW3, present_B2)]
+        # The compiled code reads memory as it was told to, whatever the dtype and the strides.
+        arrays = zip((input_ids_BT, pixels_BHW3, present_B2), (np.int32, np.uint8, np.bool_), strict=True)
+        inputs = [torch.from_numpy(np.ascontiguousarray(array, dtype)) for array, dtype in arrays]
         if self.stream is None:
             logits, text_share = self.model(*inputs)
         else:

@@ -2,15 +2,15 @@
 
     python -m model.export.benchmark BUNDLE --runtime torch --batch 1 8 64 --output runs/benchmark
 
-The engine is exported from the bundle first, which compares it with torch: one that differs is not timed. It is
-called as the server's step calls it, NumPy in and NumPy out, and so is its rival: the same network in eager torch, on
-a GPU in bf16 by autocast as in training, on a CPU in float32.
+The engine is exported first, which compares it with torch: one that differs is not timed. It is called as the server
+calls it, NumPy in and NumPy out, and so is the same network in eager torch: in bf16 by autocast on a GPU, else float32.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import platform
@@ -49,116 +49,102 @@ def eager(bundle: Bundle) -> Run:
     return run
 
 
-class Memory:
-    """Bytes beyond those in use now: of the GPU's memory, or the process's peak where there is no GPU.
-
-    Allocators keep what they have once had, so the GPU's figure is a peak too.
-    """
-
-    def __init__(self) -> None:
-        self.on_gpu = torch.cuda.is_available()
-        if self.on_gpu:
-            torch.cuda.empty_cache()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew (man 5 proc)
-        self.before = self._used()
-
-    def peak(self) -> int:
-        return self._used() - self.before
-
-    def _used(self) -> int:
-        if self.on_gpu:
-            free, total = torch.cuda.mem_get_info()
-            return total - free
-        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) << 10
+def bytes_in_use() -> int:
+    """Of the GPU, whose allocators keep what they once had; without one, of this process at its peak."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) << 10
 
 
 def latency(run: Run, inputs: Sequence[np.ndarray], calls: int) -> dict[str, float]:
     """Milliseconds of calls one after another, the caller waiting for each; fewer calls where SECONDS are over."""
     for _ in range(WARM_UP):
         run(*inputs)
-    times: list[float] = []
-    begin = time.perf_counter()
+    times, begin = [], time.perf_counter()
     while len(times) < calls and time.perf_counter() - begin < SECONDS:
         start = time.perf_counter()
         run(*inputs)
         times.append(1e3 * (time.perf_counter() - start))
     p20, median, p80 = np.percentile(times, (20, 50, 80)).tolist()
-    products_per_s = 1e3 * len(inputs[0]) / median
-    return {"p20_ms": p20, "median_ms": median, "p80_ms": p80, "products_per_s": products_per_s, "calls": len(times)}
+    rate = 1e3 * len(inputs[0]) / median
+    return {"p20_ms": p20, "median_ms": median, "p80_ms": p80, "products_per_s": rate, "calls": len(times)}
 
 
 def measure(
     name: str, load: Callable[[], Run], bundle: Bundle, batches: Sequence[int], lengths: Sequence[int], calls: int
 ) -> list[dict[str, Any]]:
-    """A row for each batch size and title length; memory of a row counts the rows before it."""
-    memory, rows = Memory(), []
-    run = load()
-    for batch, length in ((batch, length) for batch in batches for length in lengths):
+    """A row for each batch size and title length; memory counts from before loading, and the rows before."""
+    torch.cuda.empty_cache()
+    Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew (man 5 proc)
+    before, run, rows = bytes_in_use(), load(), []
+    for batch, length in itertools.product(batches, lengths):
         times = latency(run, random_inputs(bundle.config, batch, length, seed=0), calls)
-        rows.append({"name": name, "batch": batch, "length": length, **times, "peak_bytes": memory.peak()})
+        rows.append({"name": name, "batch": batch, "length": length, **times, "peak_bytes": bytes_in_use() - before})
     return rows
 
 
 def machine(runtime: str) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    models = [line.split(": ")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
     versions = {"python": platform.python_version(), "torch": torch.__version__, **engine_class(runtime).machine()[0]}
-    cpu = f"{models[0] if models else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    cpu = f"{model.split(': ')[1]}, {len(os.sched_getaffinity(0))} cores"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"gpu": gpu, "cpu": cpu, "versions": versions, "commit": commit.stdout.strip()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| B | T | engine | median ms | p20 | p80 | products/s | times eager | memory MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Markdown, shape by shape."""
+    columns = ("B", "T", "engine", "median ms", "p20", "p80", "products/s", "times eager", "memory MB")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     rival = {(r["batch"], r["length"]): r["median_ms"] for r in rows if r["name"].startswith("eager")}
     for r in sorted(rows, key=lambda r: (r["batch"], r["length"])):
-        figures = f"{r['median_ms']:.2f} | {r['p20_ms']:.2f} | {r['p80_ms']:.2f} | {r['products_per_s']:.0f}"
-        ratio = rival[r["batch"], r["length"]] / r["median_ms"]
-        memory = f"{r['peak_bytes'] / 1e6:.0f}"
-        lines.append(f"| {r['batch']} | {r['length']} | {r['name']} | {figures} | {ratio:.2f} | {memory} |")
+        ratio, megabytes = rival[r["batch"], r["length"]] / r["median_ms"], r["peak_bytes"] / 1e6
+        times = f"{r['median_ms']:.2f} | {r['p20_ms']:.2f} | {r['p80_ms']:.2f} | {r['products_per_s']:.0f}"
+        lines.append(f"| {r['batch']} | {r['length']} | {r['name']} | {times} | {ratio:.2f} | {megabytes:.0f} |")
     return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m model.export.benchmark", description=(__doc__ or "").split("\n")[0]
+        prog="python -m model.export.benchmark", description="time an engine beside eager torch"
     )
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument("--runtime", choices=list(CLASSES), required=True)
     parser.add_argument("--precision", help="of the matrix products (default: the runtime's own)")
-    parser.add_argument("--data", type=Path, help="data set to compare on, and to calibrate int8 on")
+    parser.add_argument("--data", type=Path, help="data set to compare on and to calibrate int8 on")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--length", type=int, nargs="+", help="ids a title (default: second and longest of the bundle)")
     parser.add_argument("--calls", type=int, default=200, help="at most, for each figure")
-    parser.add_argument("--output", type=Path, help="directory for benchmark.json and benchmark.md")
+    parser.add_argument("--output", type=Path, help="directory for benchmark.json and .md")
     args = parser.parse_args(arguments)
     try:
-        bundle = load_bundle(args.bundle)
-        lengths = args.length or bundle.config.preprocess.title_lengths[1::3]
-        engine = engine_class(args.runtime)
-        with tempfile.TemporaryDirectory() as folder:
-            exported = EXPORTED_AS.get(args.runtime, args.runtime)
-            reports = export(args.bundle, Path(folder) / "deploy", exported, args.precision, args.data)
-            path = Path(folder) / "deploy/engine/1" / engine.FILE
-            parameters = {"precision": args.precision} if args.precision and args.runtime == "tensorrt" else {}
-            shapes = (bundle, args.batch, lengths, args.calls)
-            rows = measure(args.runtime, lambda: load_engine(args.runtime, path, parameters), *shapes)
+        result = compare_with_eager(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    rows += measure("eager bf16" if torch.cuda.is_available() else "eager f32", lambda: eager(bundle), *shapes)
-    result = {"machine": machine(args.runtime), "parity": reports, "rows": rows}
-    print(json.dumps(result["machine"]), table(rows), sep="\n")
+    print(json.dumps(result["machine"]), table(result["rows"]), sep="\n")
     if args.output:
         args.output.mkdir(parents=True, exist_ok=True)
         write_atomically(args.output / "benchmark.json", json.dumps(result, indent=1) + "\n")
-        write_atomically(args.output / "benchmark.md", table(rows))
+        write_atomically(args.output / "benchmark.md", table(result["rows"]))
     return 0
+
+
+def compare_with_eager(args: argparse.Namespace) -> dict[str, Any]:
+    """Raises ValueError where the engine cannot be built or loaded here, or differs from torch."""
+    bundle, engine = load_bundle(args.bundle), engine_class(args.runtime)
+    shapes = (bundle, args.batch, args.length or bundle.config.preprocess.title_lengths[1::3], args.calls)
+    parameters = {"precision": args.precision} if args.precision and args.runtime == "tensorrt" else {}
+    with tempfile.TemporaryDirectory() as folder:
+        deploy = Path(folder) / "deploy"
+        reports = export(args.bundle, deploy, EXPORTED_AS.get(args.runtime, args.runtime), args.precision, args.data)
+        path = deploy / "engine/1" / engine.FILE
+        rows = measure(args.runtime, lambda: load_engine(args.runtime, path, parameters), *shapes)
+    rival = "eager bf16" if torch.cuda.is_available() else "eager f32"
+    rows += measure(rival, lambda: eager(bundle), *shapes)
+    return {"machine": machine(args.runtime), "parity": reports, "rows": rows}
 
 
 if __name__ == "__main__":
