@@ -8,31 +8,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import tiny_bundle_config, tiny_network
+from mixed_files import tiny_bundle, tiny_graphs
 from rounded import rounded_session
 
-from model.bundle import Bundle
 from model.engines import INPUTS, OUTPUTS
-from model.export.graph import write_onnx
-from model.export.mixed_precision import write_mixed
+from model.export.mixed_precision import SCOPES, write_mixed
 from model.export.parity import compare, random_inputs
 
 FLOAT, HALF, BRAIN = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16
 
 
 @pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return Bundle(tiny_bundle_config(), tiny_network(), None)
-
-
-@pytest.fixture(scope="module")
-def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """model.onnx, f16.onnx and bf16.onnx."""
-    folder = tmp_path_factory.mktemp("mixed")
-    write_onnx(bundle, folder / "model.onnx")
-    for precision in ("f16", "bf16"):
-        write_mixed(folder / "model.onnx", folder / f"{precision}.onnx", precision)
-    return folder
+def folder() -> Path:
+    return tiny_graphs()
 
 
 def types(model: onnx.ModelProto) -> dict[str, int]:
@@ -63,8 +51,9 @@ def test_every_product_but_the_heads_is_narrow_and_nothing_else_computes_so(fold
             assert len(used) < 2, node.name
         else:
             assert narrow not in used, node.name
-    # 2 text, 3 image and 2 sequence blocks: 6 products each; patches, text, two image projections; 2 heads of 2
-    assert seen == {"heads": 4, "products": 7 * 6 + 4, "biases": 19}
+    # 2 text, 3 image and 2 sequence blocks have 6 products; beside them patches, a text and two image projections.
+    # 4 linear layers a block, of which attention's last in the towers is a Gemm, which holds its bias.
+    assert seen == {"heads": 4, "products": 7 * 6 + 4, "biases": 23}
 
 
 def test_no_value_is_cast_twice_or_there_and_back(folder: Path):
@@ -87,18 +76,42 @@ def test_E2_inputs_and_outputs_keep_their_names_types_and_dynamic_sizes(folder: 
 
 
 @pytest.mark.parametrize("precision", ["f16", "bf16"])
-def test_E6_answers_stay_within_the_limits(folder: Path, bundle: Bundle, precision: str):
+def test_E6_answers_stay_within_the_limits(folder: Path, precision: str):
     """ONNX Runtime computes in float32 and rounds wherever the graph says 16 bits."""
     session = rounded_session(folder / f"{precision}.onnx")
-    report = compare(bundle, lambda *arrays: session.run(OUTPUTS, dict(zip(INPUTS, arrays, strict=True))), precision)
+    report = compare(
+        tiny_bundle(), lambda *arrays: session.run(OUTPUTS, dict(zip(INPUTS, arrays, strict=True))), precision
+    )
     assert report["passed"], report
     assert report["probability_difference"] > 1e-6  # float32 would be below
 
 
-def test_float16_also_as_onnx_runtime_computes_it(folder: Path, bundle: Bundle):
+def test_float16_also_as_onnx_runtime_computes_it(folder: Path):
     session = onnxruntime.InferenceSession(folder / "f16.onnx", providers=["CPUExecutionProvider"])
-    inputs = dict(zip(INPUTS, random_inputs(bundle.config, 7, 24, seed=0), strict=True))
+    inputs = dict(zip(INPUTS, random_inputs(tiny_bundle().config, 7, 24, seed=0), strict=True))
     for ours, rounded in zip(
         session.run(OUTPUTS, inputs), rounded_session(folder / "f16.onnx").run(OUTPUTS, inputs), strict=True
     ):
         np.testing.assert_allclose(ours, rounded, atol=5e-3)
+
+
+def test_what_cannot_be_narrowed_is_refused(folder: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="precision 'f8': expected one of f16, bf16"):
+        write_mixed(folder / "model.onnx", tmp_path / "mixed.onnx", "f8")
+    model = onnx.load(folder / "model.onnx")
+    (product,) = (node for node in model.graph.node if node.op_type == "Conv")
+    scopes = [prop for prop in product.metadata_props if prop.key == SCOPES]
+    product.metadata_props.remove(scopes[0])
+    onnx.save(model, tmp_path / "nameless.onnx")
+    with pytest.raises(ValueError, match=r"node_Conv.* \(Conv\): the graph does not say which module"):
+        write_mixed(tmp_path / "nameless.onnx", tmp_path / "mixed.onnx", "f16")
+
+
+def test_a_weight_beyond_float16_is_refused_and_fits_bfloat16(folder: Path, tmp_path: Path):
+    model = onnx.load(folder / "model.onnx")
+    (weight,) = (w for w in model.graph.initializer if w.name == "towers.clip.visual.conv1.weight")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(weight.dims, 7e4, np.float32), weight.name))
+    onnx.save(model, tmp_path / "large.onnx")
+    with pytest.raises(ValueError, match="conv1.weight: weights beyond the range of FLOAT16; use bf16"):
+        write_mixed(tmp_path / "large.onnx", tmp_path / "mixed.onnx", "f16")
+    write_mixed(tmp_path / "large.onnx", tmp_path / "mixed.onnx", "bf16")

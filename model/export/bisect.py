@@ -6,7 +6,6 @@ import ast
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from model.engines import OUTPUTS
 from model.export.mixed_precision import SCOPES
 
 Arrays = Mapping[str, np.ndarray]
@@ -42,8 +42,8 @@ class _Step(NamedTuple):
 def first_deviation(onnx_path: Path, inputs: Arrays, candidate: Candidate, limit: float) -> Deviation | None:
     """Name the first layer, in the order of computation, whose error exceeds the limit; None if none does.
 
-    Two rounds, first the blocks and then the layers of the one found: each value that an engine must give out keeps
-    it from fusing what lies around, so that with all of them out at once an error of fusing would hide.
+    First every layer gives out its values. That keeps an engine from fusing layers, so where all are sound by
+    themselves a second run gives out those of whole blocks only, and a block is what can be named.
 
     Args:
         onnx_path: float32 graph from `model.export.graph.write_onnx`; ONNX Runtime computes what is right.
@@ -51,12 +51,14 @@ def first_deviation(onnx_path: Path, inputs: Arrays, candidate: Candidate, limit
         limit: on the error as in Deviation.
     """
     model = onnx.load(onnx_path)
-    blocks = [list(steps) for _, steps in groupby(_steps(model), key=lambda step: _block(step.layer))]
-    coarse = next(_deviations(model, [steps[-1] for steps in blocks], inputs, candidate, limit), None)
-    if coarse is None:
-        return None
-    inside = next(steps for steps in blocks if steps[-1].value == coarse.value)
-    return next(_deviations(model, inside, inputs, candidate, limit), coarse)
+    layers = _steps(model)
+    found = next(_deviations(model, layers, inputs, candidate, limit), None)
+    if found is None:
+        apart = [(_block(step.layer), step.value in OUTPUTS and step.value) for step in layers]
+        blocks = [step for step, here, after in zip(layers, apart, [*apart[1:], None], strict=True) if here != after]
+        found = next(_deviations(model, blocks, inputs, candidate, limit), None)
+        return found and found._replace(layer=_block(found.layer))
+    return found
 
 
 def onnx_runtime(path: Path, inputs: Arrays) -> Arrays:
@@ -68,20 +70,20 @@ def onnx_runtime(path: Path, inputs: Arrays) -> Arrays:
 
 def relative_error(right: np.ndarray, actual: np.ndarray) -> float:
     """Largest difference over the largest finite right value; inf where the engine has NaN."""
-    differences = np.abs(actual - right)[actual != right]  # a mask's -inf equals itself
-    if not differences.size:
+    differs = actual != right  # a mask's -inf equals itself
+    if not differs.any():
         return 0.0
-    largest = np.abs(right, where=np.isfinite(right), out=np.zeros_like(right)).max()
-    return float(np.nan_to_num(differences.max() / max(largest, np.finfo(np.float32).tiny), nan=np.inf))
+    largest = np.abs(right[np.isfinite(right)]).max(initial=np.finfo(np.float32).tiny)
+    return float(np.nan_to_num(np.abs(actual[differs] - right[differs]).max() / largest, nan=np.inf, posinf=np.inf))
 
 
 def _steps(model: onnx.ModelProto) -> list[_Step]:
     """The modules in the order of computation, each with the last float32 value that it computes in a row."""
-    floats, outputs, steps = _floats(model), {output.name for output in model.graph.output}, list[_Step]()
+    floats, steps = _floats(model), list[_Step]()
     for node in model.graph.node:
         scopes = ast.literal_eval({prop.key: prop.value for prop in node.metadata_props}.get(SCOPES, "[]"))
         if node.output[0] in floats and len(scopes) > 1 and scopes[-2]:
-            if steps and steps[-1].layer == scopes[-2] and steps[-1].value not in outputs:
+            if steps and steps[-1].layer == scopes[-2] and steps[-1].value not in OUTPUTS:
                 steps.pop()
             steps.append(_Step(scopes[-2], node.output[0]))
     return steps

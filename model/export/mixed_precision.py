@@ -135,10 +135,13 @@ def _cast_pixels_first(graph: ir.Graph) -> None:
     for node in list(graph):
         value = node.inputs[0] if node.op_type == "Transpose" else None
         if value is not None and value.is_graph_input() and value.dtype == ir.DataType.UINT8:
+            assert all(user.op_type == "Cast" for user in node.outputs[0].consumers())
             cast = _cast_node(value, ir.DataType.FLOAT, f"{value.name}_FLOAT", node.metadata_props)
             graph.insert_before(node, cast)
             node.replace_input_with(0, cast.outputs[0])
             node.outputs[0].dtype = ir.DataType.FLOAT
+            for old_cast in node.outputs[0].consumers():
+                old_cast.outputs[0].replace_all_uses_with(node.outputs[0])
 
 
 def _drop_nan_guards(graph: ir.Graph) -> None:

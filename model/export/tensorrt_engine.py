@@ -19,8 +19,12 @@ from tqdm import tqdm
 
 from model.bundle import Bundle, load_bundle
 from model.config import PreprocessConfig
+from model.engines import INPUTS
+from model.engines.tensorrt import TensorRTEngine, library_version
+from model.export.bisect import Arrays, first_deviation
 from model.export.graph import write_onnx
 from model.export.mixed_precision import TYPES, write_mixed
+from model.export.parity import random_inputs
 from model.files import write_atomically
 
 TensorRT = Any  # the module tensorrt or tensorrt_rtx: one API under two names
@@ -31,6 +35,8 @@ MODULES = {
 # Batch sizes of each profile; the largest is max_batch_size in deploy/engine/config.pbtxt.
 SMALLEST_BATCH, USUAL_BATCH, LARGEST_BATCH = 1, 16, 64
 WORKSPACE_BYTES = 4 << 30
+# Of a layer's largest value; sound engines stay below a third of it.
+LAYER_LIMITS = {"f16": 0.02, "bf16": 0.1}
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +99,26 @@ def build_plan(bundle: Bundle, plan: Path, precision: str, module: str = "tensor
         write_onnx(bundle, whole)
         write_mixed(whole, mixed, precision)
         return build_engine(trt, mixed, plan, bundle.config.preprocess, **options)
+
+
+def first_wrong_layer(bundle: Bundle, precision: str, module: str = "tensorrt") -> str:
+    """Which layer's values leave those of the float32 graph first, as words for an error message."""
+    trt, preprocess = import_tensorrt(module), bundle.config.preprocess
+    length, limit = preprocess.title_lengths[0], LAYER_LIMITS[precision]
+
+    def candidate(onnx_path: Path, inputs: Arrays) -> Arrays:
+        mixed, plan = onnx_path.with_name("mixed.onnx"), onnx_path.with_name("model.plan")
+        write_mixed(onnx_path, mixed, precision)
+        build_engine(trt, mixed, plan, preprocess, lengths=[length])
+        return TensorRTEngine(plan, {"module": module, "precision": precision}).run(inputs)
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(bundle, Path(folder, "model.onnx"))
+        inputs = dict(zip(INPUTS, random_inputs(bundle.config, 3, length, seed=0), strict=True))
+        found = first_deviation(Path(folder, "model.onnx"), inputs, candidate, limit)
+    if found is None:
+        return f"no layer by itself is off by more than {limit:.0%} of its largest value"
+    return f"the first layer off by more than {limit:.0%} of its largest value is {found.layer} ({found.error:.2g})"
 
 
 def import_tensorrt(module: str) -> TensorRT:
@@ -197,7 +223,7 @@ def _builder(trt: TensorRT, log: Any) -> Any:
 
 
 def _set_target(trt: TensorRT, config: Any, compute_capability: str | None, any_gpu: bool) -> Target:
-    versions = {trt.__name__: trt.__version__}
+    versions = {trt.__name__: library_version(trt)}
     if _is_rtx(trt):
         if any_gpu:
             raise ValueError("tensorrt_rtx: its engines run on every GPU from compute capability 8.6 on as it is")
