@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import onnx
 from conftest import tiny_bundle_config, tiny_network
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.export.graph import write_onnx
-from model.export.mixed_precision import TYPES, write_mixed
+from model.export.mixed_precision import PRODUCTS, SCOPES, TYPES, write_mixed
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="mixed-")
 
@@ -29,3 +32,20 @@ def tiny_graphs() -> Path:
     for precision in TYPES:
         write_mixed(folder / "model.onnx", folder / f"{precision}.onnx", precision)
     return folder
+
+
+def break_layer(path: Path, layer: str, factor: float) -> None:
+    """Rewrite a graph so that one layer multiplies by `factor` times its weights."""
+    model = onnx.load(path)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    for node in model.graph.node:
+        scopes = ast.literal_eval({prop.key: prop.value for prop in node.metadata_props}.get(SCOPES, "[]"))
+        if node.op_type in PRODUCTS and scopes[-2] == layer and node.input[1] in weights:
+            values = onnx.numpy_helper.to_array(weights[node.input[1]])
+            with np.errstate(over="ignore"):
+                other = (values.astype(np.float32) * factor).astype(values.dtype)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(other, "broken"))
+            node.input[1] = "broken"
+            onnx.save(model, path)
+            return
+    raise AssertionError(f"{layer} multiplies nothing")

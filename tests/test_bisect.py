@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from mixed_files import tiny_bundle, tiny_graphs
-from onnx import numpy_helper
+from mixed_files import break_layer, tiny_bundle, tiny_graphs
 from rounded import rounded_session
 
 from model.engines import INPUTS
 from model.export.bisect import Arrays, first_deviation, relative_error
-from model.export.mixed_precision import SCOPES, write_mixed
+from model.export.mixed_precision import write_mixed
 from model.export.parity import random_inputs
 from model.export.tensorrt_engine import LAYER_LIMITS
 
@@ -38,24 +36,9 @@ class Rounding:
         names = [output.name for output in onnx.load(mixed).graph.output]
         self.given_out.append(len(names))
         if self.broken and (len(names) < 30 or not self.only_fused):
-            self.break_layer(mixed)
+            break_layer(mixed, self.broken, self.factor)
         session = rounded_session(mixed)
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-    def break_layer(self, path: Path) -> None:
-        model = onnx.load(path)
-        weights = {weight.name: weight for weight in model.graph.initializer}
-        for node in model.graph.node:
-            scopes = ast.literal_eval({p.key: p.value for p in node.metadata_props}.get(SCOPES, "[]"))
-            if node.op_type in ("MatMul", "Gemm", "Conv") and scopes[-2] == self.broken and node.input[1] in weights:
-                values = numpy_helper.to_array(weights[node.input[1]])
-                with np.errstate(over="ignore"):
-                    other = (values.astype(np.float32) * self.factor).astype(values.dtype)
-                model.graph.initializer.append(numpy_helper.from_array(other, "broken"))
-                node.input[1] = "broken"
-                onnx.save(model, path)
-                return
-        raise AssertionError(f"{self.broken} multiplies nothing")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 import tensorrt_rtx
 import torch
 from google.protobuf import text_format
-from mixed_files import tiny_bundle, tiny_graphs
+from mixed_files import break_layer, tiny_bundle, tiny_graphs
+from rounded import rounded_session
 from tritonclient.grpc import model_config_pb2
 
 from model.config import BundleConfig
@@ -22,6 +23,7 @@ from model.engine_stamp import EngineStamp
 from model.engines import INPUTS, engine_class, load_engine
 from model.engines.tensorrt import choose_profile, library_version
 from model.export import tensorrt_engine
+from model.export.bisect import Arrays
 from model.export.mixed_precision import write_mixed
 from model.export.tensorrt_engine import LARGEST_BATCH, add_profile, build_engine, import_tensorrt, main, parse
 
@@ -110,6 +112,29 @@ def test_the_command_builds_for_a_compute_capability(tmp_path: Path, capsys: pyt
     assert printed.startswith(f"{plan}: ") and "bf16, tensorrt_rtx 1." in printed
     assert printed.endswith("for GPUs of compute capability 8.9\n")
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan"}  # no timing cache: RTX measures nothing
+
+
+def test_E6_the_first_wrong_layer_of_a_plan_is_found(monkeypatch: pytest.MonkeyPatch):
+    """TensorRT-RTX builds the plans that give out their layers; in their place their graphs are run, with one fault."""
+    sizes = []
+
+    class Runs:
+        def __init__(self, plan: Path, parameters: dict[str, str]) -> None:
+            sizes.append(plan.stat().st_size)
+            self.graph = plan.with_name("mixed.onnx")
+
+        def run(self, inputs: Arrays) -> Arrays:
+            break_layer(self.graph, "sequence_attention.blocks.1.mlp.0", 1.5)
+            session = rounded_session(self.graph)
+            names = [output.name for output in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+    monkeypatch.setattr(tensorrt_engine, "TensorRTEngine", Runs)
+    words = tensorrt_engine.first_wrong_layer(tiny_bundle(), "f16", "tensorrt_rtx")
+    assert words.startswith(
+        "the first layer off by more than 2% of its largest value is sequence_attention.blocks.1.mlp.0"
+    )
+    assert len(sizes) == 1 and sizes[0] > 1e6
 
 
 def test_each_title_length_has_its_profile_up_to_the_servers_largest_batch(builder: Any):

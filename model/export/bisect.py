@@ -54,8 +54,7 @@ def first_deviation(onnx_path: Path, inputs: Arrays, candidate: Candidate, limit
     layers = _steps(model)
     found = next(_deviations(model, layers, inputs, candidate, limit), None)
     if found is None:
-        apart = [(_block(step.layer), step.value in OUTPUTS and step.value) for step in layers]
-        blocks = [step for step, here, after in zip(layers, apart, [*apart[1:], None], strict=True) if here != after]
+        blocks = _last_of_each(layers, _block)
         found = next(_deviations(model, blocks, inputs, candidate, limit), None)
         return found and found._replace(layer=_block(found.layer))
     return found
@@ -79,14 +78,19 @@ def relative_error(right: np.ndarray, actual: np.ndarray) -> float:
 
 def _steps(model: onnx.ModelProto) -> list[_Step]:
     """The modules in the order of computation, each with the last float32 value that it computes in a row."""
-    floats, steps = _floats(model), list[_Step]()
+    floats, steps = _floats(model), []
     for node in model.graph.node:
         scopes = ast.literal_eval({prop.key: prop.value for prop in node.metadata_props}.get(SCOPES, "[]"))
         if node.output[0] in floats and len(scopes) > 1 and scopes[-2]:
-            if steps and steps[-1].layer == scopes[-2] and steps[-1].value not in OUTPUTS:
-                steps.pop()
             steps.append(_Step(scopes[-2], node.output[0]))
-    return steps
+    return _last_of_each(steps, lambda layer: layer)
+
+
+def _last_of_each(steps: Sequence[_Step], part: Callable[[str], str]) -> list[_Step]:
+    """The last of all steps in a row that belong to one part of the network; its outputs always."""
+    following = [*(part(step.layer) for step in steps[1:]), ""]
+    pairs = zip(steps, following, strict=True)
+    return [step for step, after in pairs if part(step.layer) != after or step.value in OUTPUTS]
 
 
 def _floats(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
