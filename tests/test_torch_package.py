@@ -167,6 +167,8 @@ def test_the_full_size_graph_for_a_gpu_has_the_fused_kernels_and_training_precis
     assert found["inputs"]["aten.scaled_dot_product_attention"] == [["bfloat16"] * 3, ["bfloat16"] * 3 + ["bool"]]
     text, image, present, relevance, w1, b1, w2, b2, first_label = found["inputs"]["cma_clip.modality_heads"][0]
     assert {relevance, b1, b2, text, image} == {"float32"} and {w1, w2} == {"bfloat16"}
+    ((row_tiles, splits, tasks),) = found["grids"]
+    assert (splits, tasks) == ("8", "2") and not row_tiles.isdecimal()  # the batch is no constant of the launch
     assert found["ranges"] == [[1, 64], [2, 77]]
     assert found["outputs"] == [["torch.float32", 2], ["torch.float32", 29]]
     assert all("positional_embedding" in name for name in found["weights_rounded_in_each_call"])

@@ -1,7 +1,8 @@
 """Traces the full-size network for a CUDA device that need not exist, and prints what its graph holds.
 
 Run by test_torch_package.py in a process of its own, outside the interpreter. One JSON object: how often each
-operator of interest occurs, the dtypes of their inputs, the dynamic ranges, and the outputs' dtypes.
+operator of interest occurs, the dtypes of their inputs, the grid of each kernel of ours, the dynamic ranges, and the
+outputs' dtypes.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def inputs_of(operator: str) -> list[tuple[str, ...]]:
     return sorted({tuple(str(dtype).removeprefix("torch.") for dtype in dtypes) for dtypes in values})
 
 
+opened = program.run_decompositions({}, decompose_custom_triton_ops=True)
+launches = [node for node in opened.graph.nodes if "triton_kernel_wrapper" in str(node.target)]
 operators = Counter(str(node.target).removesuffix(".default") for node in program.graph.nodes)
 rounded = [node.args[0].name for node in program.graph.nodes if "_to_copy" in str(node.target)]
 results = {output.arg.name for output in program.graph_signature.output_specs}
@@ -75,6 +78,7 @@ print(
             "operators": {name: operators[name] for name in OPERATORS},
             "inputs": {name: inputs_of(name) for name in OPERATORS[:4]},
             "weights_rounded_in_each_call": [name for name in rounded if name.startswith("p_")],
+            "grids": [[str(size) for size in node.kwargs["grid"][0]] for node in launches],
             "ranges": [[int(r.lower), int(r.upper)] for r in program.range_constraints.values()],
             "outputs": [
                 [str(n.meta["val"].dtype), n.meta["val"].shape[1]] for n in program.graph.nodes if n.name in results
