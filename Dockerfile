@@ -53,9 +53,10 @@ FROM nvcr.io/nvidia/tritonserver:26.11-py3 AS triton
 FROM triton AS steps
 WORKDIR /src
 COPY . .
+# NVIDIA builds its python backend with numpy 1; that of Triton 2.51 crashes under numpy 2.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/cma_clip \
-    && python3 -m pip --python /opt/cma_clip/bin/python install '.[serve]'
+    && python3 -m pip --python /opt/cma_clip/bin/python install '.[serve]' 'numpy<2'
 
 FROM triton AS serve
 COPY --from=steps /opt/cma_clip /opt/cma_clip

@@ -77,6 +77,7 @@ def test_images_install_extras_that_fit():
     }
     assert {"deepspeed", "torch"} <= extras["train"] and "openvino" in extras["serve"]
     assert not extras["serve"] & {"torch", "nvidia-pytriton"}, "the image has a server of its own"
+    assert "'numpy<2'" in last("steps", "RUN")
 
 
 def test_every_image_is_pinned_to_one_version():
