@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
+from server_faults import kill_server, stubs_of
 from server_process import ServerProcess, free_ports
 
 from client import canary
@@ -127,28 +128,12 @@ def test_a_wrong_interval_is_refused(capsys):
     assert "--interval is 0.0" in capsys.readouterr().err
 
 
-def stubs(server: ServerProcess, model: str) -> list[int]:
-    """The python processes of one model of this server."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command, status = (folder / "cmdline").read_bytes().split(b"\0"), (folder / "status").read_text()
-        except OSError:
-            continue
-        is_stub = command[0].endswith(b"triton_python_backend_stub") and any(
-            f"/{model}/".encode() in c for c in command
-        )
-        if is_stub and f"PPid:\t{server.process.pid}\n" in status:
-            found.append(int(folder.name))
-    return found
-
-
 def test_F2_F3_stubs_of_a_real_server_that_hang_and_die(server, tmp_path, capsys):
     with ServerProcess(server.repository, tmp_path / "server.log") as victim:
         command = ["--url", victim.url, "--timeout", "5"]
         assert canary.main(command) == 0
         assert capsys.readouterr().out.startswith("ok ")
-        stub = stubs(victim, "decode")[0]
+        stub = stubs_of(victim, "decode")[0]
         os.kill(stub, signal.SIGSTOP)
         assert canary.main(["--url", victim.url, "--timeout", "0.3"]) == 1
         assert f"ALARM {victim.url} hang after 30" in capsys.readouterr().out
@@ -163,4 +148,4 @@ def test_F2_F3_stubs_of_a_real_server_that_hang_and_die(server, tmp_path, capsys
         )
         assert shot.returncode == 1 and time.monotonic() - start < 5
         assert shot.stdout.startswith(f"ALARM {victim.url} dead stub after ") and "Stub process" in shot.stdout
-        victim.process.kill()  # an orderly stop would wait half a minute for the call that the stub took along
+        kill_server(victim)  # an orderly stop would wait half a minute for the call that the stub took along

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
+from server_faults import kill_server
 from server_process import ServerProcess, free_ports
 
 from client import predict
@@ -350,10 +351,9 @@ def test_L7_a_catalogue_through_a_real_server_that_is_restarted_twice(server, pr
     pq.write_table(pa.Table.from_pylist(rows), table)
     with ServerProcess(server.repository, tmp_path / "server.log") as restarted:
         process = start(options(table, output, restarted.url), part_rows=50)
-        for end in (signal.SIGKILL, signal.SIGTERM):
+        for end in (kill_server, ServerProcess.stop):
             wait_for_parts(output, 4)
-            restarted.process.send_signal(end)
-            restarted.process.wait(40)
+            end(restarted)
             restarted.start()
         assert process.wait(120) == 0, process.stderr.read()
     assert_every_id_once(output, 1500)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
+from server_faults import kill_server
 from server_process import ServerProcess, free_ports
 
 from client.classifier import Answer, Classifier, ClassifierError
@@ -344,8 +345,7 @@ def test_F4_F5_sigterm_and_sigkill_in_mid_stream_lose_no_product(server, second_
     with Classifier(second_server.url, retry_for_s=60) as classifier:
         outcomes = classifier.classify_many([products[number] for number in order], in_flight=16)
         check(itertools.islice(outcomes, 100), order[:100])
-        second_server.process.kill()
-        second_server.process.wait()
+        kill_server(second_server)
         restart = threading.Thread(target=second_server.start)
         restart.start()
         check(outcomes, order[100:])
