@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from conftest import tiny_bundle_config, tiny_network
 
 from model.bundle import Bundle, load_bundle, save_bundle
@@ -20,7 +21,12 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="mixed-")
 
 @functools.cache
 def tiny_bundle() -> Bundle:
-    save_bundle(Path(_FOLDER.name, "bundle"), tiny_bundle_config(), tiny_network())
+    """No weight is zero or equals another, as after training: the exporter would drop or share those."""
+    network = tiny_network()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    save_bundle(Path(_FOLDER.name, "bundle"), tiny_bundle_config(), network)
     return load_bundle(Path(_FOLDER.name, "bundle"))
 
 

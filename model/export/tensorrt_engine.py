@@ -264,7 +264,7 @@ def _log(trt: TensorRT) -> Any:
 
 
 def _progress(trt: TensorRT) -> Any:
-    """A bar on the terminal for the phases that have no parent."""
+    """A bar on the terminal for the build, with the name of what is under way."""
 
     class Progress(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -274,6 +274,8 @@ def _progress(trt: TensorRT) -> Any:
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
                 self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, disable=None)
+            elif parent_phase in self.bars:
+                self.bars[parent_phase].set_postfix_str(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             if phase_name in self.bars:
