@@ -59,6 +59,7 @@ def finished(output: Path, settings: Settings) -> dict[str, Any] | None:
     Raises:
         ValueError: something else has the output's name.
     """
+    shutil.rmtree(beside(output, "done"), ignore_errors=True)  # left by a kill at the very end
     if not output.exists() or beside(output, "progress").exists():
         return None
     file = beside(output, "json")

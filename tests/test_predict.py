@@ -308,7 +308,7 @@ def test_L7_killed_and_interrupted_at_any_moment_no_id_is_lost_or_doubled(tmp_pa
     assert left_over(output) == {"", ".rejects.csv", ".json"}
 
 
-@pytest.mark.parametrize("last", ["rejects.csv", "", "json"])
+@pytest.mark.parametrize("last", ["rejects.csv", "", "json", "done"])
 def test_L7_killed_while_the_table_is_written(tmp_path, monkeypatch, last):
     """After the file named `last` has its place."""
     table, output = numbered(tmp_path / "table.csv", 30), tmp_path / "answers.parquet"
