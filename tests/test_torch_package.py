@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.config import Task
 from model.engines.torch import TorchEngine
+from model.export import torch_package
 from model.export.parity import random_inputs
 from model.export.torch_package import PackedAttention, ServedNetwork, build_package
 
@@ -116,6 +117,16 @@ def test_what_cannot_be_compiled_is_refused(bundle: Bundle, tmp_path: Path):
         with pytest.raises(ValueError, match="compiled on such a GPU, and torch finds none here"):
             build_package(bundle, tmp_path / "model.pt2", "cuda", "bf16")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_machine_without_a_compiler_is_told_so_in_one_line(bundle: Bundle, tmp_path: Path, monkeypatch):
+    small = torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),))
+    monkeypatch.setattr(torch_package, "export_program", lambda *_: small)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    with torch._inductor.utils.fresh_cache(), pytest.raises(ValueError, match="needs g\\+\\+.*InvalidCxxComp") as error:
+        build_package(bundle, tmp_path / "model.pt2", "cpu", "f32")
+    assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("causal", [False, True])

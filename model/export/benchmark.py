@@ -62,7 +62,8 @@ def latency(run: Run, inputs: Sequence[np.ndarray], calls: int) -> dict[str, flo
     """Milliseconds of calls one after another, the caller waiting for each; fewer calls where SECONDS are over."""
     for _ in range(WARM_UP):
         run(*inputs)
-    times, begin = [], time.perf_counter()
+    times: list[float] = []
+    begin = time.perf_counter()
     while len(times) < calls and time.perf_counter() - begin < SECONDS:
         start = time.perf_counter()
         run(*inputs)
@@ -142,8 +143,7 @@ def compare_with_eager(args: argparse.Namespace) -> dict[str, Any]:
         reports = export(args.bundle, deploy, EXPORTED_AS.get(args.runtime, args.runtime), args.precision, args.data)
         path = deploy / "engine/1" / engine.FILE
         rows = measure(args.runtime, lambda: load_engine(args.runtime, path, parameters), *shapes)
-    rival = "eager bf16" if torch.cuda.is_available() else "eager f32"
-    rows += measure(rival, lambda: eager(bundle), *shapes)
+    rows += measure(f"eager {'bf16' if torch.cuda.is_available() else 'f32'}", lambda: eager(bundle), *shapes)
     return {"machine": machine(args.runtime), "parity": reports, "rows": rows}
 
 

@@ -12,7 +12,7 @@ import torch
 import torch._inductor
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+from torch._inductor.exc import InductorError
 from torch.export import ExportedProgram
 
 from model.bundle import Bundle
@@ -112,7 +112,7 @@ def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> di
     Returns:
         library -> version that must be the same where the package is loaded.
     Raises:
-        ValueError: no such device here, an unknown precision, or no C++ compiler.
+        ValueError: no such device here, an unknown precision, or torch cannot compile (no C++ compiler).
     """
     if precision not in PRECISIONS.values():
         raise ValueError(f"precision {precision!r} of the torch runtime: expected f32 or bf16")
@@ -125,8 +125,9 @@ def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> di
     try:
         options = OPTIONS | {"aot_inductor.metadata": {"precision": precision}}
         torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
-    except (CppCompileError, InvalidCxxCompiler) as error:
-        raise ValueError(f"{path}: no C++ compiler that works (CXX, g++): {str(error).splitlines()[0]}") from error
+    except InductorError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: torch cannot compile the network, which needs g++ (or CXX): {reason}") from error
     return versions(device)
 
 
