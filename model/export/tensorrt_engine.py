@@ -159,7 +159,7 @@ def build_engine(
     """
     log = _log(trt)
     builder = _builder(trt, log)
-    network = parse(trt, builder, log, onnx_path)
+    network, parser = parse(trt, builder, log, onnx_path)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 would have 10 bits of mantissa
@@ -172,6 +172,7 @@ def build_engine(
     if cache is not None:
         config.set_timing_cache(config.create_timing_cache(cache.read_bytes() if cache.is_file() else b""), False)
     serialized = builder.build_serialized_network(network, config)
+    del parser  # not before: the weights that the network points to are its own
     if serialized is None:
         raise ValueError(f"{onnx_path}: {trt.__name__} {trt.__version__} cannot build it: {log.last_error}")
     write_atomically(plan, bytes(serialized))
@@ -180,8 +181,8 @@ def build_engine(
     return target
 
 
-def parse(trt: TensorRT, builder: Any, log: Any, onnx_path: Path) -> Any:
-    """The graph as a strongly typed network.
+def parse(trt: TensorRT, builder: Any, log: Any, onnx_path: Path) -> tuple[Any, Any]:
+    """The graph as a strongly typed network, and the parser, which owns the weights until the engine is built.
 
     Raises:
         ValueError: with the parser's first error.
@@ -193,7 +194,7 @@ def parse(trt: TensorRT, builder: Any, log: Any, onnx_path: Path) -> Any:
         error = parser.get_error(0)
         text = " ".join(error.desc().split())[:300]
         raise ValueError(f"{onnx_path}: {trt.__name__} refuses node {error.node_name()!r}: {text}")
-    return network
+    return network, parser
 
 
 def add_profile(builder: Any, config: Any, length: int, image_size: int) -> None:
@@ -235,7 +236,8 @@ def _set_target(trt: TensorRT, config: Any, compute_capability: str | None, any_
             offered = ", ".join(f"{member[2:-1]}.{member[-1]}" for member in known)
             raise ValueError(f"compute capability {compute_capability}: tensorrt_rtx builds for {offered}")
         config.num_compute_capabilities = 1
-        assert config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+        accepted = config.set_compute_capability(getattr(trt.ComputeCapability, name), 0)
+        assert accepted
         return Target(versions, None, compute_capability)
     if compute_capability is not None:
         raise ValueError("tensorrt builds for the GPU at hand; a compute capability can be given to tensorrt_rtx only")
