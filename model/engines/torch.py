@@ -48,7 +48,10 @@ class TorchEngine:
         self.device = torch.device(built if wanted == "auto" else wanted)
         if self.device.type != built:
             raise ValueError(f"{path}: compiled for {built}, but parameter device is {wanted!r}")
-        self.stream = torch.cuda.Stream(self.device) if built == "cuda" else None
+        self.stream: torch.cuda.Stream | None = None
+        if built == "cuda":
+            self.stream = torch.cuda.Stream(self.device)
+            torch.cuda.synchronize(self.device)  # the weights are there before another stream reads them
 
     def __call__(
         self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray
