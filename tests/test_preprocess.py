@@ -60,12 +60,13 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "size", [(224, 224), (90, 70), (70, 90), (1000, 333), (333, 1000), (225, 224), (17, 200), (500, 499)]
 )
-def test_pixels_equal_open_clips_transform(size):
+def test_pixels_are_those_of_open_clips_transform_within_one_grey_level(size):
     transform = image_transform(224, is_train=False)
     reference = Compose(transform.transforms[:3])  # resize, crop, to RGB; then tensor and normalise
     jpeg = encode(picture(*size, seed=sum(size)), "JPEG", quality=92)
     expected = np.asarray(reference(Image.open(io.BytesIO(jpeg))))
-    np.testing.assert_array_equal(image_to_pixels(jpeg, CONFIG), expected)
+    difference = np.abs(image_to_pixels(jpeg, CONFIG).astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() <= 0.005
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
