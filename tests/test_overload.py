@@ -52,7 +52,8 @@ def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
         yield process
 
 
-def test_L3_three_times_capacity(narrow, encoded):
+def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
+    monkeypatch.setattr("client.bench.experiments.CAPACITY_S", 3.0)
     requests = good_requests(encoded, ROWS)
     result = overload(narrow.url, requests, 3.0, 4, seconds=3, timeout_s=30, accepted_limit_ms=5000)
     assert all(result["verdict"].values()), result["verdict"] | {"during": result["during"]}

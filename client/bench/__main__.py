@@ -81,9 +81,8 @@ def _soak(options: argparse.Namespace, products: list[Product]) -> tuple[dict[st
     good, server = good_requests(products), _server(options.url, options.wait)
     rate = None
     if options.rate:
-        rate = _times(options.rate) * experiments.capacity(
-            options.url, good, options.concurrency, experiments.RECOVERY_S, options.timeout
-        )
+        most = experiments.capacity(options.url, good, options.concurrency, options.timeout)
+        rate = _times(options.rate) * most
     requests = mixture(good, bad_requests(products[0]), options.bad, options.requests)
     figures = experiments.soak(options.url, requests, options.pid, options.concurrency, options.timeout, rate)
     result = {"server": server, "rate": rate, **figures}

@@ -16,6 +16,7 @@ from client.bench.summary import growth, is_queue_limit, percentile_ms, reason, 
 from client.bench.watch import Sample, watching
 
 WARM_UP_S = 1.0
+CAPACITY_S = 5.0
 CALM_S = 3.0
 RECOVERY_S = 5.0
 RECOVERY_WINDOW_S = 0.5
@@ -51,14 +52,15 @@ def sweep(
     return rows
 
 
-def capacity(url: str, requests: Sequence[Request], concurrency: int, seconds: float, timeout_s: float) -> float:
+def capacity(url: str, requests: Sequence[Request], concurrency: int, timeout_s: float) -> float:
     """OK answers a second at a fixed number of callers.
 
     Raises:
         ValueError: the server refused some, so that the rate is no measure of what it can do.
     """
     closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
-    figures = summarize(closed_loop(url, requests, concurrency, seconds=seconds, timeout_s=timeout_s), seconds)
+    outcomes = closed_loop(url, requests, concurrency, seconds=CAPACITY_S, timeout_s=timeout_s)
+    figures = summarize(outcomes, CAPACITY_S)
     if figures["failures"] or not figures["ok"]:
         raise ValueError(f"no capacity at {concurrency} callers, try fewer: failures {figures['failures']}")
     return figures["throughput"]
@@ -82,7 +84,7 @@ def overload(
         capacity, before, during, after (figures of each), rejected (queue limit -> count and latency from
         sending), recovered_s (None: not within RECOVERY_S), timeline, verdict.
     """
-    most = capacity(url, requests, concurrency, seconds, timeout_s)
+    most = capacity(url, requests, concurrency, timeout_s)
     calm = open_loop(url, requests, most / 2, CALM_S, timeout_s)
     storm = open_loop(url, requests, most * factor, seconds, timeout_s)
     overhang_s = max(outcome.done_s for outcome in storm) - seconds
