@@ -118,6 +118,7 @@ TABLE = {
         Flag("grpc-http2-min-recv-ping-interval-without-data", "10000", "ms; callers may ping as often"),
         Flag("grpc-max-connection-age", "600000", "ms; callers spread over new replicas, none is cut off"),
         Flag("grpc-max-connection-age-grace", "30000", "ms; for the calls in flight then"),
+        Flag("metrics-config", "summary_latencies=true", "quantiles of the time in queue and in each step"),
         Flag("trace-config", "level=off", "titles and pictures stay out of files"),
         Flag("log-format", "ISO8601", "times with their zone"),
     ],
