@@ -8,7 +8,8 @@ from pathlib import Path
 
 from conftest import ROOT, tiny_bundle_config
 
-from model.engine_stamp import EngineStamp, file_sha256
+from model.engine_stamp import EngineStamp
+from model.files import file_sha256
 
 LIBRARY = """
 extern "C" int getInferLibMajorVersion() { return %d; }
