@@ -39,6 +39,7 @@ class TritonStep:
         version_folder: where the step's own file lies.
         name: the model's, as in config.pbtxt.
         metrics: counters on the server's metrics page.
+        gpu: number of the one that this instance is for, None on the CPU.
         parameters: the config.pbtxt's `parameters`, name to string.
     """
 
@@ -52,6 +53,7 @@ class TritonStep:
         parameters = json.loads(args["model_config"]).get("parameters", {})
         self.parameters = {name: value["string_value"] for name, value in parameters.items()}
         self.name, self.metrics = model_folder.name, StepMetrics()
+        self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
         try:
             self.bundle = BundleConfig.read(self.repository / "bundle.json")
             self.load()

@@ -94,6 +94,12 @@ def load_step(name: str, file: str):
     return step
 
 
+def arguments(repository: Path, **others: str) -> dict[str, str]:
+    """What Triton hands to `initialize`."""
+    own = {"model_repository": str(repository / "decode"), "model_version": "1", "model_config": "{}"}
+    return own | {"model_instance_kind": "CPU", "model_instance_device_id": "0"} | others
+
+
 def values(response) -> dict[str, np.ndarray]:
     assert response.error is None, response.error.message
     return {tensor.name: tensor.array for tensor in response.tensors}
@@ -177,9 +183,8 @@ def test_L6_a_cancelled_request_is_not_worked_on(divide, log):
 def test_F7_a_bad_bundle_stops_the_load(log, tmp_path, content, problem):
     if content:
         (tmp_path / "bundle.json").write_text(content)
-    arguments = {"model_repository": str(tmp_path / "decode"), "model_version": "1", "model_config": "{}"}
     with pytest.raises(sys.modules["triton_python_backend_utils"].TritonModelException) as caught:
-        load_step("decode", "decode_step").initialize(arguments)
+        load_step("decode", "decode_step").initialize(arguments(tmp_path))
     message = str(caught.value)
     assert str(tmp_path / "bundle.json") in message and problem in message
     assert f"python -m model.export BUNDLE --deploy {tmp_path}" in message and "\n" not in message
@@ -189,9 +194,11 @@ def test_initialize_reads_bundle_and_parameters(log, tmp_path):
     (tmp_path / "bundle.json").write_text(CONFIG.model_dump_json())
     config = json.dumps({"parameters": {"HINT": {"string_value": "f32"}}})
     step = load_step("decode", "decode_step")
-    step.initialize({"model_repository": str(tmp_path / "decode"), "model_version": "1", "model_config": config})
+    step.initialize(arguments(tmp_path, model_config=config))
     assert step.bundle == CONFIG and step.parameters == {"HINT": "f32"}
-    assert step.version_folder == tmp_path / "decode/1"
+    assert step.version_folder == tmp_path / "decode/1" and step.gpu is None
+    step.initialize(arguments(tmp_path, model_instance_kind="GPU", model_instance_device_id="3"))
+    assert step.gpu == "3"
 
 
 def test_preprocess_marks_what_is_absent(log):
@@ -321,7 +328,7 @@ def loadable(engine, monkeypatch, tmp_path):
     folder = tmp_path / "engine/1"
     folder.mkdir(parents=True)
     engine.repository, engine.version_folder = tmp_path, folder
-    engine.parameters = {"runtime": "fake", "HINT": "f32"}
+    engine.parameters, engine.gpu = {"runtime": "fake", "HINT": "f32"}, None
     monkeypatch.setitem(type(engine).load.__globals__, "engine_class", lambda runtime: Runtime)
     (folder / "model.onnx").touch()
     (tmp_path / "bundle.json").write_text("{}")

@@ -23,7 +23,8 @@ class TritonPythonModel(BatchStep):
         reason = EngineStamp.read(path).mismatch(path, file_sha256(self.repository / "bundle.json"), *engine.machine())
         if reason:
             raise ValueError(reason)
-        self.run = engine(path, properties)
+        device = {} if self.gpu is None else {"device": f"cuda:{self.gpu}"}
+        self.run = engine(path, device | properties)
         self.warm_up(path)
 
     def warm_up(self, path):
