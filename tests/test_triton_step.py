@@ -275,7 +275,7 @@ def engine(log):
         calls.append(input_ids)
         return input_ids.sum(axis=1, keepdims=True), pixels[:, 0, 0, :1]
 
-    step.run, step.calls = run, calls
+    step.run, step.asked, step.call_cost = run, calls, 1000
     return step
 
 
@@ -286,9 +286,20 @@ def test_engine_runs_ragged_titles_in_one_call(engine):
         engine_request([7] * 20),
     )
     responses = engine.execute([short, two_rows, long])
-    assert [ids.shape for ids in engine.calls] == [(4, 24)]
+    assert [ids.shape for ids in engine.asked] == [(4, 24)]
     assert [values(answer)["logits"].tolist() for answer in responses] == [[[1202]], [[604], [3]], [[140]]]
     assert [values(answer)["text_share"].tolist() for answer in responses] == [[[5]], [[6], [6]], [[7]]]
+
+
+def test_engine_runs_a_length_alone_where_padding_costs_more_than_a_call(engine):
+    requests = [engine_request([598, word, 599]) for word in (1, 2, 3)] + [engine_request([7] * 20)]
+    requests.insert(1, engine_request([9] * 70))
+    expected = [values(answer)["logits"].tolist() for answer in engine.execute(requests)]
+    for cost, shapes in ((50, [(1, 77), (4, 24)]), (23, [(1, 77), (1, 24), (3, 16)]), (300, [(5, 77)])):
+        engine.asked.clear()
+        engine.call_cost = cost
+        assert [values(answer)["logits"].tolist() for answer in engine.execute(requests)] == expected
+        assert [ids.shape for ids in engine.asked] == shapes
 
 
 @pytest.mark.parametrize(
@@ -318,7 +329,7 @@ def loadable(engine, monkeypatch, tmp_path):
     """The engine step with a model file to load, and a runtime that gives back `engine.run`."""
 
     class Runtime:
-        FILE = "model.onnx"
+        FILE, CALL_COST = "model.onnx", 50
         machine = staticmethod(lambda: ({}, None))
 
         def __new__(cls, path, parameters):

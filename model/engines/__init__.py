@@ -25,10 +25,12 @@ class Engine(Protocol):
     """A loaded engine file.
 
     FILE: its name in deploy/engine/1.
+    CALL_COST: what one more call costs, in tokens of padding that take as long.
     precision: of its matrix products, as in EngineStamp.
     """
 
     FILE: str
+    CALL_COST: float
     precision: str
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None: ...

@@ -23,6 +23,7 @@ class OnnxRuntimeEngine:
     """
 
     FILE = "model.onnx"
+    CALL_COST = 50  # as OpenVINO
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         options = onnxruntime.SessionOptions()

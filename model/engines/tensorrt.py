@@ -26,6 +26,7 @@ class TensorRTEngine:
     """
 
     FILE = "model.plan"
+    CALL_COST = float("inf")
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         module = parameters.get("module", "tensorrt")

@@ -26,6 +26,7 @@ class TorchEngine:
     """
 
     FILE = "model.pt2"
+    CALL_COST = float("inf")  # a GPU takes them all at once
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         if unknown := sorted(set(parameters) - set(PARAMETERS)):

@@ -24,7 +24,7 @@ class TritonPythonModel(BatchStep):
         if reason:
             raise ValueError(reason)
         device = {} if self.gpu is None else {"device": f"cuda:{self.gpu}"}
-        self.run = engine(path, device | properties)
+        self.run, self.call_cost = engine(path, device | properties), engine.CALL_COST
         self.warm_up(path)
 
     def warm_up(self, path):
@@ -49,9 +49,31 @@ class TritonPythonModel(BatchStep):
             raise ValueError(f"BAD_TENSOR: input_ids must lie in 0..{config.vocab_size - 1}")
 
     def answer_together(self, batch):
-        """Titles of different lengths are padded to the longest."""
+        """Titles share a call, padded to the longest of them, unless the padding would cost more than another call."""
         ids, pixels, present = zip(*batch, strict=True)
-        ids_BT = pad_titles([row for rows in ids for row in rows], self.bundle.preprocess)
-        outputs = self.run(ids_BT, np.concatenate(pixels), np.concatenate(present))
+        ids_B = [row for rows in ids for row in rows]
+        pixels_BHW3, present_B2 = np.concatenate(pixels), np.concatenate(present)
+        outputs = [None] * len(ids_B)
+        for rows in self.calls([self.padded_length(row) for row in ids_B]):
+            ids_BT = pad_titles([ids_B[row] for row in rows], self.bundle.preprocess)
+            results = self.run(ids_BT, pixels_BHW3[rows], present_B2[rows])
+            for row, *result in zip(rows, *results, strict=True):
+                outputs[row] = result
+        stacked = [np.stack(array) for array in zip(*outputs, strict=True)]
         ends = np.cumsum([len(rows) for rows in ids])[:-1]
-        return list(zip(*(np.split(array, ends) for array in outputs), strict=True))
+        return list(zip(*(np.split(array, ends) for array in stacked), strict=True))
+
+    def padded_length(self, ids_T):
+        return next(length for length in self.bundle.preprocess.title_lengths if length >= len(ids_T))
+
+    def calls(self, lengths):
+        """Rows of each engine call: from the longest titles down, shorter ones join while that is the cheaper way."""
+        calls, longest = [], None
+        for length in sorted(set(lengths), reverse=True):
+            rows = [row for row, other in enumerate(lengths) if other == length]
+            if calls and len(rows) * (longest - length) <= self.call_cost:
+                calls[-1] += rows
+            else:
+                calls.append(rows)
+                longest = length
+        return calls
