@@ -10,11 +10,13 @@ Each id is once in the output or, with code and message, in OUTPUT.rejects.csv; 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with progress:
-            _ask_all(catalogue, progress, options)
+        with progress, StopSignal() as stop:
+            _ask_all(catalogue, progress, options, stop)
             summary = progress.finish()
-    except (Stopped, KeyboardInterrupt, OSError, ValueError) as error:
-        reason = "by a signal" if isinstance(error, KeyboardInterrupt) else error
+    except (Stopped, OSError, ValueError) as reason:
         print(f"stopped: {reason}; {progress.done} rows are done, the same command goes on", file=sys.stderr)
         return 1
     print(f"{options.output}: {_told(summary)}")
@@ -65,7 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespace) -> None:
+class StopSignal:
+    """Ctrl-C or SIGTERM: nothing further is asked, what is open is waited for; at the second one the process ends.
+
+    No exception: it would strike in the middle of gRPC or of a thread pool and could leave the process hanging.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.came:
+            os._exit(1)  # as safe as kill -9
+        self.came = True
+
+
+def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespace, stop: StopSignal) -> None:
     """Ask for all rows that are not done; those whose outcome has come are written even where it ends badly.
 
     Raises:
@@ -77,11 +100,14 @@ def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespa
         Classifier(**session_arguments(options) | pinned) as classifier,
         tqdm(total=catalogue.count(), initial=progress.done, unit=" products", disable=None) as bar,
     ):
+        entries = takewhile(lambda _: not stop.came, catalogue.entries(skip=progress.done))
         try:
-            for entry, outcome in ask(classifier, catalogue.entries(skip=progress.done), options.in_flight):
+            for entry, outcome in ask(classifier, entries, options.in_flight):
                 _check(outcome, progress, classifier)
                 recorder.add(entry, outcome)
                 bar.update()
+            if stop.came:
+                raise Stopped("by a signal")
             recorder.end()
         finally:
             recorder.flush()
@@ -137,7 +163,6 @@ class Recorder:
 
     def flush(self) -> None:
         """Write a part."""
-        # Emptied first: an interrupt in here must not write these rows twice; lost ones are asked for again.
         records, self.records = self.records, []
         if records:
             self.progress.add(records)

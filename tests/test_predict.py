@@ -362,6 +362,22 @@ def test_L7_a_catalogue_through_a_real_server_that_is_restarted_twice(server, pr
     }
 
 
+def test_a_second_signal_ends_a_run_that_waits_for_its_server(tmp_path):
+    url = f"127.0.0.1:{free_ports(1)[0]}"
+    output = tmp_path / "answers.parquet"
+    process = start(options(numbered(tmp_path / "table.csv", 5), output, url), part_rows=50)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "answers.parquet.progress/state.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 1
+    process.communicate()
+
+
 def test_no_server_at_all_is_one_line(tmp_path, capsys):
     url = f"127.0.0.1:{free_ports(1)[0]}"
     command = options(numbered(tmp_path / "table.csv", 5), tmp_path / "a.csv", url, "--retry-for", "0.2")
