@@ -51,7 +51,7 @@ def export(
         built = build(bundle, partial, precision, data)
         reports = {}
         for candidate in built.candidates:
-            reports[candidate.name] = judge(bundle, candidate, data)
+            reports[candidate.name] = judge(bundle, candidate, data if candidate is built.candidates[-1] else None)
         # The engine refuses to load beside another bundle.json: a kill between the renames shows.
         EngineStamp(
             runtime=runtime,

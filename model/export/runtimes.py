@@ -37,6 +37,7 @@ class Built(NamedTuple):
     """An engine file that has been written.
 
     precision, versions, gpu, compute_capability: as in EngineStamp.
+    candidates: the last is what will serve; it is compared on a data set's products too.
     """
 
     file: Path
