@@ -6,8 +6,10 @@ import io
 import json
 import re
 import shutil
+import struct
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,23 @@ def test_I5_png_bomb(classifier):
     bomb = io.BytesIO()
     Image.new("1", (9000, 9000)).save(bomb, "PNG")
     assert refusal(classifier, "", bomb.getvalue()).startswith("IMG_TOO_MANY_PIXELS: ")
+
+
+def test_I6_more_pixels_than_pillow_itself_allows(classifier):
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    started = time.monotonic()
+    assert refusal(classifier, "", b"\x89PNG\r\n\x1a\n" + chunk + bytes(100)).startswith("IMG_TOO_MANY_PIXELS: ")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize("color", ["black", "white"])
+def test_I15_flat_pictures(classifier, tasks, color):
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 200), color).save(picture, "JPEG")
+    answer = classifier.classify("", picture.getvalue())
+    assert np.isfinite(answer.probabilities).all()
+    assert answer.probabilities.sum() == pytest.approx(len(tasks), abs=1e-4)
 
 
 def test_I7_too_many_bytes(classifier):
