@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,10 +62,13 @@ def dynamic_shapes(bundle: Bundle, largest_batch: int | None = None) -> tuple[di
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Without the attention's fused operator, which has no counterpart outside eager torch."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
+    """Without the attention's fused operator, which has no counterpart outside eager torch, and without chatter."""
+    fastpath, optimizer = torch.backends.mha.get_fastpath_enabled(), logging.getLogger("onnxscript.optimizer")
     torch.backends.mha.set_fastpath_enabled(False)
+    level = optimizer.level
+    optimizer.setLevel(logging.ERROR)  # it warns of each operator that it leaves as it is
     try:
         yield
     finally:
+        optimizer.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fastpath)
