@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
 
 from fashion_mnist_files import write_fashion_mnist
-from server_process import ServerProcess, in_float32
+from server_process import ServerProcess, free_ports, in_float32
 
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import CMAClip
@@ -110,3 +111,17 @@ def products(data: Path) -> list[tuple[str, bytes]]:
 
     table = pq.read_table(data / "split=test").to_pylist()
     return [(row["title"], row["image"]) for row in table]
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that accepts connections and never says a word."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def free_port() -> int:
+    return free_ports(1)[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 
 import numpy as np
@@ -12,22 +11,6 @@ from scripted_server import LABEL_SET, ScriptedServer
 
 from client import classify
 from client.classifier import Answer, Classifier, ClassifierError
-
-
-@pytest.fixture
-def silent_port():
-    """A port that accepts connections and never says a word."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
