@@ -17,6 +17,8 @@ from model.engines import INPUTS, OUTPUTS
 from model.export.parity import random_inputs
 
 OPSET = 20
+# Where in the source each node comes from: paths of the machine that exports, which are nobody's business.
+STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 def write_onnx(bundle: Bundle, path: Path) -> None:
@@ -30,18 +32,20 @@ def write_onnx(bundle: Bundle, path: Path) -> None:
     """
     with tracing(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             bundle.network,
             example(bundle),
-            path,
             input_names=INPUTS,
             output_names=OUTPUTS,
             dynamic_shapes=dynamic_shapes(bundle),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop(STACK_TRACE, None)
+    program.save(path, external_data=False)
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

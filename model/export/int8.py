@@ -6,15 +6,15 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
+import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from model.bundle import Bundle
 from model.engines import INPUTS
+from model.export.mixed_precision import FLOAT32_PART, PRODUCTS, module_scopes
 from model.export.parity import Inputs, product_cases
 
 CALIBRATED_ON = 128
-HEADS = "modality_heads"
 
 
 def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
@@ -29,9 +29,8 @@ def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
     Raises:
         ValueError: the data set has no readable training split.
     """
-    nodes = onnx.load(str(path), load_external_data=False).graph.node
-    products = [node for node in nodes if node.op_type in ("MatMul", "Gemm", "Conv")]
-    exact = [node.name for node in products if HEADS in _scope(node)]
+    graph = ir.load(path).graph
+    exact = [node.name for node in graph if node.op_type in PRODUCTS and FLOAT32_PART in module_scopes(node)]
     logging.disable(logging.WARNING)  # it advises a pre-processing that torch's exporter has already done
     try:
         quantize_static(
@@ -39,7 +38,7 @@ def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
             str(output),
             _Reader(product_cases(bundle, data, "train", CALIBRATED_ON)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+            op_types_to_quantize=sorted(PRODUCTS),
             nodes_to_exclude=exact,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -49,10 +48,6 @@ def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
         )
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    return " ".join(prop.value for prop in node.metadata_props if prop.key == "namespace")
 
 
 class _Reader(CalibrationDataReader):

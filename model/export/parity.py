@@ -21,9 +21,10 @@ from model.decode import probabilities, split_by_task
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
 Run = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCHES = (1, 2, 7)
-# Largest accepted difference of a probability or of λ, by the precision of the matrix products. In 8 bits single
-# products go astray, so there it is how many keep their label that counts.
-LIMITS = {"f32": 1e-3, "f16": 2e-2, "bf16": 5e-2, "int8": 1.0}
+# Largest accepted difference of a probability or of λ, by the precision of the matrix products: in between is what a
+# product on the edge of two labels may move, far beyond is a wrong graph. In 8 bits single products go astray, so
+# there it is how many keep their label that counts.
+LIMITS = {"f32": 1e-3, "f16": 2e-2, "bf16": 0.15, "int8": 1.0}
 LEAST_AGREEMENT = {"int8": 0.98}
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from model.bundle import Bundle
 from model.engines import load_engine
 from model.export.graph import write_onnx
@@ -92,10 +95,16 @@ def _build_tensorrt(bundle: Bundle, folder: Path, precision: str | None, data: P
     from model.export.tensorrt_engine import build_plan, first_wrong_layer
 
     precision, path = precision or RUNTIMES["tensorrt"][0], folder / "model.plan"
+    lengths = bundle.config.preprocess.title_lengths
+    served = text_format.Parse((folder.parent / "config.pbtxt").read_text(), ModelConfig()).instance_group[0].profile
+    if len(served) != len(lengths):  # titles of the lengths left over would fail, one by one
+        raise ValueError(
+            f"{folder.parent}/config.pbtxt serves {len(served)} profiles, the bundle has {len(lengths)} title lengths:"
+            f" list as many under instance_group"
+        )
     # Beside the models: the version folder is replaced by each export.
     target = build_plan(bundle, path, precision, timing_cache=folder.parents[1] / "model.plan.timing")
     run = load_engine("tensorrt", path, {"precision": precision})
-    lengths = bundle.config.preprocess.title_lengths
     where = functools.partial(first_wrong_layer, bundle, precision)
     return Built(path, precision, [Candidate(f"tensorrt {precision}", precision, run, lengths, where)], *target)
 
