@@ -81,8 +81,8 @@ def compare(bundle: Bundle, run: Run, precision: str, cases: Iterator[Inputs] | 
     Returns:
         passed, limit; cases, products; agreement (the share of products with torch's best label, in the task where it
         is smallest); probability_difference and text_share_difference (largest absolute ones);
-        label_flips (products whose best label of a task differs though torch prefers its own by more than the
-        limit) and near_ties (those where it does not); tasks: the same, task by task.
+        label_flips (products whose best label of a task differs though torch prefers its own by more than two
+        scores may move, twice the limit) and near_ties (those where it does not); tasks: the same, task by task.
     """
     limit = LIMITS[precision]
     tasks = {task.name: _Drift() for task in bundle.config.tasks}
@@ -130,5 +130,5 @@ def _add(
         drift.text_share = float(np.max([drift.text_share, np.abs(shares[0] - shares[1])[:, index].max()]))
         best, chosen = torchs.argmax(1), engines.argmax(1)
         preference = torchs[rows, best] - torchs[rows, chosen]
-        drift.flips += int((preference > limit).sum())
-        drift.near_ties += int(((best != chosen) & (preference <= limit)).sum())
+        drift.flips += int((preference > 2 * limit).sum())
+        drift.near_ties += int(((best != chosen) & (preference <= 2 * limit)).sum())
