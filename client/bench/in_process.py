@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 from client.bench.load import Outcome
 from client.bench.requests import OK, Product
 from model.config import BundleConfig
+from model.cores import usable_cores
 from model.decode import predictions, probabilities
 from model.engines import engine_class
 from model.preprocess import TitleTokenizer, pixels_and_presence
@@ -37,7 +37,7 @@ class InProcess:
         parameters = _parameters(deploy / f"engine/configs/{config}.pbtxt")
         engine = engine_class(parameters.pop("runtime"))
         self.engine = engine(deploy / "engine/1" / engine.FILE, parameters)
-        self.pool = ThreadPoolExecutor(os.cpu_count())
+        self.pool = ThreadPoolExecutor(usable_cores())
 
     def answer(self, products: Sequence[Product]) -> list[str]:
         """One batch: the JSON of each product's prediction, as the server sends it.
