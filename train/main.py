@@ -135,6 +135,8 @@ def train_stage(
         checkpoint.write_state(stage_dir, state)
         print(f"stage {args.stage}: epoch {state.best_epoch} is the best, validation loss {state.best_loss:.4f}")
     dist.barrier()
+    # Left to the interpreter's exit, gloo's threads now and then abort a rank that has finished.
+    dist.destroy_process_group()
 
 
 def open_splits(data: Path, recipe: Recipe, preprocess: PreprocessConfig) -> tuple[ProductDataset, ProductDataset]:
