@@ -26,6 +26,7 @@ from model.engine_stamp import EngineStamp
 from model.files import file_sha256
 
 COLOR_COUNT = 'cma_clip_text_share_count{task="color"}'
+GAVE_UP = r"ended with (1|-11):"  # 2.51 now and then crashes while it unloads what it could not load
 HANDED_OVER_S = 2.0  # steps hand their counts over once a second
 TOLERANCE = 1e-5  # one product alone and within a batch: the CPU's sums run in another order
 
@@ -293,7 +294,7 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
     engine = repository / "engine/1/model.onnx"
     sha256 = file_sha256(repository / "bundle.json")
     EngineStamp.read(engine).model_copy(update={"bundle_sha256": sha256}).write(engine)
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(RuntimeError, match=GAVE_UP):
         ServerProcess(repository, tmp_path / "log").start()
     log = (tmp_path / "log").read_text()
     assert f"logits is {width} wide, bundle.json's tasks need {width + 1}" in log
@@ -304,7 +305,7 @@ def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
     repository = shutil.copytree(server.repository, tmp_path / "deploy")
     picture = repository / "preprocess/warmup/picture"
     picture.write_bytes(picture.read_bytes()[:-2] + bytes(2))
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(RuntimeError, match=GAVE_UP):
         ServerProcess(repository, tmp_path / "log").start()
     assert re.search(r"warmup sample .product.: IMG_TRUNCATED", (tmp_path / "log").read_text())
 
@@ -316,7 +317,7 @@ def test_F9_another_tokenizer_of_the_same_size(server, tmp_path):
     merges[0], merges[1] = merges[1], merges[0]
     expected = file_sha256(repository / "tokenizer.json")
     (repository / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(RuntimeError, match="ended with 1"):
+    with pytest.raises(RuntimeError, match=GAVE_UP):
         ServerProcess(repository, tmp_path / "log").start()
     found = file_sha256(repository / "tokenizer.json")
     assert f"its sha256 is {found}, the network was trained with {expected}" in (tmp_path / "log").read_text()
