@@ -14,15 +14,8 @@ from tritonclient.grpc import model_config_pb2
 from client.machine import compute_capabilities, tensorrt_version
 from model.config import BundleConfig
 from model.engine_stamp import EngineStamp
+from model.engines import EXPORTED_AS, FILES
 from model.files import file_sha256
-
-ENGINE_FILES = {
-    "openvino": "model.onnx",
-    "onnxruntime": "model.onnx",
-    "torch": "model.pt2",
-    "tensorrt": "model.plan",
-}
-EXPORTED_AS = {"onnxruntime": "openvino"}  # both read the same file
 
 
 def check_exported(repository: Path) -> None:
@@ -50,7 +43,7 @@ def check_engine(repository: Path, config_name: str | None) -> None:
     """
     folder = repository / "engine"
     runtime = _runtime(folder, config_name)
-    engine = served_version(folder) / ENGINE_FILES[runtime]
+    engine = served_version(folder) / FILES[runtime]
     if not engine.is_file():
         exported = EXPORTED_AS.get(runtime, runtime)
         cure = f"export: python -m model.export BUNDLE --deploy {repository} --runtime {exported}"
@@ -108,7 +101,7 @@ def _runtime(folder: Path, config_name: str | None) -> str:
     config = read_config(folder, config_name)
     tensorrt = "tensorrt" if config.platform == "tensorrt_plan" else ""
     runtime = config.parameters["runtime"].string_value if "runtime" in config.parameters else tensorrt
-    if runtime not in ENGINE_FILES:
-        expected = f"expected one of {', '.join(ENGINE_FILES)}"
+    if runtime not in FILES:
+        expected = f"expected one of {', '.join(FILES)}"
         raise ValueError(f"{_config_path(folder, config_name)}: runtime is {runtime!r}, {expected}")
     return runtime

@@ -86,6 +86,10 @@ class PreprocessConfig(StrictModel):
     max_title_bytes: int = 131_072
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
+    def padded_length(self, longest: int) -> int:
+        """The title length that a batch is padded to whose longest title has `longest` ids."""
+        return next(length for length in self.title_lengths if length >= longest)
+
     @model_validator(mode="after")
     def _lengths_reach_the_context(self) -> PreprocessConfig:
         lengths = self.title_lengths

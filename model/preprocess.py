@@ -82,7 +82,7 @@ class TitleTokenizer:
 def pad_titles(titles: Sequence[np.ndarray], config: PreprocessConfig) -> np.ndarray:
     """Token ids of several titles to int32 [B, T]: T is the smallest title length that holds them all."""
     longest = max(len(ids) for ids in titles)
-    padded = np.zeros((len(titles), next(n for n in config.title_lengths if n >= longest)), dtype=np.int32)
+    padded = np.zeros((len(titles), config.padded_length(longest)), dtype=np.int32)
     for row, ids in zip(padded, titles, strict=True):
         row[: len(ids)] = ids
     return padded

@@ -40,8 +40,8 @@ def test_an_export_is_fine(repository, config_name):
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_engine_files_are_named_as_the_engines_name_them(runtime):
     module = importlib.import_module(f"model.engines.{runtime}")
-    assert doctor.ENGINE_FILES[runtime] == getattr(module, CLASSES[runtime]).FILE
-    assert doctor.ENGINE_FILES.keys() == CLASSES.keys()
+    assert doctor.FILES[runtime] == getattr(module, CLASSES[runtime]).FILE
+    assert doctor.FILES.keys() == CLASSES.keys()
 
 
 def test_F7_each_missing_file_is_named_with_its_cure(repository):

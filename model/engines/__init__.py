@@ -19,6 +19,10 @@ CLASSES = {
     "torch": "TorchEngine",
     "tensorrt": "TensorRTEngine",
 }
+# Engine file of each runtime in deploy/engine/1.
+FILES = {"openvino": "model.onnx", "onnxruntime": "model.onnx", "torch": "model.pt2", "tensorrt": "model.plan"}
+# What model.export calls the runtime whose file another one reads too.
+EXPORTED_AS = {"onnxruntime": "openvino"}
 
 
 class Engine(Protocol):

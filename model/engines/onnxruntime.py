@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from model.cores import usable_cores
-from model.engines import INPUTS, OUTPUTS
+from model.engines import FILES, INPUTS, OUTPUTS
 
 
 class OnnxRuntimeEngine:
@@ -22,7 +22,7 @@ class OnnxRuntimeEngine:
         ValueError: ONNX Runtime cannot load the file.
     """
 
-    FILE = "model.onnx"
+    FILE = FILES["onnxruntime"]
     CALL_COST = 50  # as OpenVINO
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from model.cores import usable_cores
-from model.engines import INPUTS, OUTPUTS
+from model.engines import FILES, INPUTS, OUTPUTS
 
 # Its telemetry calls home from a forked copy of the process, which can hang and outlive the server.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -27,7 +27,7 @@ class OpenVINOEngine:
         ValueError: OpenVINO cannot compile the file.
     """
 
-    FILE = "model.onnx"
+    FILE = FILES["openvino"]
     CALL_COST = 50  # measured: about 20 ms of 40 ms a product, full-size network, 2 cores
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.engines import INPUTS, OUTPUTS
+from model.engines import FILES, INPUTS, OUTPUTS
 
 
 class TensorRTEngine:
@@ -25,7 +25,7 @@ class TensorRTEngine:
         ValueError: no GPU, the library is missing or of another version, or the plan is for another GPU.
     """
 
-    FILE = "model.plan"
+    FILE = FILES["tensorrt"]
     CALL_COST = float("inf")
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:

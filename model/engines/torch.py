@@ -10,6 +10,8 @@ import torch
 import torch._inductor
 from torch import Tensor
 
+from model.engines import FILES
+
 LARGEST_BATCH = 64
 PARAMETERS = ("device", "threads")
 
@@ -25,7 +27,7 @@ class TorchEngine:
         ValueError: an unknown parameter or value, another device than the package's, or torch cannot load it.
     """
 
-    FILE = "model.pt2"
+    FILE = FILES["torch"]
     CALL_COST = float("inf")  # a GPU takes them all at once
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:

@@ -26,12 +26,11 @@ import numpy as np
 import torch
 
 from model.bundle import Bundle, load_bundle
-from model.engines import CLASSES, engine_class, load_engine
+from model.engines import CLASSES, EXPORTED_AS, engine_class, load_engine
 from model.export.parity import Run, random_inputs
 from model.export.publish import export
 from model.files import write_atomically
 
-EXPORTED_AS = {"onnxruntime": "openvino"}  # the same model.onnx
 WARM_UP, SECONDS = 5, 10.0
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from model.bundle import Bundle, load_bundle
 from model.engine_stamp import EngineStamp, stamp_path
+from model.engines import FILES
 from model.export.parity import compare, product_cases, random_cases
 from model.export.runtimes import Candidate, builder
 from model.files import new_directory, write_atomically
 
 REPOSITORY = Path(__file__).parents[2] / "deploy"
-ENGINE_FILES = ("model.onnx", "model.plan", "model.pt2")
+ENGINE_FILES = sorted(set(FILES.values()))
 COMPARED_PRODUCTS = 500
 
 

@@ -54,7 +54,7 @@ class TritonPythonModel(BatchStep):
         ids_B = [row for rows in ids for row in rows]
         pixels_BHW3, present_B2 = np.concatenate(pixels), np.concatenate(present)
         outputs = [None] * len(ids_B)
-        for rows in self.calls([self.padded_length(row) for row in ids_B]):
+        for rows in self.calls([self.bundle.preprocess.padded_length(len(row)) for row in ids_B]):
             ids_BT = pad_titles([ids_B[row] for row in rows], self.bundle.preprocess)
             results = self.run(ids_BT, pixels_BHW3[rows], present_B2[rows])
             for row, *result in zip(rows, *results, strict=True):
@@ -62,9 +62,6 @@ class TritonPythonModel(BatchStep):
         stacked = [np.stack(array) for array in zip(*outputs, strict=True)]
         ends = np.cumsum([len(rows) for rows in ids])[:-1]
         return list(zip(*(np.split(array, ends) for array in stacked), strict=True))
-
-    def padded_length(self, ids_T):
-        return next(length for length in self.bundle.preprocess.title_lengths if length >= len(ids_T))
 
     def calls(self, lengths):
         """Rows of each engine call: from the longest titles down, shorter ones join while that is the cheaper way."""
