@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from model.baselines import create_network
 from model.clip_towers import create_clip
-from model.cma_clip import CMAClip
+from model.cma_clip import Network
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
 from model.files import file_sha256, new_directory, write_atomically
@@ -26,7 +27,7 @@ from model.tokenizer import build_tokenizer
 class Bundle:
     """A network with its configuration and tokenizer, in evaluation mode."""
 
-    def __init__(self, config: BundleConfig, network: CMAClip, tokenizer: TitleTokenizer) -> None:
+    def __init__(self, config: BundleConfig, network: Network, tokenizer: TitleTokenizer) -> None:
         self.config, self.network, self.tokenizer = config, network.eval(), tokenizer
 
     def prepare(self, products: Sequence[tuple[str | bytes, bytes]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,7 +73,7 @@ def load_bundle(directory: Path) -> Bundle:
     """
     config = BundleConfig.read(directory / "config.json")
     clip = create_clip(config.model, load_weights=False)
-    network = CMAClip(config.model, config.preprocess, config.tasks, clip)
+    network = create_network(config.model, config.preprocess, config.tasks, clip)
     load_weights(network, directory / "model.safetensors")
     config.check_tokenizer(directory / "tokenizer.json")
     return Bundle(config, network, TitleTokenizer.load(directory / "tokenizer.json", config.preprocess))

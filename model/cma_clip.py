@@ -23,7 +23,23 @@ class Output(NamedTuple):
     text_share_BK: Tensor
 
 
-class CMAClip(nn.Module):
+class Network(nn.Module):
+    """What training, export and serving ask of a network: `forward` as CMAClip's.
+
+    Attributes:
+        unused: prefixes of the parameters that no answer depends on.
+    """
+
+    unused: tuple[str, ...] = ()
+
+    def __init__(
+        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
+    ) -> None:
+        super().__init__()
+        self.towers = ClipTowers(clip, preprocess)
+
+
+class CMAClip(Network):
     """CLIP towers, sequence-wise attention, modality-wise attention and a head per task.
 
     Args:
@@ -36,8 +52,7 @@ class CMAClip(nn.Module):
     def __init__(
         self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
     ) -> None:
-        super().__init__()
-        self.towers = ClipTowers(clip, preprocess)
+        super().__init__(config, preprocess, tasks, clip)
         width = self.towers.width
         self.sequence_attention = (
             SequenceAttention(config, width, preprocess.context_length, self.towers.image_tokens)

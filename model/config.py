@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.files import file_sha256
 
 Model = TypeVar("Model", bound="StrictModel")
+Architecture = Literal["cma_clip", "image_only", "text_only", "clip_linear_probe", "late_fusion", "mmbt"]
 
 
 class StrictModel(BaseModel):
@@ -102,6 +103,7 @@ class ModelConfig(StrictModel):
     """The network (paper, sections 2 and 3.2.1).
 
     Attributes:
+        architecture: `cma_clip`, or one of the rivals of Tables 1 to 3 over the same towers (model.baselines).
         clip: open_clip model name, or one of this project's in model/clip_configs (`cma-clip-tiny`).
         pretrained: open_clip weight tag (`openai`) or a local weight file; None leaves the towers random.
         sequence_attention: False removes it (section 4, "without SWA").
@@ -114,6 +116,7 @@ class ModelConfig(StrictModel):
             (plain PyTorch), or `auto`: the kernels on CUDA where they support the sizes. No weight depends on it.
     """
 
+    architecture: Architecture = "cma_clip"
     clip: str = "ViT-B-32-quickgelu"
     pretrained: str | None = None
     sequence_attention: bool = True

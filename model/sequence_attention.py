@@ -42,13 +42,20 @@ class SequenceAttention(nn.Module):
         mask_BS is True at tokens that may be attended to; at least one in each row.
         """
         length = text_BTD.shape[1]
-        text_BTD = text_BTD + self.text_position[:length] + self.modality_type[0]
         image_BPD = image_BPD + self.image_position + self.modality_type[1]
-        x_BSD = self.dropout(self.embedding_norm(torch.cat([text_BTD, image_BPD], dim=1)))
+        x_BSD = self.mix(torch.cat([self.place_text(text_BTD), image_BPD], dim=1), mask_BS)
+        return x_BSD[:, 0], x_BSD[:, length]
+
+    def place_text(self, text_BTD: Tensor) -> Tensor:
+        """The text tokens with what tells their place and their modality."""
+        return text_BTD + self.text_position[: text_BTD.shape[1]] + self.modality_type[0]
+
+    def mix(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        """The transformer proper, over tokens that know their place."""
+        x_BSD = self.dropout(self.embedding_norm(x_BSD))
         for block in self.blocks:
             x_BSD = block(x_BSD, mask_BS)
-        x_BSD = self.final_norm(x_BSD)
-        return x_BSD[:, 0], x_BSD[:, length]
+        return self.final_norm(x_BSD)
 
 
 class Block(nn.Module):

@@ -18,8 +18,9 @@ if not torch.cuda.is_available():
 from fashion_mnist_files import write_fashion_mnist
 from server_process import ServerProcess, free_ports, in_float32
 
+from model.baselines import create_network
 from model.clip_towers import create_clip, preprocess_config
-from model.cma_clip import CMAClip
+from model.cma_clip import Network
 from model.config import BundleConfig, ModelConfig, Task
 from model.export.publish import export
 from train.prepare.__main__ import main as prepare
@@ -38,12 +39,12 @@ def tiny_config(**settings: object) -> ModelConfig:
     )
 
 
-def tiny_network(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> CMAClip:
+def tiny_network(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> Network:
     """A small random network, the same at every call."""
     torch.manual_seed(0)
     config = config or tiny_config()
     clip = create_clip(config)
-    return CMAClip(config, preprocess_config(clip), tasks, clip)
+    return create_network(config, preprocess_config(clip), tasks, clip)
 
 
 def tiny_bundle_config(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> BundleConfig:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import yaml
 
 from model.bundle import save_bundle
-from model.cma_clip import CMAClip
+from model.cma_clip import Network
 from model.config import BundleConfig
 from model.files import new_directory, write_atomically
 from train.config import Recipe
@@ -54,7 +54,7 @@ def load(engine: deepspeed.DeepSpeedEngine, stage_dir: Path, state: StageState) 
         )
 
 
-def save_best(engine: deepspeed.DeepSpeedEngine, network: CMAClip, stage_dir: Path, config: BundleConfig) -> None:
+def save_best(engine: deepspeed.DeepSpeedEngine, network: Network, stage_dir: Path, config: BundleConfig) -> None:
     """Write the network as `best`; every rank calls this, as ZeRO-3 has to gather the weights."""
     is_partitioned = engine.zero_optimization_stage() == 3
     with deepspeed.zero.GatheredParameters(list(network.parameters()), enabled=is_partitioned):

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from model.cma_clip import CMAClip
+from model.cma_clip import Network
 from model.config import BundleConfig, Task
 from train import checkpoint
 from train.config import Recipe, StageName
@@ -42,7 +42,7 @@ class StageRun:
         self,
         stage: StageName,
         recipe: Recipe,
-        network: CMAClip,
+        network: Network,
         train: ProductDataset,
         validation: ProductDataset,
         stage_dir: Path,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from open_clip.loss import gather_features
 from torch import Tensor, nn
 
-from model.cma_clip import CMAClip, Output
+from model.cma_clip import Network, Output
 from model.config import Task
 from train.data import MISSING, Batch
 
@@ -55,7 +55,7 @@ class ClassificationObjective(nn.Module):
     missing one counts nothing. In training, `modality_dropout` hides titles and pictures.
     """
 
-    def __init__(self, network: CMAClip, tasks: Sequence[Task], modality_dropout: float) -> None:
+    def __init__(self, network: Network, tasks: Sequence[Task], modality_dropout: float) -> None:
         super().__init__()
         self.network, self.tasks, self.modality_dropout = network, tasks, modality_dropout
 
@@ -83,7 +83,7 @@ class ContrastiveObjective(nn.Module):
     Products that lack one of the two, or cannot be read, are neither pairs nor counterexamples.
     """
 
-    def __init__(self, network: CMAClip, rank: int, world_size: int) -> None:
+    def __init__(self, network: Network, rank: int, world_size: int) -> None:
         super().__init__()
         self.network, self.rank, self.world_size = network, rank, world_size
 

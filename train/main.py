@@ -98,7 +98,8 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
     elif is_first_rank():
         print(f"stage {args.stage} has already finished in {stage_dir} (--restart does it again)")
     if is_first_rank():
-        print("next:", stages.next_command(args.stage, args.config, args.data, args.output, len(info.tasks)))
+        paths = (args.config, args.data, args.output)
+        print("next:", stages.next_command(args.stage, recipe.model, *paths, len(info.tasks)))
 
 
 def train_stage(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from torch import nn
 
+from model.baselines import create_network
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
-from model.cma_clip import CMAClip
-from model.config import BundleConfig, PreprocessConfig, StrictModel, Task, read_json
+from model.cma_clip import Network
+from model.config import Architecture, BundleConfig, ModelConfig, PreprocessConfig, StrictModel, Task, read_json
 from train.config import Recipe, StageName
 
 # Prefixes of the parameters that a stage changes.
@@ -23,6 +25,11 @@ TRAINABLE: dict[StageName, tuple[str, ...]] = {
 }
 # Only the contrastive loss has a use for it.
 LOGIT_SCALE = "towers.clip.logit_scale"
+# What follows contrastive. A linear probe's towers stay frozen.
+STAGES_OF: dict[Architecture, tuple[StageName, ...]] = {
+    name: ("warmup",) if name == "clip_linear_probe" else ("warmup", "end_to_end", "tuning")
+    for name in get_args(Architecture)
+}
 PREVIOUS: dict[StageName, StageName | None] = {
     "contrastive": None,
     "warmup": "contrastive",
@@ -66,9 +73,11 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence
         ValueError: the stage before has not finished or trained another network, or nothing has
             trained the towers.
     """
-    previous = PREVIOUS[stage]
+    architecture, previous = recipe.model.architecture, PREVIOUS[stage]
     if previous is None:
         return None
+    if stage not in STAGES_OF[architecture]:
+        raise ValueError(f"stage {stage}: the stages of {architecture} are {', '.join(STAGES_OF[architecture])}")
     state = read_state(output / previous)
     if state and state.finished:
         _check_same_network(output / previous / "best", recipe, tasks)
@@ -110,7 +119,7 @@ def sha256(bundle: Path | None) -> str | None:
         return hashlib.file_digest(weights, "sha256").hexdigest()
 
 
-def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> tuple[CMAClip, PreprocessConfig]:
+def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> tuple[Network, PreprocessConfig]:
     """The network with its starting weights, float32 on the CPU, and the preprocessing it is made for.
 
     Raises:
@@ -119,21 +128,21 @@ def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> 
     clip = create_clip(recipe.model, load_weights=start is None)
     # Only pretrained weights know their normalisation: later stages take it from the bundle before.
     preprocess = BundleConfig.read(start / "config.json").preprocess if start else preprocess_config(clip)
-    network = CMAClip(recipe.model, preprocess, tasks, clip)
+    network = create_network(recipe.model, preprocess, tasks, clip)
     if start:
         load_weights(network, start / "model.safetensors")
     return network, preprocess
 
 
-def freeze(network: nn.Module, stage: StageName) -> None:
+def freeze(network: Network, stage: StageName) -> None:
     """Leave only the stage's parameters trainable.
 
     Raises:
         ValueError: the switches of the recipe leave the stage nothing to train.
     """
+    unused = () if stage == "contrastive" else (LOGIT_SCALE, *network.unused)
     for name, parameter in network.named_parameters():
-        unused = name == LOGIT_SCALE and stage != "contrastive"
-        parameter.requires_grad = name.startswith(TRAINABLE[stage]) and not unused
+        parameter.requires_grad = name.startswith(TRAINABLE[stage]) and not name.startswith(unused)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"stage {stage} has nothing to train in this network")
 
@@ -144,9 +153,9 @@ def train_mode(network: nn.Module, stage: StageName) -> None:
         module.train(f"{name}." in TRAINABLE[stage])
 
 
-def next_command(stage: StageName, recipe_path: Path, data: Path, output: Path, num_tasks: int) -> str:
+def next_command(stage: StageName, model: ModelConfig, recipe_path: Path, data: Path, output: Path, tasks: int) -> str:
     """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
-    following = next((name for name, previous in PREVIOUS.items() if previous == stage), None)
-    if following is None or (following == "tuning" and num_tasks == 1):
+    following = next((name for name in STAGES_OF[model.architecture] if PREVIOUS[name] == stage), None)
+    if following is None or (following == "tuning" and tasks == 1):
         return f"python -m model.export {output / 'bundle'} --deploy deploy"
     return f"deepspeed train/main.py --stage {following} --config {recipe_path} --data {data} --output {output}"

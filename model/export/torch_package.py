@@ -16,7 +16,7 @@ from torch._inductor.exc import InductorError
 from torch.export import ExportedProgram
 
 from model.bundle import Bundle
-from model.cma_clip import CMAClip
+from model.cma_clip import Network
 from model.engines.torch import LARGEST_BATCH, versions
 from model.export.graph import dynamic_shapes, tracing
 from model.export.parity import random_inputs
@@ -61,7 +61,7 @@ class ServedNetwork(nn.Module):
         precision: of the matrix products; `bf16` is autocast as in training.
     """
 
-    def __init__(self, network: CMAClip, precision: str) -> None:
+    def __init__(self, network: Network, precision: str) -> None:
         super().__init__()
         self.network, self.precision = network.eval().requires_grad_(False), precision
         for parent in list(network.modules()):
@@ -86,7 +86,7 @@ def _with_patches_side_by_side(visual: nn.Module, inputs: tuple[Tensor], outputs
     return pooled_BD, patches_BPV.clone(memory_format=torch.contiguous_format)
 
 
-def _round_matrices(network: CMAClip) -> None:
+def _round_matrices(network: Network) -> None:
     clip = network.towers.clip
     factors = [(clip, "text_projection"), (clip.visual, "proj")]
     for module in network.modules():
@@ -120,7 +120,9 @@ def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> di
         raise ValueError(f"{path}: a package for a GPU is compiled on such a GPU, and torch finds none here")
     network = copy.deepcopy(bundle.network)
     # The bundle may have been trained with one or the other; the weights are the same.
-    network.modality_heads.kernels = "auto" if device == "cuda" else "reference"
+    for module in network.modules():
+        if isinstance(module, ModalityHeads):
+            module.kernels = "auto" if device == "cuda" else "reference"
     program = export_program(ServedNetwork(network.to(device), precision), bundle, device)
     try:
         options = OPTIONS | {"aot_inductor.metadata": {"precision": precision}}
