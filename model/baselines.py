@@ -54,7 +54,8 @@ class TextOnly(Network):
         self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
     ) -> None:
         super().__init__(config, preprocess, tasks, clip)
-        self.sequence_attention = _transformer(config, preprocess, self)
+        sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)
+        self.sequence_attention = SequenceAttention(config, *sizes)
         self.modality_heads = _heads(config, tasks, self.towers.width)
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
@@ -93,6 +94,14 @@ class LateFusion(Network):
         return Output(*self.modality_heads(features_BF, features_BF, torch.ones_like(present_B2)))
 
 
+class WordTransformer(SequenceAttention):
+    """Sequence-wise attention with a projection of word embeddings [.., V] to its width."""
+
+    def __init__(self, config: ModelConfig, width: int, text_tokens: int, image_tokens: int, words: int) -> None:
+        super().__init__(config, width, text_tokens, image_tokens)
+        self.words = nn.Linear(words, width)
+
+
 class MMBT(Network):
     """Word embeddings and image tokens in one bidirectional transformer, answered from its first token.
 
@@ -106,8 +115,8 @@ class MMBT(Network):
         self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
     ) -> None:
         super().__init__(config, preprocess, tasks, clip)
-        self.sequence_attention = _transformer(config, preprocess, self)
-        self.sequence_attention.words = nn.Linear(clip.token_embedding.embedding_dim, self.towers.width)
+        sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)
+        self.sequence_attention = WordTransformer(config, *sizes, clip.token_embedding.embedding_dim)
         self.modality_heads = _heads(config, tasks, self.towers.width)
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
@@ -147,11 +156,6 @@ def _heads(config: ModelConfig, tasks: Sequence[Task], width: int, hidden: int |
     """CMA-CLIP's heads, given the same vector for title and picture."""
     hidden = config.head_width or hidden or width
     return ModalityHeads(tasks, width, hidden, config.dropout, learned_share=False, kernels=config.kernels)
-
-
-def _transformer(config: ModelConfig, preprocess: PreprocessConfig, network: Network) -> SequenceAttention:
-    towers = network.towers
-    return SequenceAttention(config, towers.width, preprocess.context_length, towers.image_tokens)
 
 
 def _only(present_B2: Tensor, modality: int) -> Tensor:
