@@ -54,6 +54,8 @@ class Recipe(StrictModel):
         zero_level: DeepSpeed's ZeRO stage: what is sharded over the ranks.
         precision: of the matrix products; weights and optimizer stay float32. `auto` is bf16 on a GPU
             and fp32 on a CPU.
+        class_weights: `inverse_frequency` weighs the labels that a product has by how rare they are (multi-label
+            tasks only), in training and in the validation loss that decides which weights are kept.
         seed: of weights, order and dropout.
         loader_workers: processes a rank that decode pictures; 0 decodes in the training process.
         shuffle_row_groups: Parquet row groups among which products are shuffled and that a loader
@@ -66,6 +68,7 @@ class Recipe(StrictModel):
     stages: Stages = Stages()
     zero_level: Literal[0, 1, 2, 3] = 1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    class_weights: Literal["none", "inverse_frequency"] = "none"
     seed: int = 0
     loader_workers: int = Field(4, ge=0)
     shuffle_row_groups: int = Field(64, ge=1)

@@ -62,13 +62,19 @@ def predict(
     return Predictions(logits, share, targets, present.bool(), problems)
 
 
-def score(predictions: Predictions, tasks: Sequence[Task]) -> tuple[float, dict[str, Any]]:
+def score(
+    predictions: Predictions, tasks: Sequence[Task], positive_weight_C: Tensor | None = None
+) -> tuple[float, dict[str, Any]]:
     """The loss, summed over the tasks' means over their labelled products, and the metrics of each task.
+
+    Args:
+        tasks: with the thresholds that multi-label answers are counted by.
+        positive_weight_C: that of training, for the loss that training lowers.
 
     Raises:
         ValueError: no product has any label.
     """
-    sums_K, counts_K = classification_losses(predictions.logits_NC, predictions.targets_NC, tasks)
+    sums_K, counts_K = classification_losses(predictions.logits_NC, predictions.targets_NC, tasks, positive_weight_C)
     if not counts_K.any():
         raise ValueError("no product of this split has a label that could be read")
     metrics = task_metrics(predictions.logits_NC, predictions.text_share_NK, predictions.targets_NC, tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from tqdm import tqdm
 from model.cma_clip import Network
 from model.config import BundleConfig, Task
 from train import checkpoint
+from train.class_weights import positive_weights
 from train.config import Recipe, StageName
 from train.data import ProductDataset, ShuffledBatches
 from train.evaluation import Ranks, mean_loss, predict, score
 from train.logs import RunLog
 from train.losses import ClassificationObjective, ContrastiveObjective
 from train.stages import StageState, train_mode
+from train.thresholds import fit_thresholds
 
 
 class Stopped(Exception):
@@ -58,10 +61,11 @@ class StageRun:
         self.micro_batch_size = ds_config["train_micro_batch_size_per_gpu"]
         self.accumulation = ds_config["gradient_accumulation_steps"]
         self.is_bf16 = ds_config["torch_autocast"]["enabled"]
+        self.positive_weight_C = positive_weights(train) if recipe.class_weights == "inverse_frequency" else None
         self.objective = (
             ContrastiveObjective(network, ranks.rank, ranks.world_size)
             if stage == "contrastive"
-            else ClassificationObjective(network, train.tasks, self.config.modality_dropout)
+            else ClassificationObjective(network, train.tasks, self.config.modality_dropout, self.positive_weight_C)
         )
         optimizer = torch.optim.AdamW(parameter_groups(network, self.config.weight_decay), self.config.learning_rate)
         total = self.config.epochs * self.updates_per_epoch
@@ -150,27 +154,29 @@ class StageRun:
         """Through the engine, which gathers the weights that ZeRO-3 has spread."""
         self.engine.eval()
         metrics: dict[str, dict[str, Any]] = {}
+        tasks: Sequence[Task] = self.train.tasks
         arguments = (self.validation, self.micro_batch_size, self.ranks, self.recipe.loader_workers)
         if self.stage == "contrastive":
             loss = mean_loss(self.engine, *arguments)
         else:
             predictions = predict(lambda batch: self.engine(batch).output, *arguments)
             self._count_rejects(predictions.problems)
-            loss, metrics = score(predictions, self.train.tasks)
+            tasks = fit_thresholds(predictions.logits_NC, predictions.targets_NC, tasks)
+            loss, metrics = score(predictions, tasks, self.positive_weight_C)
         if not math.isfinite(loss):
             raise ValueError(f"the validation loss of stage {self.stage} is {loss} in epoch {self.state.epoch}")
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, self.state.epoch
-            checkpoint.save_best(self.engine, self.network, self.stage_dir, self._bundle_config(loss, metrics))
+            checkpoint.save_best(self.engine, self.network, self.stage_dir, self._bundle_config(loss, tasks))
         self.log.validation(self._updates_done(), self.state.epoch, loss, metrics, is_best)
 
-    def _bundle_config(self, loss: float, metrics: dict[str, dict[str, Any]]) -> BundleConfig:
+    def _bundle_config(self, loss: float, tasks: Sequence[Task]) -> BundleConfig:
         return BundleConfig(
             # Whoever loads it decides what computes it.
             model=self.recipe.model.model_copy(update={"kernels": "auto"}),
             preprocess=self.train.preprocess,
-            tasks=[with_threshold(task, metrics.get(task.name)) for task in self.train.tasks],
+            tasks=list(tasks),
             provenance={
                 "stage": self.stage,
                 "epoch": self.state.epoch,
@@ -224,8 +230,8 @@ class StageRun:
 def attention_kernel(device: torch.device, is_bf16: bool) -> AbstractContextManager[None]:
     """What computes attention.
 
-    On a CPU torch's fused kernel takes five times as long for gradients in bf16 as in float32 (torch 2.14, AVX512-BF16);
-    plain matrix products do not.
+    On a CPU torch's fused kernel takes five times as long for gradients in bf16 as in float32 (torch 2.14 on
+    AVX512-BF16); plain matrix products do not.
     """
     return sdpa_kernel(SDPBackend.MATH) if is_bf16 and device.type == "cpu" else nullcontext()
 
@@ -250,10 +256,3 @@ def warmup_cosine(total: int, warmup_fraction: float) -> Any:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (update - rising) / max(1, total - rising))))
 
     return factor
-
-
-def with_threshold(task: Task, metrics: dict[str, Any] | None) -> Task:
-    """The task with the score from which validation answers were 90 % right (single-label tasks)."""
-    if task.kind != "single_label" or not metrics or metrics["threshold"] is None:
-        return task
-    return task.model_copy(update={"thresholds": [metrics["threshold"]]})

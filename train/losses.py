@@ -18,25 +18,31 @@ from train.data import MISSING, Batch
 # B batch, C labels of all tasks, K tasks
 
 
-def classification_losses(logits_BC: Tensor, targets_BC: Tensor, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
+def classification_losses(
+    logits_BC: Tensor, targets_BC: Tensor, tasks: Sequence[Task], positive_weight_C: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Each task's summed loss over the products that have its label, float32 [K], and their number [K].
 
     Cross entropy for a single-label task; binary cross entropy, averaged over the labels, for a
-    multi-label one. `targets_BC` is as in train.data.Batch.
+    multi-label one, where the term of a label that a product has counts `positive_weight_C` times.
+    `targets_BC` is as in train.data.Batch.
     """
     sizes = [len(task.labels) for task in tasks]
-    parts = zip(tasks, logits_BC.float().split(sizes, dim=1), targets_BC.split(sizes, dim=1), strict=True)
+    weights_C = torch.ones_like(logits_BC[0]) if positive_weight_C is None else positive_weight_C
+    columns = (logits_BC.float().split(sizes, dim=1), targets_BC.split(sizes, dim=1), weights_C.float().split(sizes))
+    parts = zip(tasks, *columns, strict=True)
     sums, counts = zip(*(_task_loss(*part) for part in parts), strict=True)
     return torch.stack(sums), torch.stack(counts)
 
 
-def _task_loss(task: Task, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _task_loss(task: Task, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     labelled_B = targets[:, 0] != MISSING
     targets = targets.clamp(min=0)
     if task.kind == "single_label":
         losses_B = F.cross_entropy(logits, targets, reduction="none")
     else:
-        losses_B = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=1)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weights)
+        losses_B = losses.mean(dim=1)
     return (losses_B * labelled_B).sum(), labelled_B.sum()
 
 
@@ -53,18 +59,28 @@ class ClassificationObjective(nn.Module):
 
     So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
     missing one counts nothing. In training, `modality_dropout` hides titles and pictures.
+    `positive_weight_C` is as in `classification_losses`.
     """
 
-    def __init__(self, network: Network, tasks: Sequence[Task], modality_dropout: float) -> None:
+    positive_weight_C: Tensor | None
+
+    def __init__(
+        self,
+        network: Network,
+        tasks: Sequence[Task],
+        modality_dropout: float,
+        positive_weight_C: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.tasks, self.modality_dropout = network, tasks, modality_dropout
+        self.register_buffer("positive_weight_C", positive_weight_C, persistent=False)
 
     def forward(self, batch: Batch) -> Result:
         present_B2 = batch.present_B2
         if self.training and self.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.modality_dropout)
         output = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)
-        sums_K, counts_K = classification_losses(output.logits_BC, batch.targets_BC, self.tasks)
+        sums_K, counts_K = classification_losses(output.logits_BC, batch.targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
         return Result(sums_K.sum() / len(present_B2), parts, output)

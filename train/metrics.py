@@ -1,24 +1,29 @@
-"""How good the answers are, per task, by torchmetrics."""
+"""How good the answers are, per task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_recall_at_fixed_precision,
-    multiclass_f1_score,
-    multilabel_exact_match,
-    multilabel_f1_score,
-)
 
 from model.config import Task
-from train.data import MISSING
+from train.answers import Answers, answers_by_task
+from train.thresholds import counts_from, most_at_precision, scores_to_accept
 
-# N products, C labels of all tasks, K tasks, L labels of one task
+# N products or scores, C labels of all tasks, K tasks, L labels of one task
 
-PRECISION = 0.9
+BINS = 15
+NAMES = (
+    "accuracy",
+    "micro_f1",
+    "macro_f1",
+    "mean_average_precision",
+    "recall_at_90_precision",
+    "threshold",
+    "calibration_error",
+)
 
 
 def task_metrics(
@@ -26,67 +31,90 @@ def task_metrics(
 ) -> dict[str, dict[str, Any]]:
     """Metrics of each task over the products that have its label.
 
+    Accuracy and F1 of a multi-label task depend on the thresholds that `tasks` bring (0.5 where they bring
+    none): a bundle's were fitted on validation, so on validation they flatter. Those of a single-label task
+    depend on none. Recall at 90 % precision takes its threshold from these very answers, as the paper does;
+    it is no threshold to serve with unless they are validation's.
+
     Returns:
         task -> products, accuracy (multi-label: all labels right), micro_f1, macro_f1 (labels that
-        neither occur nor are answered do not count), recall_at_90_precision, threshold (the score
-        from which precision is 90 %; 1.0 if it never is), text_share (mean λ). Metrics are None
-        where no product has the label.
+        neither occur nor are answered do not count), mean_average_precision (each label against the
+        rest, mean over those that occur), recall_at_90_precision (single-label: the share of all
+        products that are answered correctly from the threshold on), threshold (the score from which
+        precision is 90 %; 1.0 if it never is), calibration_error, text_share (mean λ). Metrics are
+        None where they mean nothing: no product has the label, or no label occurs.
     """
-    sizes = [len(task.labels) for task in tasks]
-    parts = zip(tasks, logits_NC.float().split(sizes, 1), targets_NC.split(sizes, 1), text_share_NK.T, strict=True)
     result: dict[str, dict[str, Any]] = {}
-    for task, logits_NL, targets_NL, share_N in parts:
-        labelled_N = targets_NL[:, 0] != MISSING
-        measure = _single_label if task.kind == "single_label" else _multi_label
-        values = dict.fromkeys(("accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "threshold"))
-        if labelled_N.any():
-            values |= measure(logits_NL[labelled_N], targets_NL[labelled_N].int())
+    for answers, share_N in zip(answers_by_task(logits_NC, targets_NC, tasks), text_share_NK.T, strict=True):
+        products = len(answers.targets_NL)
+        values = _measure(answers) if products else dict.fromkeys(NAMES)
         share = share_N.mean().item() if len(share_N) else None
-        result[task.name] = {"products": int(labelled_N.sum()), **values, "text_share": share}
+        result[answers.task.name] = {"products": products, **values, "text_share": share}
     return result
 
 
-def _single_label(logits_NL: Tensor, targets_NL: Tensor) -> dict[str, float]:
-    scores_N, answers_N = logits_NL.softmax(dim=1).max(dim=1)
-    targets_N, labels = targets_NL.argmax(dim=1), targets_NL.shape[1]
-    right_N = (answers_N == targets_N).int()
-    accuracy = right_N.float().mean().item()
-    recall, threshold = _recall_at_precision(scores_N, right_N)
+def _measure(answers: Answers) -> dict[str, float | None]:
+    right_L, answered_L, occurring_L = label_counts(answers)
+    f1_scores = [f1_score(*counts) for counts in zip(right_L, answered_L, occurring_L, strict=True)]
+    precisions = [average_precision(*column) for column in zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)]
+    scores, right = scores_to_accept(answers)
+    hits, threshold = most_at_precision(scores, right)
     return {
-        "accuracy": accuracy,
-        "micro_f1": multiclass_f1_score(answers_N, targets_N, labels, average="micro").item(),
-        "macro_f1": multiclass_f1_score(answers_N, targets_N, labels, average="macro").item(),
-        # The paper's recall counts all products, torchmetrics' only those that are answered correctly.
-        "recall_at_90_precision": recall * accuracy,
+        "accuracy": (answers.answered_NL == answers.targets_NL).all(dim=1).double().mean().item(),
+        "micro_f1": f1_score(sum(right_L), sum(answered_L), sum(occurring_L)),
+        "macro_f1": _mean(f1_scores),
+        "mean_average_precision": _mean(precisions),
+        "recall_at_90_precision": ratio(hits, sum(occurring_L)),
         "threshold": threshold,
+        "calibration_error": calibration_error(scores, right),
     }
 
 
-def _multi_label(logits_NL: Tensor, targets_NL: Tensor) -> dict[str, float]:
-    scores_NL, labels = logits_NL.sigmoid(), targets_NL.shape[1]
-    recall, threshold = _recall_at_precision(scores_NL.flatten(), targets_NL.flatten())
-    if labels == 1:
-        scores_NL, targets_NL, labels = scores_NL.expand(-1, 2), targets_NL.expand(-1, 2), 2
-    return {
-        "accuracy": multilabel_exact_match(scores_NL, targets_NL, labels).item(),
-        "micro_f1": multilabel_f1_score(scores_NL, targets_NL, labels, average="micro").item(),
-        "macro_f1": multilabel_f1_score(scores_NL, targets_NL, labels, average="macro").item(),
-        "recall_at_90_precision": recall,
-        "threshold": threshold,
-    }
+def label_counts(answers: Answers) -> tuple[list[int], list[int], list[int]]:
+    """For each label the products answered rightly with it, answered with it, and that have it."""
+    right_NL = answers.answered_NL & answers.targets_NL
+    return right_NL.sum(dim=0).tolist(), answers.answered_NL.sum(dim=0).tolist(), answers.targets_NL.sum(dim=0).tolist()
 
 
-def _recall_at_precision(scores: Tensor, right: Tensor) -> tuple[float, float]:
-    if not right.any():
-        return 0.0, 1.0
-    recall, threshold = binary_recall_at_fixed_precision(scores, right, min_precision=PRECISION)
-    return recall.item(), threshold.item() if threshold <= 1 else 1.0  # not a number where 90 % is out of reach
+def ratio(part: int, whole: int) -> float | None:
+    """None where there is nothing to divide."""
+    return part / whole if whole else None
+
+
+def f1_score(right: int, answered: int, occurring: int) -> float | None:
+    """F1 from counts; None for what neither occurs nor is answered."""
+    return ratio(2 * right, answered + occurring)
+
+
+def average_precision(scores_N: Tensor, right_N: Tensor) -> float | None:
+    """Mean precision at each right score, equal scores taken together; None where none is right."""
+    if not right_N.any():
+        return None
+    accepted_T, hits_T = counts_from(scores_N, right_N, scores_N.unique().flip(0))
+    gained_T = hits_T.diff(prepend=hits_T.new_zeros(1))
+    return ((gained_T * hits_T / accepted_T).sum() / hits_T[-1]).item()
+
+
+def calibration_error(scores_N: Tensor, right_N: Tensor) -> float:
+    """Expected calibration error (Naeini et al. 2015): how far scores are from the share that is right.
+
+    The mean, over 15 equally wide bins [low, high) and weighted by what they hold, of |mean score - share right|.
+    """
+    bins_N = (scores_N * BINS).long().clamp(0, BINS - 1)
+    gaps = torch.bincount(bins_N, weights=scores_N.double() - right_N.double(), minlength=BINS)
+    return (gaps.abs().sum() / len(scores_N)).item()
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     """The metrics as a table for people, one line a task."""
-    columns = ["products", "accuracy", "micro_f1", "macro_f1", "recall_at_90_precision", "text_share"]
-    lines = [["task", "products", "accuracy", "micro F1", "macro F1", "R@P90", "text share λ"]]
+    columns = ["products", *(name for name in NAMES if name != "threshold"), "text_share"]
+    heads = ["products", "accuracy", "micro F1", "macro F1", "mAP", "R@P90", "ECE", "text share λ"]
+    lines = [["task", *heads]]
     for name, values in metrics.items():
         lines.append([name, *("n/a" if values[c] is None else f"{values[c]:.4g}" for c in columns)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

@@ -1,4 +1,4 @@
-"""Judge a bundle on a split: a table of metrics, and every answer in a file.
+"""Judge a bundle on a split: a table of metrics, tables by label, and every answer in a file.
 
 python -m train.score runs/apa_mini/bundle --data data/apa_mini --split test
 """
@@ -20,6 +20,8 @@ from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
 from model.decode import predictions, probabilities
 from model.files import new_directory
+from train.answers import answers_by_task
+from train.class_table import write_class_tables
 from train.data import Batch, ProductDataset
 from train.data_format import SPLITS, DatasetInfo
 from train.evaluation import Predictions, Ranks, predict, score
@@ -42,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_table(metrics))
-    print(f"metrics and every answer: {output}")
+    print(f"metrics, tables by label and every answer: {output}")
     return 0
 
 
 def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path) -> dict[str, Any]:
-    """Classify the split, write `metrics.json` and `predictions.parquet` into `output`, return the metrics.
+    """Classify the split, write what came of it into `output`, return the metrics.
+
+    That is `metrics.json`, `predictions.parquet`, `classes-TASK.csv` and, for single-label tasks,
+    `confusion-TASK.csv`. What a multi-label task answers is decided by the bundle's thresholds, whatever the
+    split. The loss in `metrics.json` knows no class weights, so that bundles compare.
 
     Raises:
         ValueError: the data cannot be read, or has other tasks than the bundle.
@@ -71,6 +77,8 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
         summary = {"split": split, "loss": loss, "tasks": metrics}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         pq.write_table(answer_table(bundle, dataset, answers), partial / "predictions.parquet")
+        for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, ours):
+            write_class_tables(partial, task_answers)
     return metrics
 
 

@@ -1,0 +1,65 @@
+"""How good the answers are, label by label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.answers import Answers
+from train.metrics import average_precision, f1_score, label_counts, ratio
+
+
+def class_table(answers: Answers) -> list[dict[str, Any]]:
+    """One row a label, in the task's order.
+
+    Returns:
+        rows of label, products (that have it), answered, precision, recall, f1 and average_precision;
+        None where there is nothing to divide by. A multi-label task's rows also hold the threshold
+        from which the label was answered.
+    """
+    counts = zip(*label_counts(answers), strict=True)
+    columns = zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)
+    rows: list[dict[str, Any]] = []
+    for label, (right, answered, products), column in zip(answers.task.labels, counts, columns, strict=True):
+        rows.append(
+            {
+                "label": label,
+                "products": products,
+                "answered": answered,
+                "precision": ratio(right, answered),
+                "recall": ratio(right, products),
+                "f1": f1_score(right, answered, products),
+                "average_precision": average_precision(*column),
+            }
+        )
+    if answers.task.kind == "multi_label":
+        for row, threshold in zip(rows, answers.task.accept_from(), strict=True):
+            row["threshold"] = threshold
+    return rows
+
+
+def confusion_matrix(answers: Answers) -> list[list[int]]:
+    """Products of a single-label task by true label (rows) and answered label (columns)."""
+    assert answers.task.kind == "single_label", answers.task.name
+    size = len(answers.task.labels)
+    pairs_N = answers.targets_NL.int().argmax(dim=1) * size + answers.answered_NL.int().argmax(dim=1)
+    return torch.bincount(pairs_N, minlength=size * size).reshape(size, size).tolist()
+
+
+def write_class_tables(folder: Path, answers: Answers) -> None:
+    """Write `classes-TASK.csv`, and for a single-label task `confusion-TASK.csv`; what is None stays empty."""
+    task, rows = answers.task, class_table(answers)
+    _write_csv(folder / f"classes-{task.name}.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
+    if task.kind == "single_label":
+        counts = zip(task.labels, confusion_matrix(answers), strict=True)
+        lines = [[label, *row] for label, row in counts]
+        _write_csv(folder / f"confusion-{task.name}.csv", [["true label / answer", *task.labels], *lines])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)

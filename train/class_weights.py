@@ -1,0 +1,45 @@
+"""How much a label that a product has weighs against one it has not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from model.config import Task
+from train.data import ProductDataset
+
+# C labels of all tasks
+
+
+def positive_weights(train: ProductDataset) -> Tensor:
+    """The inverse frequency of each label of the multi-label tasks, as MMBT weighs them; float32 [C].
+
+    The products that have the task's label, divided by those that have this very label
+    (facebookresearch/mmbt@c1220c4, train.py: get_criterion). 1 for a label that never occurs, which has no
+    frequency to invert, and for those of single-label tasks.
+
+    Raises:
+        ValueError: no task is multi-label.
+    """
+    if all(task.kind == "single_label" for task in train.tasks):
+        names = ", ".join(task.name for task in train.tasks)
+        raise ValueError(
+            f"class_weights inverse_frequency is for multi-label tasks, and {names} have one label a product;"
+            " set --class_weights none"
+        )
+    return torch.cat([_inverse_frequencies(train, task) for task in train.tasks])
+
+
+def _inverse_frequencies(train: ProductDataset, task: Task) -> Tensor:
+    if task.kind == "single_label":
+        return torch.ones(len(task.labels))
+    products, counts = 0, Counter[str]()
+    # Not from dataset.json: it does not say how many products lack the task's label.
+    for path in sorted({path for path, _ in train.row_groups}):
+        chosen = [labels for labels in pq.read_table(path, columns=[task.name])[0].to_pylist() if labels is not None]
+        products += len(chosen)
+        counts.update(label for labels in chosen for label in set(labels))
+    return torch.tensor([products / counts[label] if counts[label] else 1.0 for label in task.labels])

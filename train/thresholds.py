@@ -1,0 +1,85 @@
+"""From which score on an answer counts: what a threshold accepts, and which threshold to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import Task
+from train.answers import Answers, answers_by_task
+
+# N scores, T thresholds, L labels of one task
+
+PRECISION = 0.9
+DEFAULT = 0.5  # of model.config.Task, for each label of a multi-label task
+
+
+def counts_from(scores_N: Tensor, right_N: Tensor, thresholds_T: Tensor) -> tuple[Tensor, Tensor]:
+    """How many scores reach each threshold, and how many of those are right, float64 [T]."""
+    sorted_N, order_N = scores_N.sort()
+    below_T = torch.searchsorted(sorted_N, thresholds_T)
+    right_below = F.pad(right_N[order_N].long().cumsum(dim=0), (1, 0))
+    accepted_T, hits_T = len(scores_N) - below_T, right_N.sum() - right_below[below_T]
+    return accepted_T.double(), hits_T.double()
+
+
+def scores_to_accept(answers: Answers) -> tuple[Tensor, Tensor]:
+    """What a task's threshold decides about, and whether it is right: float32 and bool, both flat.
+
+    The answer of each product of a single-label task; every label of every product of a multi-label one.
+    """
+    if answers.task.kind == "multi_label":
+        return answers.scores_NL.flatten(), answers.targets_NL.flatten()
+    return answers.scores_NL.max(dim=1).values, (answers.answered_NL & answers.targets_NL).any(dim=1)
+
+
+def most_at_precision(scores_N: Tensor, right_N: Tensor) -> tuple[int, float]:
+    """The most right answers that a threshold with a precision of 90 % accepts, and that threshold.
+
+    Equal scores are accepted together. Of thresholds that accept as many right answers, the highest.
+    Where 90 % is out of reach: 0 and 1.0.
+    """
+    thresholds_T = scores_N.unique().flip(0)
+    accepted_T, hits_T = counts_from(scores_N, right_N, thresholds_T)
+    hits_T = hits_T.where(hits_T / accepted_T >= PRECISION, 0.0)
+    if not hits_T.any():
+        return 0, 1.0
+    best = hits_T.argmax()
+    return int(hits_T[best]), thresholds_T[best].item()
+
+
+def best_f1_threshold(scores_N: Tensor, right_N: Tensor) -> float:
+    """The score from which on a label is to be answered for the highest F1.
+
+    0.5 stays where no score does better, also where nothing is right. Of scores that do equally well it is
+    the one nearest 0.5, then the higher one.
+    """
+    if not right_N.any():
+        return DEFAULT
+    candidates_T = torch.cat([scores_N, torch.tensor([DEFAULT])]).unique().flip(0)
+    accepted_T, hits_T = counts_from(scores_N, right_N, candidates_T)
+    f1_T = 2 * hits_T / (accepted_T + right_N.sum())
+    best = candidates_T[f1_T == f1_T.max()]
+    return best[(best - DEFAULT).abs().argmin()].item()
+
+
+def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks with thresholds for a bundle; to be called with answers for the validation split only.
+
+    A single-label task gets the score from which its answers are 90 % right, each label of a
+    multi-label task the one with the highest F1. A task that no product has a label of stays as it is.
+    """
+    return [
+        answers.task.model_copy(update={"thresholds": _fitted(answers)}) if len(answers.targets_NL) else answers.task
+        for answers in answers_by_task(logits_NC, targets_NC, tasks)
+    ]
+
+
+def _fitted(answers: Answers) -> list[float]:
+    if answers.task.kind == "single_label":
+        return [most_at_precision(*scores_to_accept(answers))[1]]
+    columns = zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)
+    return [best_f1_threshold(scores_N, right_N) for scores_N, right_N in columns]
