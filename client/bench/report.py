@@ -14,24 +14,21 @@ from typing import Any
 
 import tritonclient.grpc as triton
 
-CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+from model.machine import commit, processor
+
 PACKAGES = ("tritonclient", "grpcio", "numpy", "pillow", "openvino", "onnxruntime")
 
 
 def machine() -> dict[str, Any]:
     """Hardware, versions, commit and command line of this run."""
-    cpu = _cpu()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "cpu": cpu.get("model name", platform.machine()),
-        "cpu_features": [feature for feature in CPU_FEATURES if feature in cpu.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)),
+        **processor(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "command": " ".join(["python", "-m", "client.bench", *sys.argv[1:]]),
     }
 
@@ -41,15 +38,6 @@ def server(url: str) -> dict[str, str]:
     with triton.InferenceServerClient(url) as client:
         about = client.get_server_metadata()
     return {"url": url, "name": about.name, "version": about.version}
-
-
-def _cpu() -> dict[str, str]:
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _gpu() -> str | None:

@@ -12,9 +12,7 @@ import argparse
 import copy
 import itertools
 import json
-import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +28,7 @@ from model.engines import CLASSES, EXPORTED_AS, engine_class, load_engine
 from model.export.parity import Run, random_inputs
 from model.export.publish import export
 from model.files import write_atomically
+from model.machine import commit, processor
 
 WARM_UP, SECONDS = 5, 10.0
 
@@ -86,12 +85,10 @@ def measure(
 
 
 def machine(runtime: str) -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown")
     versions = {"python": platform.python_version(), "torch": torch.__version__, **engine_class(runtime).machine()[0]}
-    cpu = f"{model.split(': ')[1]}, {len(os.sched_getaffinity(0))} cores"
+    cpu = processor()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"gpu": gpu, "cpu": cpu, "versions": versions, "commit": commit.stdout.strip()}
+    return {"gpu": gpu, "cpu": f"{cpu['cpu']}, {cpu['cores']} cores", "versions": versions, "commit": commit()}
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
