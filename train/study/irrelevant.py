@@ -1,0 +1,115 @@
+"""How much answers suffer from a title or a picture that says nothing or contradicts, and whether λ gives way.
+
+python -m train.study.irrelevant runs/apa_mini/bundle --data data/apa_mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.bundle import Bundle
+from model.files import write_atomically
+from train.data import ProductDataset
+from train.data_format import SPLITS
+from train.evaluation import Predictions
+from train.metrics import task_metrics
+from train.study.classify import answers_for, open_bundle, subset
+from train.study.perturbed import PERTURBATIONS, PerturbedDataset
+
+METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.study.irrelevant", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--output", type=Path, help="default: irrelevant-SPLIT beside the bundle")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0, help="of the exchanges (%(default)s)")
+    args = parser.parse_args(arguments)
+    output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
+    try:
+        bundle = open_bundle(args.bundle, args.data)
+        dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
+        untouched = answers_for(bundle, dataset, args.batch_size)
+        results = suite(bundle, args.data, args.split, untouched, args.batch_size, args.seed)
+        output.mkdir(parents=True, exist_ok=True)
+        summary = {"split": args.split, "seed": args.seed, "perturbations": results}
+        write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.split} split of {args.data}, {args.bundle}:")
+    print(format_suite(results))
+    print(f"as JSON: {output / 'irrelevant.json'}")
+    return 0
+
+
+def suite(
+    bundle: Bundle, data: Path, split: str, untouched: Predictions, batch_size: int, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Every perturbation of a split against the split as it is.
+
+    Args:
+        untouched: the bundle's answers for the split as it is.
+        seed: of the exchanges.
+    Returns:
+        perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
+        the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
+    Raises:
+        ValueError: the split cannot be read, or has no product with both a title and a picture.
+    """
+    parts = (bundle.config.preprocess, bundle.tokenizer)
+    datasets = (PerturbedDataset(data, split, *parts, perturbation, seed) for perturbation in PERTURBATIONS)
+    return {
+        perturbation: compare(bundle, dataset, untouched, batch_size)
+        for perturbation, dataset in zip(PERTURBATIONS, datasets, strict=True)
+    }
+
+
+def compare(
+    bundle: Bundle, dataset: PerturbedDataset, untouched: Predictions, batch_size: int
+) -> dict[str, dict[str, Any]]:
+    """One perturbation; the result's form is that of `suite`."""
+    tasks, before = bundle.config.tasks, subset(untouched, dataset.products)
+    after = answers_for(bundle, dataset, batch_size)
+    # MISSING is below every label: a product counts where it could be read both times.
+    targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
+    old, new = (task_metrics(a.logits_NC, a.text_share_NK, targets_NC, tasks) for a in (before, after))
+    return {
+        task.name: {
+            "products": new[task.name]["products"],
+            "left_out": dataset.left_out,
+            **{metric: new[task.name][metric] for metric in METRICS},
+            "untouched": {metric: old[task.name][metric] for metric in METRICS},
+        }
+        for task in tasks
+    }
+
+
+def format_suite(results: dict[str, dict[str, Any]]) -> str:
+    """The suite as a table for people: how far accuracy and R@P90 fall, and where λ goes."""
+    lines = [["irrelevant", "task", "products", "accuracy", "drop", "R@P90", "drop", "text share λ", "change"]]
+    for perturbation, tasks in results.items():
+        for task, values in tasks.items():
+            cells = [perturbation, task, str(values["products"])]
+            for metric, sign in (("accuracy", -1), ("recall_at_90_precision", -1), ("text_share", 1)):
+                now, before = values[metric], values["untouched"][metric]
+                cells += ["n/a", "n/a"] if now is None else [f"{now:.4f}", f"{sign * (now - before):+.4f}"]
+            lines.append(cells)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""All that the study wants to know of a trained bundle, measured on one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.config import Task
+from train.answers import answers_by_task
+from train.class_table import confusion_matrix
+from train.data import MISSING, ProductDataset
+from train.data_format import DatasetInfo
+from train.evaluation import Predictions
+from train.metrics import task_metrics
+from train.study.classify import answers_for, open_bundle, subset
+from train.study.irrelevant import suite as irrelevant_suite
+from train.study.naming import Naming
+
+BINS = 20
+GROUPS = {"named": True, "not_named": False}
+
+
+def measure(
+    bundle_dir: Path, data: Path, split: str = "test", batch_size: int = 128, *, suite: bool = True
+) -> dict[str, Any]:
+    """Judge a bundle, ready for JSON.
+
+    Args:
+        suite: False leaves the irrelevant-modality suite out, which classifies the split seven times more.
+    Returns:
+        test: task -> metrics, as train.metrics.task_metrics. named: see `by_naming`. confusion: see
+        `confusion_matrices`. irrelevant: see train.study.irrelevant.suite.
+    Raises:
+        ValueError: bundle or data set cannot be read, or do not fit each other.
+    """
+    bundle = open_bundle(bundle_dir, data)
+    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer)
+    answers, tasks = answers_for(bundle, dataset, batch_size), bundle.config.tasks
+    result = {
+        "test": task_metrics(*answers[:3], tasks),
+        "named": by_naming(answers, dataset, DatasetInfo.read(data), tasks),
+        "confusion": confusion_matrices(answers, tasks),
+    }
+    return result | ({"irrelevant": irrelevant_suite(bundle, data, split, answers, batch_size)} if suite else {})
+
+
+def by_naming(
+    answers: Predictions, dataset: ProductDataset, info: DatasetInfo, tasks: list[Task]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Each task's answers, apart for titles that name the product's label and titles that do not.
+
+    Products with title, picture and label count, as λ is a choice only there.
+
+    Returns:
+        task -> `named` or `not_named` -> products, text_share (mean λ), histogram (products whose λ falls into
+        each of BINS equal parts of 0..1), accuracy, recall_at_90_precision.
+    """
+    naming, has_both_N = Naming(info), answers.present_N2.all(dim=1)
+    products = map(dataset.product, range(len(dataset)))
+    named_NK = [[naming.names_label(product, task) for task in tasks] for product in products]
+    result, first = {}, 0
+    for k, task in enumerate(tasks):
+        readable = (has_both_N & (answers.targets_NC[:, first] != MISSING)).nonzero()[:, 0].tolist()
+        groups = {name: [n for n in readable if named_NK[n][k] is value] for name, value in GROUPS.items()}
+        result[task.name] = {name: _group(subset(answers, group), tasks, k) for name, group in groups.items()}
+        first += len(task.labels)
+    return result
+
+
+def _group(answers: Predictions, tasks: list[Task], k: int) -> dict[str, Any]:
+    metrics = task_metrics(*answers[:3], tasks)[tasks[k].name]
+    counts, _ = np.histogram(answers.text_share_NK[:, k].numpy(), bins=BINS, range=(0.0, 1.0))
+    chosen = {name: metrics[name] for name in ("products", "text_share", "accuracy", "recall_at_90_precision")}
+    return {**chosen, "histogram": counts.tolist()}
+
+
+def confusion_matrices(answers: Predictions, tasks: list[Task]) -> dict[str, dict[str, Any]]:
+    """Per single-label task: labels, and counts[true label][answer]."""
+    return {
+        part.task.name: {"labels": part.task.labels, "counts": confusion_matrix(part)}
+        for part in answers_by_task(answers.logits_NC, answers.targets_NC, tasks)
+        if part.task.kind == "single_label"
+    }

@@ -1,0 +1,146 @@
+"""A split in which the titles, or the pictures, are of no help: exchanged, blank, absent, or telling another label."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from model.config import PreprocessConfig, Task
+from model.preprocess import TitleTokenizer, clean_title
+from train.data import ProductDataset, Sample, encode_targets
+
+# N products, C labels of all tasks, K tasks
+
+PERTURBATIONS = (
+    "titles_shuffled",
+    "titles_blank",
+    "titles_absent",
+    "titles_contradicting",
+    "pictures_shuffled",
+    "pictures_blank",
+    "pictures_absent",
+)
+COLUMNS = {"titles": "title", "pictures": "image"}
+NO_DONOR = -1
+BLOCK = 256
+
+
+class PerturbedDataset(ProductDataset):
+    """A split with one modality made irrelevant. The labels stay those of the product.
+
+    Products that have both a title and a picture take part. `shuffled` gives each the title (or picture) of another
+    one; `contradicting` that of one whose labels differ (see `contradicting_donors`), and products without such a
+    one do not take part. `blank` is an empty title, or a white picture, that counts as present: the network has
+    to find out by itself that it says nothing. `absent` is masked.
+
+    Args:
+        directory, split, preprocess, tokenizer: as ProductDataset's.
+        perturbation: one of PERTURBATIONS.
+        seed: of the exchange.
+    Attributes:
+        products: those that take part, by their index in the split.
+        donors: whose title (or picture) each of these gets, where they are exchanged.
+        left_out: products of the split that do not take part.
+    Raises:
+        ValueError: no such perturbation, or no product can take part; or as ProductDataset.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        preprocess: PreprocessConfig,
+        tokenizer: TitleTokenizer,
+        perturbation: str,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(directory, split, preprocess, tokenizer)
+        if perturbation not in PERTURBATIONS:
+            raise ValueError(f"perturbation {perturbation!r}: expected one of {', '.join(PERTURBATIONS)}")
+        modality, self.change = perturbation.split("_")
+        self.column = COLUMNS[modality]
+        rows = [(index, self._complete_targets(index)) for index in range(self.starts[-1])]
+        kept = np.array([index for index, targets in rows if targets is not None], dtype=int)
+        targets_NC = np.array([targets for _, targets in rows if targets is not None])
+        donors = self._choose_donors(targets_NC, np.random.default_rng(seed))
+        self.products = kept[donors != NO_DONOR].tolist()
+        self.donors = kept[donors[donors != NO_DONOR]].tolist()
+        self.left_out = self.starts[-1] - len(self.products)
+        if not self.products:
+            raise ValueError(f"{directory}: no product of the split {split!r} can take part in {perturbation}")
+        self.filling: str | bytes = "" if self.column == "title" else b""
+        if (self.column, self.change) == ("image", "blank"):
+            self.filling = white_picture(preprocess.image_size)
+
+    def __len__(self) -> int:
+        return len(self.products)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        if self.change == "blank":
+            sample.present = (True, True)
+        return sample
+
+    def product(self, index: int) -> dict[str, Any]:
+        """The row as it is stored, but for the title or the picture."""
+        row = super().product(self.products[index])
+        if self.change in ("shuffled", "contradicting"):
+            return row | {self.column: super().product(self.donors[index])[self.column]}
+        return row | {self.column: self.filling}
+
+    def _complete_targets(self, index: int) -> np.ndarray | None:
+        """Labels of a product, None where it lacks the title or the picture."""
+        row = super().product(index)
+        try:
+            is_complete = row["image"] and clean_title(row["title"] or "", self.preprocess.max_title_bytes)
+        except ValueError:  # an unreadable title
+            return None
+        return encode_targets(row, self.tasks) if is_complete else None
+
+    def _choose_donors(self, targets_NC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.change == "contradicting":
+            return contradicting_donors(targets_NC, self.tasks, rng)
+        return derangement(len(targets_NC), rng) if self.change == "shuffled" else np.arange(len(targets_NC))
+
+
+def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Another product for each of `count`, each taken once: one cycle through all in random order.
+
+    A single product has no other: NO_DONOR.
+    """
+    if count == 1:
+        return np.array([NO_DONOR])
+    order, donors = rng.permutation(count), np.empty(count, dtype=int)
+    donors[order] = np.roll(order, 1)
+    return donors
+
+
+def contradicting_donors(targets_NC: np.ndarray, tasks: list[Task], rng: np.random.Generator) -> np.ndarray:
+    """For each product a random one that differs in every task in which both have a label; NO_DONOR without one.
+
+    Multi-label sets differ where they share no label; at least in one task both must have a label.
+    The title that it gives may still name no label at all.
+    """
+    has_NC = np.maximum(targets_NC, 0).astype(np.float32)
+    starts = np.cumsum([0, *(len(task.labels) for task in tasks[:-1])])
+    labelled_NK = np.maximum.reduceat(has_NC, starts, axis=1) if len(has_NC) else has_NC
+    donors = np.full(len(has_NC), NO_DONOR)
+    for first in range(0, len(has_NC), BLOCK):
+        block = slice(first, first + BLOCK)
+        differ = (has_NC[block] @ has_NC.T == 0) & (labelled_NK[block] @ labelled_NK.T > 0)
+        for product, others in enumerate(differ, first):
+            choice = np.flatnonzero(others)
+            if len(choice):
+                donors[product] = choice[rng.integers(len(choice))]
+    return donors
+
+
+def white_picture(size: int) -> bytes:
+    """A white PNG of the network's own size, so that nothing is resized."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), "white").save(buffer, "PNG")
+    return buffer.getvalue()
