@@ -1,0 +1,142 @@
+"""Open Clip Art: thousands of public-domain drawings with the titles and keywords that their authors gave them.
+
+Three tasks: `category`, the folder that editors sorted a drawing into; `keywords`, the authors' own; and `color`,
+the main colour, which the picture shows and hardly a title names. Many titles are those of a whole collection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from model.config import Task
+from train.prepare.open_clipart_groups import groups, splits_of, thinned, without_duplicates
+from train.prepare.open_clipart_labels import Item, labels_of, make_tasks
+from train.prepare.open_clipart_metadata import MOST_BYTES, read_metadata
+from train.prepare.open_clipart_pictures import LIMITS, look_at
+from train.prepare.open_clipart_source import Drawing, find, list_drawings
+from train.prepare.parallel import available_cores, ordered_map
+from train.prepare.writer import Plan, Product, Reject, Settings, already_there, check_free, write_dataset
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+RANGES = {"image_size": (16, 512), "seed": (0, 10**9), "workers": (1, 1024)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m train.prepare open_clipart`."""
+    parser.add_argument("--output", type=Path, required=True, help="directory of the new data set")
+    parser.add_argument("--source", type=Path, help="folder with svg and png, as in Debian's packages")
+    parser.add_argument("--image-size", type=int, default=64, help="side in pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="threads")
+    parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make the data set.
+
+    Raises:
+        ValueError: a number is out of range, the drawings are not to be had or too few, the output is taken.
+    """
+    _check(arguments)
+    drawings = list_drawings(arguments.source or find())
+    plan = Plan(
+        directory=arguments.output,
+        tasks=[],
+        source="Open Clip Art Library: public-domain drawings, as in Debian's openclipart-png and openclipart-svg",
+        settings=_settings(arguments, drawings),
+        overwrite=arguments.overwrite,
+        next_stage="contrastive --config train/recipes/open_clipart.yaml",  # no pretrained towers are this small
+    )
+    if already_there(plan):
+        print(f"{plan.directory}: already there, made with the same settings")
+        return
+    check_free(plan)
+    # look_at() has a limit of its own and refuses what Pillow warns of.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
+    read = list(read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers))
+    items = unique([row for row in read if isinstance(row, Item)])
+    rejects = [row for row in read if isinstance(row, Reject)]
+    log.info(
+        "Open Clip Art: of %d drawings %d left out as generated, %d as duplicates",
+        len(drawings),
+        len(drawings) - len(chosen),
+        len(read) - len(rejects) - len(items),
+    )
+    tasks = make_tasks(items)
+    rows: list[Product | Reject] = [*rejects, *products(items, tasks, arguments.seed)]
+    write_dataset(replace(plan, tasks=tasks, total=len(rows)), rows)
+
+
+def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> Iterator[Item | Reject]:
+    """Read every drawing, in order; the same whatever `workers` is."""
+    pool = ThreadPoolExecutor(workers)
+    read = ordered_map(pool, partial(read_drawing, side=side), drawings, pending=4 * workers)
+    yield from tqdm(read, total=len(drawings), unit=" drawings", desc="reading", disable=None)
+
+
+def read_drawing(drawing: Drawing, side: int) -> Item | Reject:
+    """Read SVG and PNG; `side` in pixels is that of the square to train on."""
+    try:
+        metadata = read_metadata(_bytes(drawing.svg, MOST_BYTES))
+        picture = look_at(_bytes(drawing.png, LIMITS.max_image_bytes), side)
+    except ValueError as error:
+        return Reject(drawing.row, drawing.id, str(error))
+    return Item(drawing.id, metadata, picture)
+
+
+def unique(items: Sequence[Item]) -> list[Item]:
+    """One of each picture."""
+    kept = without_duplicates([item.id for item in items], [item.picture.digest for item in items])
+    return [items[place] for place in kept]
+
+
+def products(items: Sequence[Item], tasks: Sequence[Task], seed: int) -> Iterator[Product]:
+    """The drawings with labels and splits."""
+    ids = [item.id for item in items]
+    firsts = groups(ids, np.stack([item.picture.thumbnail for item in items]))
+    log.info("Open Clip Art: %d drawings in %d groups of near-duplicates", len(ids), len(set(firsts)))
+    splits = splits_of([item.folder for item in items], firsts, seed)
+    for item, split in zip(items, splits, strict=True):
+        yield Product(item.id, item.picture.encoded, item.metadata.title, labels_of(item, tasks), split)
+
+
+def _bytes(path: Path, most: int) -> bytes:
+    """The content; one byte more than allowed is read at most."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def _settings(arguments: argparse.Namespace, drawings: Sequence[Drawing]) -> Settings:
+    """All that the products depend on, so that the same settings mean the same data set."""
+    digest = hashlib.sha256()
+    for drawing in drawings:
+        digest.update(drawing.id.encode(errors="surrogateescape"))
+        for path in (drawing.svg, drawing.png):
+            digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+    made_by: Settings = {"data_set": "open_clipart", "version": VERSION, "drawings": digest.hexdigest()[:16]}
+    return made_by | {"image_size": arguments.image_size, "seed": arguments.seed}
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name, (least, most) in RANGES.items():
+        value = getattr(arguments, name)
+        if not least <= value <= most:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from {least} to {most}")
