@@ -1,4 +1,4 @@
-"""`python -m train.prepare apa_mini|catalog --output DIR`: make a data set to train on."""
+"""`python -m train.prepare DATA_SET --output DIR`: make a data set to train on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import sys
 from pydantic import ValidationError
 
 from model.config import one_line
-from train.prepare import apa_mini, catalog
+from train.prepare import apa_mini, catalog, fashion_gen, food101, mm_imdb, open_clipart
 
-DATA_SETS = {"apa_mini": apa_mini, "catalog": catalog}
+DATA_SETS = {
+    "apa_mini": apa_mini,
+    "open_clipart": open_clipart,
+    "fashion_gen": fashion_gen,
+    "food101": food101,
+    "mm_imdb": mm_imdb,
+    "catalog": catalog,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print(f"stopped; {chosen.output} is as it was", file=sys.stderr)
         return 130
     return 0
 

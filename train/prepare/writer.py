@@ -82,7 +82,7 @@ def write_dataset(plan: Plan, rows: Iterable[Product | Reject]) -> DatasetInfo:
                 writers[row.split].add(row)
         rejects.close()
         closed = {name: writers[name].close() for name in SPLITS}
-        info = _describe(plan, {name: split for name, split in closed.items() if split.rows})
+        info = describe(plan, {name: split for name, split in closed.items() if split.rows})
         rejects.check(info, plan.max_rejects)
         (directory / "dataset.json").write_text(info.model_dump_json(indent=2) + "\n")
     print(summary(plan, info, rejects.count))
@@ -112,10 +112,10 @@ def check_free(plan: Plan) -> None:
 
 
 class SplitWriter:
-    """Collects the products of one split into row groups and shards."""
+    """Collects the products of one split into row groups and shards, numbered from `first`."""
 
-    def __init__(self, directory: Path, name: str, tasks: list[Task]):
-        self.directory, self.name, self.tasks = directory, name, tasks
+    def __init__(self, directory: Path, name: str, tasks: list[Task], first: int = 0):
+        self.directory, self.name, self.tasks, self.first = directory, name, tasks, first
         self.schema = shard_schema(tasks)
         self.pending: list[Product] = []
         self.pending_bytes = 0
@@ -176,7 +176,7 @@ class SplitWriter:
         self.file, self.file_rows = None, 0
 
     def _shard_path(self) -> Path:
-        return self.directory / f"split={self.name}" / f"{len(self.shards):05d}.parquet"
+        return self.directory / f"split={self.name}" / f"{self.first + len(self.shards):05d}.parquet"
 
 
 class RejectList:
@@ -208,15 +208,30 @@ class RejectList:
         Raises:
             ValueError: with the first reject as an example.
         """
-        example = f"; row {self.first.row}: {self.first.reason}" if self.first else ""
         rows = sum(split.rows for split in info.splits.values()) + self.count
-        if self.count > most * rows:
-            raise ValueError(f"{self.count} of {rows} rows rejected, --max-rejects allows {most:.0%}{example}")
+        self.refuse_above(most, rows)
         if "train" not in info.splits:
-            raise ValueError(f"no row is left for the train split ({rows} rows, {self.count} rejected){example}")
+            raise ValueError(
+                f"no row is left for the train split ({rows} rows, {self.count} rejected){self._example()}"
+            )
+
+    def refuse_above(self, most: float, rows: int) -> None:
+        """Refuse more rejects than the share `most` of `rows`; a long run can know that before its end.
+
+        Raises:
+            ValueError: with the first reject as an example.
+        """
+        if self.count > most * rows:
+            raise ValueError(
+                f"{self.count} of {rows} rows rejected, --max-rejects allows {100 * most:g}%{self._example()}"
+            )
+
+    def _example(self) -> str:
+        return f"; row {self.first.row}: {self.first.reason}" if self.first else ""
 
 
-def _describe(plan: Plan, splits: dict[str, Split]) -> DatasetInfo:
+def describe(plan: Plan, splits: dict[str, Split]) -> DatasetInfo:
+    """The content of `dataset.json`; `splits` holds those with rows, in their order."""
     digests = "".join(shard.sha256 for split in splits.values() for shard in split.shards)
     return DatasetInfo(
         tasks=plan.tasks,

@@ -1,0 +1,201 @@
+"""UPMC Food-101 (section 3.1.2): 101 dishes, photographs with the titles of their web pages, in Kaggle's layout.
+
+The CSV files have no header. A text without a picture is a reject; a picture without a text is counted and left out, as
+in the paper's counts. Titles often name the dish: --mask-class-name shows what is learnt without that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from os import DirEntry
+from pathlib import Path
+
+from model.config import Task
+from train.prepare.catalog_rows import Candidate, SplitShares
+from train.prepare.official import (
+    EncodedPictures,
+    add_common_arguments,
+    check_ranges,
+    fingerprint,
+    folders,
+    listing,
+    refuse_leakage,
+    refuse_missing,
+    report,
+    rows_of,
+)
+from train.prepare.parts import cut, write_in_parts
+from train.prepare.writer import Plan, Product, Reject
+
+VERSION = 1
+# The paper has 67,971 and 22,715: the first row of each file was read as a header.
+PAPER = {"train and validation": 67_972, "test": 22_716, "dishes": 101}
+CELLS = ("picture", "title", "dish")
+ARTEFACT = re.compile(r"""\[\[(["'])(.*)\1\]\]""", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Half:
+    """The official train or test half: its CSV file, and dish -> name -> picture."""
+
+    name: str
+    titles: Path
+    pictures: dict[str, dict[str, DirEntry[str]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m train.prepare food101`."""
+    add_common_arguments(parser)
+    parser.add_argument("--source", type=Path, required=True, help="folder with images/ and texts/")
+    parser.add_argument("--validation", type=float, default=0.2, help="share of the train rows (%(default)s)")
+    parser.add_argument("--mask-class-name", action="store_true", help="take the dish's name out of its titles")
+    parser.add_argument("--seed", type=int, default=0, help="of the validation share")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Make the data set.
+
+    Raises:
+        ValueError: a folder or file is missing, too many rows are unusable, the halves share an id, or the output is
+            taken.
+    """
+    check_ranges(arguments)
+    halves = [read_half(arguments.source, name) for name in ("train", "test")]
+    dishes = sorted(halves[0].pictures)
+    shares = SplitShares(arguments.validation, 0, arguments.seed)
+    rows = {half.name: list(read_rows(half, dishes, shares, arguments.mask_class_name)) for half in halves}
+    _refuse(arguments, halves, rows)
+    plan = Plan(
+        directory=arguments.output,
+        tasks=[Task(name="dish", kind="single_label", labels=dishes)],
+        source=f"UPMC Food-101 {arguments.source}",
+        settings={
+            **{"data_set": "food101", "version": VERSION, "files": _fingerprint(halves)},
+            **{name: getattr(arguments, name) for name in ("validation", "mask_class_name", "seed")},
+        },
+        overwrite=arguments.overwrite,
+        max_rejects=arguments.max_rejects,
+        next_stage="warmup --config train/recipes/food101.yaml",
+    )
+    info = write_in_parts(plan, cut(_by_split(rows)), EncodedPictures(), arguments.workers)
+    found = {"train and validation": rows_of(info, "train", "validation"), "test": rows_of(info, "test")}
+    report(info, found | {"dishes": len(dishes)}, PAPER)
+    for half in halves:
+        _report_untitled(half, rows[half.name])
+
+
+def read_half(source: Path, name: str) -> Half:
+    """List the pictures of `train` or `test`.
+
+    Raises:
+        ValueError: a folder or the CSV file is missing.
+    """
+    titles = source / "texts" / f"{name}_titles.csv"
+    if not titles.is_file():
+        raise ValueError(f"{titles}: no such file; --source wants the folder that holds images/ and texts/")
+    return Half(name, titles, {folder.name: listing(folder) for folder in folders(source / "images" / name)})
+
+
+def read_rows(half: Half, dishes: list[str], shares: SplitShares, mask: bool) -> Iterator[Candidate | Reject]:
+    """Every row of the half's CSV file; the train half gives validation its share.
+
+    Raises:
+        ValueError: the file is not CSV.
+    """
+    seen: set[str] = set()
+    # surrogateescape: an invalid byte must cost its own row only.
+    with half.titles.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            for number, cells in enumerate(filter(None, reader), start=1):
+                row = _read_row(half, number, cells, dishes)
+                if isinstance(row, Candidate):
+                    row = _placed(row, half, shares, mask, seen)
+                yield row
+        except csv.Error as error:
+            raise ValueError(f"{half.titles}: line {reader.line_num} is not CSV: {error}") from None
+
+
+def _read_row(half: Half, number: int, cells: list[str], dishes: list[str]) -> Candidate | Reject:
+    if len(cells) != len(CELLS):
+        return Reject(number, "", f"{half.titles.name}: {len(cells)} cells, expected {', '.join(CELLS)}")
+    name, title, dish = cells
+    id = Path(name).stem.encode(errors="backslashreplace").decode()
+    if dish not in dishes:
+        return Reject(number, id, f"{half.titles.name}: dish {dish!r} is not among the {len(dishes)} of images/train")
+    picture = half.titles.parents[1] / "images" / half.name / dish / Path(name).name
+    return Candidate(number, Product(id, b"", without_artefact(title), {"dish": dish}, half.name), picture)
+
+
+def _placed(row: Candidate, half: Half, shares: SplitShares, mask: bool, seen: set[str]) -> Candidate | Reject:
+    """The row in its split, with the title that is asked for; an id that comes again is a reject."""
+    product = row.product
+    if product.id in seen:
+        return Reject(row.row, product.id, f"{half.titles.name}: duplicate id")
+    seen.add(product.id)
+    dish = str(product.labels["dish"])
+    title = without_name(product.title, dish) if mask else product.title
+    split = shares.split_of(product.id) if half.name == "train" else half.name
+    return Candidate(row.row, Product(product.id, b"", title, product.labels, split), row.picture)
+
+
+def without_artefact(title: str) -> str:
+    """The title inside a literal [["…"]], which 948 titles of the test half carry."""
+    found = ARTEFACT.fullmatch(title.strip())
+    return (found.group(2) if found else title).strip()
+
+
+def without_name(title: str, dish: str) -> str:
+    """The title without the words of `creme_brulee`, whatever their accents, hyphens and a plural s."""
+    title = unicodedata.normalize("NFC", title)
+    bare = "".join(unicodedata.normalize("NFKD", character)[0] for character in title)
+    kept, end = [], 0
+    for found in _name_pattern(dish).finditer(bare):
+        kept.append(title[end : found.start()])
+        end = found.end()
+    return " ".join("".join([*kept, title[end:]]).split())
+
+
+@cache
+def _name_pattern(dish: str) -> re.Pattern[str]:
+    words = [re.escape(word.removesuffix("s")) + "s?" for word in dish.split("_")]
+    return re.compile(r"(?<!\w)" + r"[\s_-]*".join(words) + r"(?!\w)", re.IGNORECASE)
+
+
+def _refuse(arguments: argparse.Namespace, halves: list[Half], rows: dict[str, list[Candidate | Reject]]) -> None:
+    """Hold both halves against each other and against the pictures before any work is done."""
+    used = {half.name: [row for row in rows[half.name] if isinstance(row, Candidate)] for half in halves}
+    refuse_leakage(arguments.source, {half.titles.name: [row.product.id for row in used[half.name]] for half in halves})
+    missing = [
+        str(row.picture)
+        for half in halves
+        for row in used[half.name]
+        if Path(str(row.picture)).name not in half.pictures.get(str(row.product.labels["dish"]), {})
+    ]
+    refuse_missing(missing, sum(map(len, rows.values())), arguments.max_rejects)
+
+
+def _by_split(rows: dict[str, list[Candidate | Reject]]) -> dict[str, list[Candidate | Reject]]:
+    found: dict[str, list[Candidate | Reject]] = {"train": [], "validation": [], "test": []}
+    for half, members in rows.items():
+        for row in members:
+            found[row.product.split if isinstance(row, Candidate) else half].append(row)
+    return found
+
+
+def _fingerprint(halves: list[Half]) -> str:
+    pictures = (picture for half in halves for folder in half.pictures.values() for picture in folder.values())
+    return fingerprint([*pictures, *(half.titles for half in halves)])
+
+
+def _report_untitled(half: Half, rows: list[Candidate | Reject]) -> None:
+    titled = {row.product.id if isinstance(row, Candidate) else row.id for row in rows}
+    untitled = sorted(name for folder in half.pictures.values() for name in folder if Path(name).stem not in titled)
+    if untitled:
+        print(f"  {half.name}: {len(untitled):,} pictures without a title are left out, such as {untitled[0]}")
