@@ -13,17 +13,11 @@ from data_set_files import picture
 from PIL import Image
 
 FASHION_GEN_TEXTS = [
-    "input_brand",
-    "input_category",
-    "input_composition",
-    "input_concat_description",
-    "input_department",
-    "input_description",
-    "input_gender",
-    "input_name",
-    "input_pose",
-    "input_season",
-    "input_subcategory",
+    f"input_{name}"
+    for name in (
+        *("brand", "category", "composition", "concat_description", "department", "description"),
+        *("gender", "name", "pose", "season", "subcategory"),
+    )
 ]
 
 

@@ -26,6 +26,28 @@ def test_the_papers_settings():
     assert config["zero_optimization"]["stage"] == 1 and config["torch_autocast"]["enabled"]
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("fashion_gen", "93.6 %"), ("food101", "93.1 %"), ("mm_imdb", "micro F1 65.3 %, macro F1 52.7 %")],
+)
+def test_the_papers_settings_for_its_public_data_sets(name: str, number: str):
+    file = ROOT / f"train/recipes/{name}.yaml"
+    recipe, apa = load_recipe(file, []), load_recipe(APA, [])
+    assert recipe.model == apa.model and recipe.class_weights == "none"
+    for stage, epochs in ((recipe.stages.warmup, 100), (recipe.stages.end_to_end, 300)):
+        assert stage == apa.stages.warmup.model_copy(update={"epochs": epochs})
+    comments = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert f"# python -m train.prepare {name} " in comments and f"--config train/recipes/{name}.yaml" in comments
+    assert number in comments and "Ours: " in comments
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "train/recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_loads_and_opens_with_its_command(file: Path):
+    load_recipe(file, [])
+    first, *_ = file.read_text().splitlines()
+    assert first.startswith(("# python -m train.prepare ", "# deepspeed train/main.py "))
+
+
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 8), (2, 4), (4, 2), (8, 1)])
 def test_gradients_accumulate_up_to_the_batch(ranks: int, accumulation: int):
     recipe = Recipe()
