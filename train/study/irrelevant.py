@@ -16,7 +16,7 @@ import torch
 
 from model.bundle import Bundle
 from model.files import write_atomically
-from train.data import ProductDataset
+from train.data import MISSING, ProductDataset
 from train.data_format import SPLITS
 from train.evaluation import Predictions
 from train.metrics import task_metrics
@@ -83,9 +83,13 @@ def compare(
     """One perturbation; the result's form is that of `suite`."""
     tasks, before = bundle.config.tasks, subset(untouched, dataset.products)
     after = answers_for(bundle, dataset, batch_size)
-    # MISSING is below every label: a product counts where it could be read both times.
+    # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
-    old, new = (task_metrics(a.logits_NC, a.text_share_NK, targets_NC, tasks) for a in (before, after))
+    counted_N = (targets_NC != MISSING).any(dim=1)
+    old, new = (
+        task_metrics(a.logits_NC[counted_N], a.text_share_NK[counted_N], targets_NC[counted_N], tasks)
+        for a in (before, after)
+    )
     return {
         task.name: {
             "products": new[task.name]["products"],

@@ -1,0 +1,48 @@
+"""From the results of all runs to one file of numbers, Markdown tables and plots.
+
+python -m train.study.report runs/study
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.files import new_directory, write_atomically
+from train.study.plots import draw
+from train.study.results import aggregate, read_results
+from train.study.tables import markdown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m train.study.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("study", type=Path, help="the --output of train.study")
+    args = parser.parse_args(arguments)
+    try:
+        report(args.study)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.study}/results.md, results.json and plots")
+    return 0
+
+
+def report(study: Path) -> None:
+    """Write `results.json`, `results.md` and `plots/` into the study's directory.
+
+    Raises:
+        ValueError: no run has a result, or one is broken.
+    """
+    studies = aggregate(read_results(study))
+    with new_directory(study / "plots") as folder:
+        drawn = {data_set: draw(data_set, variants, folder) for data_set, variants in studies.items()}
+    write_atomically(study / "results.json", json.dumps(studies, indent=1) + "\n")
+    pictures = {data_set: [f"plots/{path.name}" for path in paths] for data_set, paths in drawn.items()}
+    write_atomically(study / "results.md", markdown(studies, pictures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
