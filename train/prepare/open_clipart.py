@@ -69,8 +69,9 @@ def run(arguments: argparse.Namespace) -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
     read = list(read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers))
-    items = unique([row for row in read if isinstance(row, Item)])
     rejects = [row for row in read if isinstance(row, Reject)]
+    _refuse_many(rejects, len(read), plan.max_rejects)
+    items = unique([row for row in read if isinstance(row, Item)])
     log.info(
         "Open Clip Art: of %d drawings %d left out as generated, %d as duplicates",
         len(drawings),
@@ -113,6 +114,14 @@ def products(items: Sequence[Item], tasks: Sequence[Task], seed: int) -> Iterato
     splits = splits_of([item.folder for item in items], firsts, seed)
     for item, split in zip(items, splits, strict=True):
         yield Product(item.id, item.picture.encoded, item.metadata.title, labels_of(item, tasks), split)
+
+
+def _refuse_many(rejects: Sequence[Reject], read: int, most: float) -> None:
+    if len(rejects) > most * read:
+        raise ValueError(
+            f"{len(rejects)} of {read} drawings cannot be read, at most {most:.0%} may be bad;"
+            f" {rejects[0].id}: {rejects[0].reason}; --source wants the svg and png of whole packages"
+        )
 
 
 def _bytes(path: Path, most: int) -> bytes:
