@@ -39,6 +39,33 @@ def test_classification_losses_by_hand():
     assert sums[1].item() == pytest.approx(sum(bce) / 2, rel=1e-5)
 
 
+def test_weighted_labels_by_hand():
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0, -1.0], [0.0, 0.0, 0.0, 9.0, 9.0]])
+    targets = torch.tensor([[1.0, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 0, 1, MISSING, MISSING]])
+    weights = torch.tensor([1.0, 1.0, 1.0, 4.0, 2.5])
+    sums, counts = classification_losses(logits, targets, [TASKS[0], TAGS], weights)
+    assert counts.tolist() == [3, 2] and sums[0].item() == pytest.approx(3 * math.log(3), rel=1e-5)
+    # without the label: log 2, then 1 and -1 as logits; with it: 2.5 and 4 times
+    bce = [math.log(2), 2.5 * math.log(1 + math.exp(-2)), 4 * math.log(1 + math.exp(-1)), math.log(1 + math.exp(-1))]
+    assert sums[1].item() == pytest.approx(sum(bce) / 2, rel=1e-5)
+    ones = classification_losses(logits, targets, [TASKS[0], TAGS], torch.ones(5))[0]
+    assert torch.equal(ones, classification_losses(logits, targets, [TASKS[0], TAGS])[0])
+
+
+def test_the_objective_weighs_and_its_checkpoints_do_not_hold_the_weights():
+    tasks, weights = [TASKS[0], TAGS], torch.tensor([1.0, 1.0, 1.0, 3.0, 5.0])
+    network = tiny_network(tasks=tasks).eval()
+    weighted = ClassificationObjective(network, tasks, 0.0, weights).eval()
+    result = weighted(batch())
+    logits = result.output.logits_BC[:, 3:]
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=weights[3:])(logits, batch().targets_BC[:, 3:])
+    torch.testing.assert_close(result.parts["tags"], expected.detach())
+    plain = ClassificationObjective(network, tasks, 0.0).eval()
+    assert result.parts["tags"] > plain(batch()).parts["tags"]
+    assert result.parts["color"] == plain(batch()).parts["color"]
+    assert weighted.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_a_task_without_any_label_costs_nothing_and_gives_zero_gradients():
     logits = torch.randn(4, 5, requires_grad=True)
     targets = torch.full((4, 5), MISSING)

@@ -28,7 +28,7 @@ def classification_losses(
     `targets_BC` is as in train.data.Batch.
     """
     sizes = [len(task.labels) for task in tasks]
-    weights_C = torch.ones_like(logits_BC[0]) if positive_weight_C is None else positive_weight_C
+    weights_C = logits_BC.new_ones(sum(sizes)) if positive_weight_C is None else positive_weight_C
     columns = (logits_BC.float().split(sizes, dim=1), targets_BC.split(sizes, dim=1), weights_C.float().split(sizes))
     parts = zip(tasks, *columns, strict=True)
     sums, counts = zip(*(_task_loss(*part) for part in parts), strict=True)
