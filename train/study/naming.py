@@ -10,7 +10,8 @@ from model.config import Task
 from train.data_format import DatasetInfo
 from train.prepare.apa_titles import COLOR_WORDS, PATTERN_WORDS
 
-# data set -> task -> label -> what titles call it; elsewhere a label is called by its own name.
+# data set -> task -> label -> what titles call it; elsewhere a label is called by its own name, and a label that is
+# a path (animals/birds) by the last part of it.
 SYNONYMS: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
     "apa_mini": {"color": COLOR_WORDS, "pattern": PATTERN_WORDS}
 }
@@ -37,7 +38,7 @@ class Naming:
         return any(self.patterns[task.name][name].search(product["title"] or "") for name in labels)
 
     def _patterns(self, task: Task, synonyms: dict[str, tuple[str, ...]]) -> dict[str, re.Pattern[str]]:
-        return {label: phrase_pattern(synonyms.get(label, (label,))) for label in task.labels}
+        return {label: phrase_pattern(synonyms.get(label) or (label.split("/")[-1] or label,)) for label in task.labels}
 
 
 def phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:

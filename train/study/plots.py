@@ -73,7 +73,8 @@ def recall(variants: Variants, tasks: list[str]) -> Figure:
             value = values["test"].get(task, {}).get(CURVE_METRIC)
             if value and value["n"]:
                 seeds = list(value["values"].values())
-                axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="#aaaaaa", markersize=2.5)
+                if len(seeds) > 1:
+                    axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="#aaaaaa", markersize=2.5)
                 error = value["standard_error"]
                 axis.errorbar(value["mean"], place, xerr=error, fmt="D", color=COLORS[0], markersize=4, capsize=3)
         axis.set_yticks(range(len(variants)), [name_of(variant) for variant in variants])

@@ -1,0 +1,216 @@
+"""Results of runs to numbers, tables and plots: means and errors by hand, and what is said of broken files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from train.study import report
+from train.study.plots import mean_curve
+from train.study.results import aggregate, read_results, summary
+from train.study.tables import number
+
+FULL = {0: 0.90, 1: 0.94, 2: 0.95}
+PLAIN = {0: 0.86, 1: 0.88, 3: 0.80}
+
+
+def metrics(value: float) -> dict[str, float | None]:
+    return {"products": 4, "accuracy": value, "micro_f1": value, "macro_f1": None, "recall_at_90_precision": value / 2}
+
+
+def result(variant: str, seed: int, value: float) -> dict[str, Any]:
+    group = {"products": 3, "accuracy": value, "recall_at_90_precision": None}
+    curve = [
+        {
+            "epoch": n + 1,
+            "products_seen": 10 * (n + 1),
+            "loss": 1.0,
+            "color/recall_at_90_precision": value - 0.1 / (n + 1),
+        }
+        for n in range(2)
+    ]
+    stage = {"epoch": 2, "validation_loss": 0.5, "minutes": 3.0 + seed, "curve": curve}
+    irrelevant = {
+        "products": 4,
+        "left_out": 1,
+        **dict.fromkeys(("accuracy", "recall_at_90_precision", "micro_f1", "text_share"), value - 0.2),
+    }
+    return {
+        "data_set": "toys",
+        "variant": variant,
+        "seed": seed,
+        "stamp": "not read",
+        "commit": "abc1234",
+        "minutes": 10.0 + seed,
+        "hardware": {"cpu": "Xeon", "cpu_features": ["avx2"], "cores": 2},
+        "versions": {"torch": "2.14"},
+        "parameters": 1_900_000,
+        "stages": {
+            "warmup": stage,
+            "end_to_end": stage | {"test": {"color": metrics(value - 0.01 * seed)}},
+            "tuning": stage | {"test": {"color": metrics(value)}},
+        },
+        "test": {"color": metrics(value) | {"text_share": 0.4}},
+        "irrelevant": {"titles_blank": {"color": irrelevant | {"untouched": metrics(value) | {"text_share": value}}}},
+        "named": {
+            "color": {
+                "named": group | {"text_share": 0.6, "histogram": [0, 1, 2]},
+                "not_named": group | {"text_share": 0.1 * seed, "histogram": [3, 0, 0]},
+            }
+        },
+        "confusion": {"color": {"labels": ["red", "blue"], "counts": [[2, 1], [0, seed]]}},
+    }
+
+
+def write(study: Path, content: dict[str, Any]) -> Path:
+    directory = study / content["data_set"] / content["variant"] / f"seed{content['seed']}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "result.json").write_text(json.dumps(content))
+    return directory / "result.json"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for seed, value in FULL.items():
+        write(tmp_path / "study", result("full", seed, value))
+    for seed, value in PLAIN.items():
+        write(tmp_path / "study", result("no_mwa", seed, value))
+    return tmp_path / "study"
+
+
+def test_mean_and_standard_error_by_hand():
+    # mean 0.93; squares of the distances 0.0009 + 0.0001 + 0.0004, over 2, over 3, root.
+    values = summary({"0": 0.90, "1": 0.94, "2": 0.95, "3": None})
+    assert values["mean"] == pytest.approx(0.93) and values["n"] == 3 and list(values["values"]) == ["0", "1", "2"]
+    assert values["standard_error"] == pytest.approx((0.0014 / 2 / 3) ** 0.5)
+    assert summary({"0": 0.5})["standard_error"] is None
+    assert summary({"0": None}) == {"mean": None, "standard_error": None, "n": 0, "values": {}}
+
+
+def test_numbers_as_people_read_them():
+    assert number(summary({"0": 0.90, "1": 0.94, "2": 0.95})) == "0.930 ± 0.015"
+    assert number(summary({"0": -0.0001}), signed=True) == "+0.000" and number(summary({"0": 0.5})) == "0.500"
+    assert number(summary({})) == number(None) == "n/a"
+
+
+def test_variants_by_hand(study: Path):
+    variants = aggregate(read_results(study))["toys"]
+    assert list(variants) == ["full", "no_mwa"] and variants["no_mwa"]["seeds"] == [0, 1, 3]
+    full, plain = variants["full"], variants["no_mwa"]
+    assert full["test"]["color"]["accuracy"]["mean"] == pytest.approx(0.93)
+    assert full["test"]["color"]["macro_f1"]["mean"] is None
+    assert full["minutes"]["mean"] == pytest.approx(11) and full["minutes"]["standard_error"] == pytest.approx(3**-0.5)
+    assert full["confusion"]["color"]["counts"] == [[6, 3], [0, 3]]
+    # Pairs are seeds 0 and 1: 0.04 and 0.06.
+    drop = plain["drop"]["color"]["accuracy"]
+    assert drop["n"] == 2 and drop["mean"] == pytest.approx(0.05) and drop["standard_error"] == pytest.approx(0.01)
+    assert full["drop"] == {} and "products" not in plain["drop"]["color"]
+
+
+def test_tuning_naming_and_perturbations_are_paired_by_seed(study: Path):
+    full = aggregate(read_results(study))["toys"]["full"]
+    gain = full["tuning"]["color"]["accuracy"]  # 0, 0.01, 0.02
+    assert gain["mean"] == pytest.approx(0.01) and gain["standard_error"] == pytest.approx(0.01 / 3**0.5)
+    named = full["named"]["color"]
+    assert named["difference"]["text_share"]["mean"] == pytest.approx(0.5)  # 0.6 less 0, 0.1, 0.2
+    assert named["named"]["histogram"] == [0, 3, 6] and named["not_named"]["histogram"] == [9, 0, 0]
+    drop = full["irrelevant"]["titles_blank"]["color"]["drop"]
+    assert drop["accuracy"]["mean"] == drop["text_share"]["mean"] == pytest.approx(0.2)
+    assert drop["recall_at_90_precision"]["mean"] == pytest.approx(0.93 / 2 - 0.73)
+
+
+def test_files_hold_tables_numbers_and_pictures(study: Path, capsys: pytest.CaptureFixture[str]):
+    assert report.main([str(study)]) == 0
+    assert "results.md" in capsys.readouterr().out
+    text = (study / "results.md").read_text()
+    assert "| color | full | 3 | 0.465 ± 0.008 | 0.930 ± 0.015 | 0.930 ± 0.015 | n/a | n/a | n/a |" in text
+    assert "| color | without MWA | 2 | +0.025 ± 0.005 | +0.050 ± 0.010 |" in text
+    assert "| titles blank | -0.200 ± 0.000 | -0.200 ± 0.000 |" in text  # λ falls
+    assert "| full | 1,900,000 | 11.0 ± 0.6 | 4.0 ± 0.6 (2) |" in text
+    assert "6 runs. Commit abc1234; cpu Xeon, cpu_features avx2, cores 2; torch 2.14." in text
+    assert json.loads((study / "results.json").read_text())["toys"]["full"]["seeds"] == [0, 1, 2]
+    names = {"toys-recall", "toys-curves", "toys-text_share", "toys-confusion-color"}
+    assert {path.stem for path in (study / "plots").iterdir()} == names
+    for name in names:
+        assert f"![{name}](plots/{name}.png)" in text
+        with Image.open(study / "plots" / f"{name}.png") as picture:
+            assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
+
+
+def test_one_seed_has_no_error(tmp_path: Path):
+    write(tmp_path, result("full", 0, 0.9))
+    report.report(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "| color | full | 1 | 0.450 | 0.900 |" in text and "±" not in text.split("## toys")[1]
+    assert "Difference to full" not in text
+
+
+def test_without_the_full_network_there_is_no_difference_to_it(tmp_path: Path):
+    linear = result("clip_linear_probe", 0, 0.7)
+    linear["stages"] = {"warmup": linear["stages"]["warmup"]}
+    write(tmp_path, linear)
+    report.report(tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    assert "CLIP linear probe" in text and "Difference to" not in text and "Tuning stage" not in text
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"toys-recall", "toys-curves"}
+
+
+def test_an_unfinished_run_is_named_and_does_not_count(study: Path, capsys: pytest.CaptureFixture[str]):
+    (study / "toys/no_mwa/seed3/result.json").unlink()
+    (study / "toys/towers/contrastive").mkdir(parents=True)
+    assert aggregate(read_results(study))["toys"]["no_mwa"]["seeds"] == [0, 1]
+    assert capsys.readouterr().err.splitlines() == [f"not counted, as it has not finished: {study}/toys/no_mwa/seed3"]
+
+
+def broken(study: Path, change) -> Path:
+    path = study / "toys/full/seed1/result.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.pop("test"), "seed1/result.json: test: Field required"),
+        (lambda r: r["named"]["color"].pop("named"), "named.color.named: Field required"),
+        (lambda r: r["stages"]["warmup"].update(minutes="long"), "stages.warmup.minutes: Input should be a valid"),
+        (lambda r: r["stages"]["warmup"]["curve"][0].pop("products_seen"), "products_seen: Field required"),
+        (lambda r: r.update(seed=7), "is the result of toys/full/seed7; put it back, or remove it"),
+        (lambda r: r["confusion"]["color"].update(labels=["red", "green"]), "other tasks or labels than full/seed0"),
+    ],
+)
+def test_a_broken_result_is_one_line(study: Path, change, message: str, capsys: pytest.CaptureFixture[str]):
+    broken(study, change)
+    assert report.main([str(study)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert not {"results.json", "results.md", "plots"} & {path.name for path in study.iterdir()}
+
+
+def test_a_cut_file_and_an_empty_study_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = study / "toys/full/seed1/result.json"
+    path.write_text(path.read_text()[:100])
+    for directory, message in ((study, "seed1/result.json: Invalid JSON"), (tmp_path / "none", "no result (DATA SET/")):
+        assert report.main([str(directory)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error
+
+
+def test_curves_go_on_from_stage_to_stage():
+    def points(*values: tuple[int, float | None]) -> list[dict[str, Any]]:
+        return [{"products_seen": seen, "color/accuracy": value} for seen, value in values]
+
+    stages = {
+        "contrastive": {"curves": {"0": [{"products_seen": 4000}], "1": [{"products_seen": 4000}]}},
+        "warmup": {"curves": {"0": points((1000, 0.2), (2000, 0.4)), "1": points((1000, 0.4), (2000, None))}},
+        "tuning": {"curves": {"0": points((500, 0.5), (1000, 0.9)), "1": points((500, 0.7))}},
+    }
+    seen, height, ends = mean_curve(stages, "color/accuracy")
+    assert seen == [5.0, 6.0, 6.5] and height == pytest.approx([0.3, 0.4, 0.6])
+    assert ends == {"contrastive": 4.0, "warmup": 6.0, "tuning": 7.0}
