@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from data_set_files import all_rows, contents, rows_of
-from open_clipart_files import BIRDS, FRUITS, drawn, svg, write_drawing, write_tree
+from open_clipart_files import BIRDS, FRUITS, drawn, letters, svg, write_drawing, write_tree
 from PIL import Image
 
 from train.data_format import DatasetInfo
@@ -67,9 +68,9 @@ def test_titles_and_keywords_are_the_authors_own(data_set):
 
 
 def test_keywords_that_are_no_labels_leave_an_empty_list_and_none_at_all_null(own_tree, tmp_path):
-    write_drawing(own_tree, "tools/none", drawn(1), svg(keywords=("", " ")))
-    write_drawing(own_tree, "tools/useless", drawn(2), svg(keywords=("hash", "Clip_Art")))
-    write_drawing(own_tree, "tools/author", drawn(3), svg(keywords=("nicu buculei",)))
+    write_drawing(own_tree, "tools/none", drawn(5001), svg(keywords=("", " ")))
+    write_drawing(own_tree, "tools/useless", drawn(5002), svg(keywords=("hash", "Clip_Art")))
+    write_drawing(own_tree, "tools/author", drawn(5003), svg(keywords=("nicu buculei",)))
     assert prepare(own_tree, tmp_path / "out") == 0
     rows = all_rows(tmp_path / "out")
     assert {name: rows[f"tools/{name}"]["keywords"] for name in ("none", "useless", "author")} == {
@@ -82,7 +83,7 @@ def test_keywords_that_are_no_labels_leave_an_empty_list_and_none_at_all_null(ow
 def test_the_rarest_keywords_are_no_labels(own_tree, tmp_path):
     for number in range(30):
         words = tuple(f"word{n:02}" for n in range(number + 1))
-        write_drawing(own_tree, f"tools/x{chr(97 + number)}", drawn(number), svg(keywords=words))
+        write_drawing(own_tree, f"tools/x{letters(number)}", drawn(5000 + number), svg(keywords=words))
     assert prepare(own_tree, tmp_path / "out") == 0
     labels = DatasetInfo.read(tmp_path / "out").tasks[1].labels
     # Of icon 132, fruit 44, birds 41, tools 5 and word00 (30 times) to word29 (once) the first 23.
@@ -90,9 +91,7 @@ def test_the_rarest_keywords_are_no_labels(own_tree, tmp_path):
 
 
 def test_pictures_are_square_jpegs_and_a_missing_title_stays_empty(own_tree, tmp_path):
-    import io
-
-    write_drawing(own_tree, "tools/wide", drawn(1).resize((50, 7)), svg(title=None))
+    write_drawing(own_tree, "tools/wide", drawn(5001).resize((50, 7)), svg(title=None))
     assert prepare(own_tree, tmp_path / "out") == 0
     row = all_rows(tmp_path / "out")["tools/wide"]
     image = Image.open(io.BytesIO(row["image"]))
@@ -109,8 +108,8 @@ def test_every_folder_is_split_in_the_same_shares(data_set, folder):
 
 def test_no_near_duplicate_lies_in_two_splits(own_tree, tmp_path):
     for number in range(12):
-        write_drawing(own_tree, f"food/fruit/series_{number}", drawn(500 + number))
-        lighter = drawn(600 + number % 3).point(lambda level, more=number: level + more // 3)
+        write_drawing(own_tree, f"food/fruit/series_{number}", drawn(7000 + number))
+        lighter = drawn(8000 + number % 3).point(lambda level, more=number: level + more // 3)
         write_drawing(own_tree, f"{('tools', 'unsorted')[number % 2]}/copy{'abcdefghijkl'[number]}", lighter)
     for seed in range(4):
         output = tmp_path / f"out{seed}"
@@ -123,8 +122,8 @@ def test_no_near_duplicate_lies_in_two_splits(own_tree, tmp_path):
 
 
 def test_of_copies_the_one_in_the_deepest_folder_is_kept(own_tree, tmp_path):
-    write_drawing(own_tree, "unsorted/first", drawn(7))
-    write_drawing(own_tree, "food/dairy/fresh/second", drawn(7))
+    write_drawing(own_tree, "unsorted/first", drawn(5007))
+    write_drawing(own_tree, "food/dairy/fresh/second", drawn(5007))
     os.symlink("fresh/second.png", own_tree / "png/food/dairy/aaa.png")
     os.symlink("fresh/second.svg", own_tree / "svg/food/dairy/aaa.svg")
     assert prepare(own_tree, tmp_path / "out") == 0
@@ -135,8 +134,8 @@ def test_of_copies_the_one_in_the_deepest_folder_is_kept(own_tree, tmp_path):
 
 def test_generated_series_are_thinned(own_tree, tmp_path):
     for number in range(101):
-        write_drawing(own_tree, f"shapes/star_{number:03}pt{number % 7}step", drawn(number))
-        write_drawing(own_tree, f"shapes/{'m' * (number + 1)}", drawn(2000 + number))
+        write_drawing(own_tree, f"shapes/star_{number:03}pt{number % 7}step", drawn(5000 + number))
+        write_drawing(own_tree, f"shapes/{'m' * (number + 1)}", drawn(6000 + number))
     assert prepare(own_tree, tmp_path / "out") == 0
     ids = [id for id in all_rows(tmp_path / "out") if id.startswith("shapes/")]
     assert (len([id for id in ids if "star" in id]), len([id for id in ids if "m" in id])) == (8, 101)
@@ -175,7 +174,7 @@ def test_mostly_unreadable_drawings_are_refused(own_tree, tmp_path, capsys):
 
 def test_too_few_full_folders_are_refused(tmp_path, capsys):
     for number in range(41):
-        write_drawing(tmp_path / "tree", f"food/{'a' * (number + 1)}", drawn(number))
+        write_drawing(tmp_path / "tree", f"food/{'a' * (number + 1)}", drawn(5000 + number))
     assert prepare(tmp_path / "tree", tmp_path / "out") == 2
     assert "1 of 1 folders hold 40 different drawings or more" in refused(capsys)
     assert not (tmp_path / "out").exists()
@@ -208,7 +207,7 @@ def test_preparing_again_does_nothing_until_a_drawing_changes(own_tree, tmp_path
     before = contents(tmp_path / "out")
     assert prepare(own_tree, tmp_path / "out") == 0
     assert "already there" in capsys.readouterr().out
-    write_drawing(own_tree, "tools/a", drawn(5))
+    write_drawing(own_tree, "tools/a", drawn(5005))
     assert prepare(own_tree, tmp_path / "out") == 2
     assert "--overwrite" in refused(capsys)
     assert contents(tmp_path / "out") == before
@@ -228,6 +227,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tree, tmp_path, monkeypatch):
 
 def fake_commands(folder: Path, monkeypatch, apt_get: str, tree: Path) -> None:
     """apt-get as given, and a dpkg that unpacks each package to one half of the tree."""
+    monkeypatch.setattr(open_clipart_source, "PACKAGED", folder / "usr/share/openclipart")
     unpack = f'kind=${{2#openclipart-}}; kind=${{kind%%_*}}; mkdir -p "$3{open_clipart_source.PACKAGED}"\n'
     unpack += f'cp -a "{tree}/$kind" "$3{open_clipart_source.PACKAGED}/$kind"\n'
     folder.mkdir()
@@ -243,9 +243,6 @@ def test_packages_are_downloaded_once(own_tree, tmp_path, monkeypatch):
     os.symlink("a.svg", own_tree / "svg/tools/link.svg")
     download = "touch openclipart-png_1_all.deb openclipart-svg_1_all.deb\n"
     fake_commands(tmp_path / "bin", monkeypatch, download, own_tree)
-    packaged = Path("/usr/share/openclipart/")
-    if packaged.exists():
-        pytest.skip("the packages are installed here")
     found = open_clipart_source.find()
     assert found == tmp_path / "bin/cache/cma-clip/openclipart"
     assert contents(found) == contents(own_tree) and (found / "png/tools/link.png").is_symlink()
@@ -256,7 +253,6 @@ def test_packages_are_downloaded_once(own_tree, tmp_path, monkeypatch):
 def test_without_any_source_the_cure_is_named(tmp_path, monkeypatch, capsys):
     fails = "echo 'Reading' >&2; echo 'E: Unable to locate package openclipart-png' >&2; exit 100\n"
     fake_commands(tmp_path / "bin", monkeypatch, fails, tmp_path)
-    monkeypatch.setattr(open_clipart_source, "PACKAGED", tmp_path / "packaged")
     assert main(["open_clipart", "--output", str(tmp_path / "out")]) == 2
     message = refused(capsys)
     assert "E: Unable to locate package openclipart-png" in message and "--source TREE/usr/share/openclipart" in message
