@@ -1,0 +1,134 @@
+"""Train the variants of a study by several seeds, measure them, and write tables and plots.
+
+python -m train.study apa_mini open_clipart --output runs/study
+
+Each run is a training like any other, by DeepSpeed's launcher; what is finished is not done again, so a study
+may be stopped at any time (Ctrl-C) and gone on with by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from deepspeed.accelerator import get_accelerator
+from tqdm import tqdm
+
+from model.machine import processor
+from train.study.plan import Run, Study, pretraining, read_study, runs_of
+from train.study.report import report
+from train.study.runs import EXIT_STOPPED, Launcher, Stopped, complete, pretrained_towers
+
+ONE_RANK = 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    try:
+        studies = dict(read_study(name) for name in args.study)
+        done = run_studies(studies, args)
+        report(args.output)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except Stopped:
+        print("stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        return EXIT_STOPPED
+    print(f"{done} runs: {args.output}/results.md, results.json and plots")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m train.study", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("study", nargs="*", default=["apa_mini", "open_clipart"], help="of train/studies, or a file")
+    parser.add_argument("--output", type=Path, default=Path("runs/study"))
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the study's")
+    parser.add_argument("--variants", nargs="+", help="only these of the study's")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at once, each with its part of the cores (%(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    return parser
+
+
+def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
+    """Do what is left of all runs; returns how many have a result.
+
+    Raises:
+        Stopped: by a signal or by --minutes.
+        ValueError: a run failed, or its settings do not fit.
+    """
+    for study in studies.values():
+        prepare(study)
+    is_cpu = get_accelerator().device_name() == "cpu"
+    cpu = processor()
+    has_bf16 = not is_cpu or bool({"avx512_bf16", "amx_bf16"} & set(cpu["cpu_features"]))
+    ranks = ONE_RANK if is_cpu else get_accelerator().device_count()
+    launcher = Launcher(ranks, threads=max(1, cpu["cores"] // args.jobs))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, launcher.stop)
+    ends = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = _submit(pool, studies, args, "bf16" if has_bf16 else "fp32", launcher, ends)
+        for future in tqdm(as_completed(futures), "study", len(futures), unit="run"):
+            if error := future.exception():
+                launcher.stop()
+                raise error
+    return len(futures)
+
+
+def _submit(
+    pool: ThreadPoolExecutor,
+    studies: dict[str, Study],
+    args: argparse.Namespace,
+    precision: str,
+    launcher: Launcher,
+    ends: float,
+) -> list[Future[None]]:
+    """The towers of all studies first, then seed by seed the variants, which wait for theirs."""
+    towers: dict[str, Future[Path] | None] = {}
+    for name, study in studies.items():
+        first = pretraining(name, study, args.output, precision)
+        towers[name] = pool.submit(pretrained_towers, first, launcher, tqdm.write) if first else None
+
+    def work(run: Run, weights: Future[Path] | None) -> None:
+        path = weights.result() if weights else None
+        if time.monotonic() > ends:
+            launcher.stopping.set()
+        complete(run, path, launcher, tqdm.write)
+
+    todo = []
+    for name, study in studies.items():
+        path = args.output / name / "towers/clip.safetensors" if study.pretrain else None
+        chosen = study.model_copy(update=_chosen(name, study, args))
+        todo += [(run, towers[name]) for run in runs_of(name, chosen, args.output, precision, path)]
+    todo.sort(key=lambda item: item[0].seed)
+    return [pool.submit(work, *item) for item in todo]
+
+
+def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, object]:
+    """The part of a study that the command line asks for."""
+    wanted = args.variants or list(study.variants)
+    variants = {variant: study.variants[variant] for variant in wanted if variant in study.variants}
+    if not variants:
+        raise ValueError(f"--variants {' '.join(wanted)}: study {name} has {', '.join(study.variants)}")
+    return {"variants": variants, "seeds": args.seeds or study.seeds}
+
+
+def prepare(study: Study) -> None:
+    """Make the data set unless it is there, with the same settings."""
+    command = [sys.executable, "-m", "train.prepare", *study.prepare, "--output", str(study.data)]
+    code = subprocess.run(command, env=os.environ, check=False).returncode
+    if code:
+        raise ValueError(f"{study.data} cannot be prepared (exit code {code}); by itself: {' '.join(command[1:])}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

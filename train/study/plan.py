@@ -1,0 +1,135 @@
+"""A study as data: which variants of which recipe are trained on which data set, by which seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from model.config import StrictModel, one_line
+from train.config import Recipe, StageName, load_recipe
+from train.stages import STAGES_OF
+
+STUDIES = Path(__file__).parents[1] / "studies"
+Options = dict[str, str | int | float | bool]
+
+
+class Study(StrictModel):
+    """The content of `train/studies/NAME.yaml`.
+
+    Attributes:
+        prepare: words after `python -m train.prepare` that make the data set; `--output` is added.
+        data: the data set's directory.
+        recipe: what all variants start from.
+        options: dotted options laid over the recipe, for all variants.
+        pretrain: True trains the towers once, by the stage contrastive, and every variant and seed starts from
+            them, as the paper's start from CLIP's. False: the recipe names weights (`model.pretrained`).
+        seeds: of weights, order and dropout.
+        variants: name -> its own dotted options, laid over the others. The first is what the others are compared with.
+    """
+
+    prepare: list[str]
+    data: Path
+    recipe: Path
+    options: Options = {}
+    pretrain: bool = True
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    variants: dict[str, Options] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant by one seed.
+
+    Attributes:
+        study: name of the study.
+        data: the data set's directory.
+        recipe: file that `options` are laid over.
+        options: all of them, as `--key=value` words.
+        stages: in their order.
+        directory: holds the stages and, at the end, result.json.
+    """
+
+    study: str
+    variant: str
+    seed: int
+    data: Path
+    recipe: Path
+    options: tuple[str, ...]
+    stages: tuple[StageName, ...]
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.study}/{self.variant}/seed{self.seed}"
+
+    def resolved(self) -> Recipe:
+        return load_recipe(self.recipe, self.options)
+
+    def stamp(self, data_hash: str, towers: str | None) -> str:
+        """12 hex digits of all that the result depends on.
+
+        Args:
+            data_hash: of the data set.
+            towers: sha256 of the pretrained weights.
+        """
+        recipe = self.resolved().model_dump(mode="json")
+        recipe["model"].pop("pretrained")
+        return hashlib.sha256(json.dumps([recipe, self.stages, data_hash, towers]).encode()).hexdigest()[:12]
+
+
+def read_study(name: str) -> tuple[str, Study]:
+    """A study by the name of one in train/studies, or by its file.
+
+    Raises:
+        ValueError: there is none, or a key or value does not fit.
+    """
+    path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.yaml")))
+        raise ValueError(f"study {name}: no file {path}; there are {known}, or give a .yaml file")
+    try:
+        return path.stem, Study.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: {one_line(error)}") from None
+
+
+def pretraining(name: str, study: Study, output: Path, precision: str) -> Run | None:
+    """The run that trains the towers of all others; None where the recipe's weights do."""
+    if not study.pretrain:
+        return None
+    options = _words({"precision": precision, **study.options})
+    return Run(name, "towers", 0, study.data, study.recipe, options, ("contrastive",), output / name / "towers")
+
+
+def runs_of(name: str, study: Study, output: Path, precision: str, towers: Path | None) -> list[Run]:
+    """Seed by seed, so that every variant has a result early.
+
+    Args:
+        precision: where study and variant say nothing.
+        towers: weights of the pretraining.
+    Raises:
+        ValueError: a variant's options do not fit the recipe.
+    """
+    runs = []
+    for seed in study.seeds:
+        for variant, own in study.variants.items():
+            settings: Options = {"precision": precision, **study.options, **own, "seed": seed}
+            if towers:
+                settings["model.pretrained"] = str(towers)
+            options = _words(settings)
+            architecture = load_recipe(study.recipe, options).model.architecture
+            directory = output / name / variant / f"seed{seed}"
+            run = Run(name, variant, seed, study.data, study.recipe, options, STAGES_OF[architecture], directory)
+            runs.append(run)
+    return runs
+
+
+def _words(options: Options) -> tuple[str, ...]:
+    return tuple(f"--{key}={json.dumps(value)}" for key, value in options.items())
