@@ -51,17 +51,17 @@ class FashionGen:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     @cached_property
-    def _opened(self) -> dict[Path, h5py.File]:
-        """The files that this process has opened, each once."""
-        return {path: open_hdf5(path) for path in set(self.files.values())}
+    def _opened(self) -> dict[Path, dict[str, h5py.Dataset]]:
+        """The datasets of the files, opened once in every process: a look-up takes half as long as reading a row."""
+        return {path: dict(open_hdf5(path).items()) for path in set(self.files.values())}
 
     def products(self, split: str, items: Sequence[int]) -> Iterator[Product | Reject]:
         """One product a row."""
-        file = self._opened[self.files[split]]
+        datasets = self._opened[self.files[split]]
         for rows in runs(items):
-            pictures = read(file["input_image"], rows)
-            texts = [read(file[key], rows)[:, 0] for key in self.texts]
-            ids, labels = (read(file[key], rows)[:, 0] for key in ("input_productID", "input_subcategory"))
+            pictures = read(datasets["input_image"], rows)
+            texts = [read(datasets[key], rows)[:, 0] for key in self.texts]
+            ids, labels = (read(datasets[key], rows)[:, 0] for key in ("input_productID", "input_subcategory"))
             for n, row in enumerate(range(rows.start, rows.stop)):
                 title = " ".join(filter(None, (latin(text[n]) for text in texts)))
                 product = Product(f"{ids[n]}-{row}", b"", title, {"subcategory": latin(labels[n])}, split)

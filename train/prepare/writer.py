@@ -169,7 +169,7 @@ class SplitWriter:
             return
         self.file.close()
         path = self._shard_path()
-        with path.open("rb") as content:
+        with path.open("rb", buffering=0) as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         name = path.relative_to(self.directory).as_posix()
         self.shards.append(Shard(file=name, rows=self.file_rows, sha256=digest))
