@@ -8,12 +8,12 @@ import pytest
 from conftest import tiny_bundle_config
 from tagged_files import COLOR, TAGS, write_tagged
 
-from model.config import Task
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
-from train.class_weights import positive_weights
+from train.class_weights import check_class_weights, positive_weights
 from train.data import ProductDataset
 from train.data_format import DatasetInfo
+from train.main import EXIT_BAD_INPUT, main
 
 
 def open_train(directory: Path) -> ProductDataset:
@@ -35,7 +35,13 @@ def test_the_order_of_tasks_is_that_of_the_logits(tmp_path: Path):
     assert positive_weights(open_train(write_tagged(tmp_path / "data", (TAGS, COLOR)))).tolist() == [2, 3, 1, 1, 1, 1]
 
 
-def test_tasks_without_weights_are_refused(tmp_path: Path):
-    only: tuple[Task, ...] = (COLOR,)
-    with pytest.raises(ValueError, match="is for multi-label tasks, and color have one label a product; set --class"):
-        positive_weights(open_train(write_tagged(tmp_path / "data", only)))
+def test_tasks_without_weights_are_refused_before_any_work(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    check_class_weights("inverse_frequency", [COLOR, TAGS])
+    output = tmp_path / "run"
+    arguments = ["--stage", "contrastive", "--config", "tests/tiny.yaml", "--data", str(data), "--output", str(output)]
+    assert main([*arguments, "--class_weights", "inverse_frequency"]) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("error: class_weights inverse_frequency is for multi-label tasks, and color, pattern have")
+    assert error.count("\n") == 1 and not output.exists()

@@ -21,9 +21,10 @@ def study_file(folder: Path, data: Path, **changes: object) -> Path:
     settings = DatasetInfo.read(data).settings
     sizes = {"--size": settings["train"], "--validation": settings["validation"], "--test": settings["test"]}
     source = ["--source", str(data.parent / "source")]
+    words = ["apa_mini", *source, *(str(word) for pair in sizes.items() for word in pair)]
     study = {
-        "prepare": ["apa_mini", *source, *(str(word) for pair in sizes.items() for word in pair)],
-        "data": str(data),
+        "data": {"directory": str(data), "prepare": words},
+        "pretrain": {"directory": str(data.parent / "captions"), "prepare": [*words, "--captions"]},
         "recipe": "tests/tiny.yaml",
         "seeds": [3],
         "variants": {"full": {}, "probe": {"model.architecture": "clip_linear_probe"}},

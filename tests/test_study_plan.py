@@ -11,8 +11,8 @@ from conftest import ROOT
 from train.study.plan import STUDIES, pretraining, read_study, runs_of
 
 STUDY = {
-    "prepare": ["apa_mini"],
-    "data": "data/small",
+    "data": {"directory": "data/small", "prepare": ["apa_mini"]},
+    "pretrain": {"directory": "data/captions", "prepare": ["apa_mini", "--captions"]},
     "recipe": str(ROOT / "tests/tiny.yaml"),
     "options": {"stages.warmup.epochs": 3},
     "seeds": [4, 5],
@@ -56,7 +56,8 @@ def test_a_variants_options_win_over_the_studys(tmp_path: Path):
 def test_the_towers_are_trained_by_contrastive_alone(tmp_path: Path):
     run = pretraining("small", read_study(study_file(tmp_path))[1], tmp_path, "fp32")
     assert run and run.stages == ("contrastive",) and run.resolved().model.pretrained is None
-    assert pretraining("small", read_study(study_file(tmp_path, pretrain=False))[1], tmp_path, "fp32") is None
+    assert run.data == Path("data/captions")
+    assert pretraining("small", read_study(study_file(tmp_path, pretrain=None))[1], tmp_path, "fp32") is None
 
 
 def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 import torch
@@ -14,22 +15,27 @@ from train.data import ProductDataset
 # C labels of all tasks
 
 
+def check_class_weights(setting: str, tasks: Sequence[Task]) -> None:
+    """Weights must have labels to weigh.
+
+    Raises:
+        ValueError: weights are asked for and no task is multi-label.
+    """
+    if setting != "none" and all(task.kind == "single_label" for task in tasks):
+        names = ", ".join(task.name for task in tasks)
+        raise ValueError(
+            f"class_weights {setting} is for multi-label tasks, and {names} have one label a product;"
+            " set --class_weights none"
+        )
+
+
 def positive_weights(train: ProductDataset) -> Tensor:
     """The inverse frequency of each label of the multi-label tasks, as MMBT weighs them; float32 [C].
 
     The products that have the task's label, divided by those that have this very label
     (facebookresearch/mmbt@c1220c4, train.py: get_criterion). 1 for a label that never occurs, which has no
     frequency to invert, and for those of single-label tasks.
-
-    Raises:
-        ValueError: no task is multi-label.
     """
-    if all(task.kind == "single_label" for task in train.tasks):
-        names = ", ".join(task.name for task in train.tasks)
-        raise ValueError(
-            f"class_weights inverse_frequency is for multi-label tasks, and {names} have one label a product;"
-            " set --class_weights none"
-        )
     return torch.cat([_inverse_frequencies(train, task) for task in train.tasks])
 
 

@@ -21,6 +21,7 @@ from model.config import PreprocessConfig, Task
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
+from train.class_weights import check_class_weights
 from train.config import Recipe, StageName, deepspeed_config, load_recipe, merge_deepspeed_config
 from train.data import ProductDataset
 from train.data_format import DatasetInfo
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
         ValueError: recipe, data, stage order or weights do not fit; nothing has been written then.
     """
     info, stage_dir = DatasetInfo.read(args.data), args.output / args.stage
+    check_class_weights(recipe.class_weights, info.tasks)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     ds_config = deepspeed_config(recipe, getattr(recipe.stages, args.stage), world_size, on_gpu())
     if args.deepspeed_config:

@@ -54,11 +54,13 @@ class Recipe:
     Attributes:
         dresses: split -> grey photographs, uint8 [N, 28, 28].
         image_size: side of the pictures, pixels.
+        captions: every title names colour and pattern.
     """
 
     dresses: dict[str, np.ndarray]
     image_size: int
     seed: int
+    captions: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=int, default=1000, help="validation products (%(default)s)")
     parser.add_argument("--test", type=int, default=2000, help="test products (%(default)s)")
     parser.add_argument("--image-size", type=int, default=64, help="side in pixels (%(default)s)")
+    parser.add_argument(
+        "--captions", action="store_true", help="titles name colour and pattern always, as CLIP's captions would"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
@@ -96,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{plan.directory}: already there, made with the same settings")
         return
     check_free(plan)
-    recipe = Recipe(photographs, arguments.image_size, arguments.seed)
+    recipe = Recipe(photographs, arguments.image_size, arguments.seed, arguments.captions)
     write_dataset(plan, products(recipe, sizes, arguments.workers))
 
 
@@ -138,7 +143,7 @@ def make_product(recipe: Recipe, split: str, index: int) -> Product:
     color, pattern = true_labels(recipe, split, index)
     dress = recipe.dresses[split][rng.integers(len(recipe.dresses[split]))]
     picture = jpeg(product_picture(dress, color, pattern, recipe.image_size, rng))
-    title = product_title(split, color, pattern, _generator(recipe, split, index, "title"))
+    title = product_title(split, color, pattern, _generator(recipe, split, index, "title"), recipe.captions)
     labels = {"color": color, "pattern": pattern}
     if split == "train":
         labels = _with_noise(labels, _generator(recipe, split, index, "noise"))
@@ -190,7 +195,8 @@ def _settings(arguments: argparse.Namespace, sizes: dict[str, int], photographs:
     """All that the products depend on, so that the same settings mean the same data set."""
     digest = hashlib.sha256(b"".join(array.tobytes() for array in photographs.values())).hexdigest()
     made_by: Settings = {"data_set": "apa_mini", "version": VERSION, "photographs": digest[:16]}
-    return made_by | {**sizes, "image_size": arguments.image_size, "seed": arguments.seed}
+    made_by |= {**sizes, "image_size": arguments.image_size, "seed": arguments.seed}
+    return made_by | ({"captions": True} if arguments.captions else {})
 
 
 def _check(arguments: argparse.Namespace) -> None:

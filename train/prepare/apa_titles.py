@@ -83,10 +83,14 @@ GARMENTS = (
 AUDIENCES = ("", "", "women's", "womens", "ladies'", "for women")
 
 
-def product_title(split: str, color: str, pattern: str, rng: np.random.Generator) -> str:
-    """A title in one of a few word orders; colour and pattern are named by chance, and then truly."""
-    named_color = rng.choice(COLOR_WORDS[color]) if rng.random() < COLOR_NAMED else ""
-    named_pattern = rng.choice(PATTERN_WORDS[pattern]) if rng.random() < PATTERN_NAMED else ""
+def product_title(split: str, color: str, pattern: str, rng: np.random.Generator, captions: bool = False) -> str:
+    """A title in one of a few word orders; colour and pattern are named by chance, and then truly.
+
+    Args:
+        captions: both are named always, as by those who describe a picture and do not sell a product.
+    """
+    named_color = rng.choice(COLOR_WORDS[color]) if captions or rng.random() < COLOR_NAMED else ""
+    named_pattern = rng.choice(PATTERN_WORDS[pattern]) if captions or rng.random() < PATTERN_NAMED else ""
     kinds = rng.permutation(len(ADJECTIVES))[: rng.integers(1, 4)]
     adjectives = " ".join(rng.choice(ADJECTIVES[kind]) for kind in kinds)
     brand, garment = rng.choice(BRANDS[split]), rng.choice(GARMENTS)

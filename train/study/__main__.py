@@ -22,7 +22,7 @@ from deepspeed.accelerator import get_accelerator
 from tqdm import tqdm
 
 from model.machine import processor
-from train.study.plan import Run, Study, pretraining, read_study, runs_of
+from train.study.plan import DataSet, Run, Study, pretraining, read_study, runs_of
 from train.study.report import report
 from train.study.runs import EXIT_STOPPED, Launcher, Stopped, complete, pretrained_towers
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except Stopped:
         print("stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
+        print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
         return EXIT_STOPPED
     print(f"{done} runs: {args.output}/results.md, results.json and plots")
     return 0
@@ -66,7 +67,9 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
         ValueError: a run failed, or its settings do not fit.
     """
     for study in studies.values():
-        prepare(study)
+        for data in (study.pretrain, study.data):
+            if data:
+                prepare(data)
     is_cpu = get_accelerator().device_name() == "cpu"
     cpu = processor()
     has_bf16 = not is_cpu or bool({"avx512_bf16", "amx_bf16"} & set(cpu["cpu_features"]))
@@ -122,12 +125,12 @@ def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, obje
     return {"variants": variants, "seeds": args.seeds or study.seeds}
 
 
-def prepare(study: Study) -> None:
+def prepare(data: DataSet) -> None:
     """Make the data set unless it is there, with the same settings."""
-    command = [sys.executable, "-m", "train.prepare", *study.prepare, "--output", str(study.data)]
+    command = [sys.executable, "-m", "train.prepare", *data.prepare, "--output", str(data.directory)]
     code = subprocess.run(command, env=os.environ, check=False).returncode
     if code:
-        raise ValueError(f"{study.data} cannot be prepared (exit code {code}); by itself: {' '.join(command[1:])}")
+        raise ValueError(f"{data.directory} cannot be prepared (exit code {code}); by itself: {' '.join(command[1:])}")
 
 
 if __name__ == "__main__":

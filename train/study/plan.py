@@ -18,25 +18,30 @@ STUDIES = Path(__file__).parents[1] / "studies"
 Options = dict[str, str | int | float | bool]
 
 
+class DataSet(StrictModel):
+    """Where a data set lies, and the words after `python -m train.prepare` that make it; `--output` is added."""
+
+    directory: Path
+    prepare: list[str]
+
+
 class Study(StrictModel):
     """The content of `train/studies/NAME.yaml`.
 
     Attributes:
-        prepare: words after `python -m train.prepare` that make the data set; `--output` is added.
-        data: the data set's directory.
+        data: what the variants are trained and judged on.
+        pretrain: what the towers are trained on once, by the stage contrastive; every variant and seed starts from
+            them, as the paper's start from CLIP's. None: the recipe names weights (`model.pretrained`).
         recipe: what all variants start from.
         options: dotted options laid over the recipe, for all variants.
-        pretrain: True trains the towers once, by the stage contrastive, and every variant and seed starts from
-            them, as the paper's start from CLIP's. False: the recipe names weights (`model.pretrained`).
         seeds: of weights, order and dropout.
         variants: name -> its own dotted options, laid over the others. The first is what the others are compared with.
     """
 
-    prepare: list[str]
-    data: Path
+    data: DataSet
+    pretrain: DataSet | None = None
     recipe: Path
     options: Options = {}
-    pretrain: bool = True
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     variants: dict[str, Options] = Field(min_length=1)
 
@@ -105,7 +110,8 @@ def pretraining(name: str, study: Study, output: Path, precision: str) -> Run | 
     if not study.pretrain:
         return None
     options = _words({"precision": precision, **study.options})
-    return Run(name, "towers", 0, study.data, study.recipe, options, ("contrastive",), output / name / "towers")
+    data, directory = study.pretrain.directory, output / name / "towers"
+    return Run(name, "towers", 0, data, study.recipe, options, ("contrastive",), directory)
 
 
 def runs_of(name: str, study: Study, output: Path, precision: str, towers: Path | None) -> list[Run]:
@@ -126,7 +132,9 @@ def runs_of(name: str, study: Study, output: Path, precision: str, towers: Path 
             options = _words(settings)
             architecture = load_recipe(study.recipe, options).model.architecture
             directory = output / name / variant / f"seed{seed}"
-            run = Run(name, variant, seed, study.data, study.recipe, options, STAGES_OF[architecture], directory)
+            run = Run(
+                name, variant, seed, study.data.directory, study.recipe, options, STAGES_OF[architecture], directory
+            )
             runs.append(run)
     return runs
 
