@@ -15,7 +15,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        _to_disk(partial)
+        to_disk(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
-                _to_disk(file)
+                to_disk(file)
         if path.exists():
             os.replace(path, old)
         os.replace(partial, path)
@@ -49,7 +49,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(file: Path) -> None:
+def to_disk(file: Path) -> None:
     """A rename may reach the disk before the content does; after a power cut the file would be empty."""
     with file.open("rb") as opened:
         os.fsync(opened.fileno())

@@ -14,17 +14,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from model.bundle import Bundle, load_bundle
-from model.cma_clip import Output
+from model.bundle import Bundle
 from model.decode import predictions, probabilities
 from model.files import new_directory
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
-from train.data import Batch, ProductDataset
-from train.data_format import SPLITS, DatasetInfo
-from train.evaluation import Predictions, Ranks, predict, score
+from train.classify import answers_for, open_bundle
+from train.data import ProductDataset
+from train.data_format import SPLITS
+from train.evaluation import Predictions, score
 from train.metrics import format_table
 
 
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"score-{args.split}"
     try:
-        metrics = judge(load_bundle(args.bundle), args.data, args.split, args.batch_size, output)
+        metrics = judge(open_bundle(args.bundle, args.data), args.data, args.split, args.batch_size, output)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,22 +55,11 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     split. The loss in `metrics.json` knows no class weights, so that bundles compare.
 
     Raises:
-        ValueError: the data cannot be read, or has other tasks than the bundle.
+        ValueError: the split cannot be read, or `output` holds something else.
     """
-    theirs, ours = DatasetInfo.read(data).tasks, bundle.config.tasks
-    if [(task.name, task.kind, task.labels) for task in theirs] != [(t.name, t.kind, t.labels) for t in ours]:
-        raise ValueError(f"{data}: its tasks or labels are not those of the bundle")
-    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = bundle.network.to(device)
     check_output(output)
-
-    def classify(batch: Batch) -> Output:
-        return network(batch.input_ids_BT, batch.pixels_BHWC, batch.present_B2)
-
-    answers = predict(classify, dataset, batch_size, Ranks(0, 1, device), workers=0)
-    for problem in answers.problems:
-        print(f"not judged: {problem}", file=sys.stderr)
+    dataset, ours = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer), bundle.config.tasks
+    answers = answers_for(bundle, dataset, batch_size)
     loss, metrics = score(answers, ours)
     with new_directory(output) as partial:
         summary = {"split": split, "loss": loss, "tasks": metrics}

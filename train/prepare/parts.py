@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from model.config import StrictModel, Task, read_json
-from model.files import write_atomically
+from model.files import to_disk, write_atomically
 from train.data_format import SPLITS, DatasetInfo, Shard, Split
 from train.prepare.parallel import ordered_map
 from train.prepare.writer import (
@@ -157,7 +157,7 @@ def make_part(part: Part, maker: Maker, directory: Path, tasks: list[Task]) -> F
     split = writer.close()
     shard = split.shards[0] if split.shards else None
     if shard is not None:
-        _to_disk(directory / shard.file)
+        to_disk(directory / shard.file)
     finished = FinishedPart(shard=shard, label_counts=split.label_counts, rejects=rejects)
     write_atomically(_note(directory, part), finished.model_dump_json())
     return finished
@@ -267,8 +267,3 @@ def _is_finished(directory: Path, part: Part) -> bool:
 
 def _note(directory: Path, part: Part) -> Path:
     return directory / "parts" / f"{part.split}-{part.number:05d}.json"
-
-
-def _to_disk(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())

@@ -16,11 +16,11 @@ import torch
 
 from model.bundle import Bundle
 from model.files import write_atomically
+from train.classify import answers_for, open_bundle, subset
 from train.data import MISSING, ProductDataset
 from train.data_format import SPLITS
 from train.evaluation import Predictions
 from train.metrics import task_metrics
-from train.study.classify import answers_for, open_bundle, subset
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset
 
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
