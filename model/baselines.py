@@ -76,7 +76,7 @@ class ClipLinearProbe(Network):
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         features_BF = pooled_features(self, input_ids_BT, pixels_BHWC, present_B2)
-        share_BK = torch.full((len(features_BF), self.num_tasks), 0.5, device=features_BF.device)
+        share_BK = torch.full_like(features_BF[:, :1], 0.5, dtype=torch.float32).expand(-1, self.num_tasks)
         return Output(self.modality_heads(features_BF), share_BK)
 
 

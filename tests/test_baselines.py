@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from conftest import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import load_bundle, save_bundle
 from model.config import Architecture
+from model.engines import INPUTS
+from model.export.graph import write_onnx
 from train.config import Recipe
 from train.losses import classification_losses
 from train.stages import STAGES_OF, freeze, next_command, start_bundle
@@ -134,3 +138,16 @@ def test_a_bundle_remembers_its_architecture(inputs, name: str, tmp_path: Path):
     loaded = load_bundle(tmp_path / "bundle").network
     assert type(loaded) is type(network)
     assert torch.equal(loaded(*inputs).logits_BC, network(*inputs).logits_BC)
+
+
+@pytest.mark.parametrize("name", ["clip_linear_probe", "mmbt"])
+@torch.no_grad()
+def test_a_rival_can_be_exported_for_any_batch(inputs, name: str, tmp_path: Path):
+    config = tiny_bundle_config(tiny_config(architecture=name))
+    save_bundle(tmp_path / "bundle", config, network_of(name))
+    bundle = load_bundle(tmp_path / "bundle")
+    write_onnx(bundle, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    given = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+    for actual, expected in zip(session.run(None, given), bundle.network(*inputs), strict=True):
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
