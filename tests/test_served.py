@@ -305,9 +305,14 @@ def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
     repository = shutil.copytree(server.repository, tmp_path / "deploy")
     picture = repository / "preprocess/warmup/picture"
     picture.write_bytes(picture.read_bytes()[:-2] + bytes(2))
-    with pytest.raises(RuntimeError, match=GAVE_UP):
-        ServerProcess(repository, tmp_path / "log").start()
-    assert re.search(r"warmup sample .product.: IMG_TRUNCATED", (tmp_path / "log").read_text())
+    said: list[str] = []
+    for _ in range(3):  # 2.51 may crash as it gives up, before it has said why
+        with pytest.raises(RuntimeError, match=GAVE_UP):
+            ServerProcess(repository, tmp_path / "log").start()
+        said.append((tmp_path / "log").read_text())
+        if re.search(r"warmup sample .product.: IMG_TRUNCATED", said[-1]):
+            return
+    pytest.fail("\n".join(said))
 
 
 def test_F9_another_tokenizer_of_the_same_size(server, tmp_path):
