@@ -25,7 +25,8 @@ from train.prepare.apa_pictures import COLORS, jpeg, product_picture
 from train.prepare.apa_titles import product_title
 from train.prepare.fashion_mnist import dresses
 from train.prepare.parallel import available_cores, ordered_map
-from train.prepare.writer import Plan, Product, Settings, already_there, check_free, write_dataset
+from train.prepare.ranges import check_ranges
+from train.prepare.writer import Plan, Product, Settings, already_there, write_dataset
 
 VERSION = 1
 PLAIN_SHARE = 1 / 3
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a number is out of range, the photographs are not to be had, the output is taken.
     """
     sizes = dict(zip(SPLITS, (arguments.size, arguments.validation, arguments.test), strict=True))
-    _check(arguments)
+    check_ranges(arguments, RANGES)
     photographs = split_dresses(*dresses(arguments.source))
     plan = Plan(
         directory=arguments.output,
@@ -98,9 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         next_stage="contrastive --config train/recipes/apa_mini.yaml",  # no pretrained towers are this small
     )
     if already_there(plan):
-        print(f"{plan.directory}: already there, made with the same settings")
         return
-    check_free(plan)
     recipe = Recipe(photographs, arguments.image_size, arguments.seed, arguments.captions)
     write_dataset(plan, products(recipe, sizes, arguments.workers))
 
@@ -197,10 +196,3 @@ def _settings(arguments: argparse.Namespace, sizes: dict[str, int], photographs:
     made_by: Settings = {"data_set": "apa_mini", "version": VERSION, "photographs": digest[:16]}
     made_by |= {**sizes, "image_size": arguments.image_size, "seed": arguments.seed}
     return made_by | ({"captions": True} if arguments.captions else {})
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name, (least, most) in RANGES.items():
-        value = getattr(arguments, name)
-        if not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from {least} to {most}")

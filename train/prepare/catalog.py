@@ -11,7 +11,7 @@ from train.prepare.catalog_labels import make_tasks, parse_task, read_label_file
 from train.prepare.catalog_rows import Columns, Reading, SplitShares, products
 from train.prepare.catalog_source import CsvSource, ParquetSource, Source
 from train.prepare.parallel import available_cores
-from train.prepare.writer import Plan, Settings, already_there, check_free, write_dataset
+from train.prepare.writer import Plan, Settings, already_there, write_dataset
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
 
@@ -68,9 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_rejects=arguments.max_rejects,
     )
     if already_there(plan):
-        print(f"{plan.directory}: already there, made with the same settings")
         return
-    check_free(plan)
     known = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
     tasks, total = make_tasks(source, reading.tasks, known)
     rows = products(source, reading, tasks, arguments.workers)

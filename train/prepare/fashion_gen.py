@@ -20,8 +20,9 @@ from model.config import PreprocessConfig, Task
 from model.preprocess import clean_title
 from train.prepare.catalog_rows import SplitShares
 from train.prepare.hdf5 import check_rows, column, latin, open_hdf5, read, read_all, runs
-from train.prepare.official import add_common_arguments, check_ranges, fingerprint, refuse_leakage, report, rows_of
+from train.prepare.official import RANGES, add_common_arguments, fingerprint, refuse_leakage, report, rows_of
 from train.prepare.parts import cut, write_in_parts
+from train.prepare.ranges import check_ranges
 from train.prepare.writer import Plan, Product, Reject
 
 VERSION = 1
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: a file is missing, damaged or of another form, the files share a product, or the output is taken.
     """
-    check_ranges(arguments)
+    check_ranges(arguments, RANGES)
     train, test = (arguments.source / name for name in FILES.values())
     texts = TEXTS[arguments.text]
     (train_ids, train_labels), (test_ids, test_labels) = (scan(path, texts) for path in (train, test))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model.files import new_directory
+from train.prepare import debian
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ def find() -> Path:
 
 def cache_directory() -> Path:
     """Where downloads stay for the next run."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "cma-clip" / "fashion-mnist"
+    return debian.cache_directory("fashion-mnist")
 
 
 def file_names() -> list[str]:
@@ -110,19 +109,8 @@ def is_complete(folder: Path) -> bool:
 
 
 def from_debian(work: Path) -> Path:
-    """Download and unpack the Debian package in `work`; needs no root, only a package list."""
-    download = ["apt-get", "download", PACKAGE]
-    try:
-        _run(download, work)
-    except subprocess.CalledProcessError:
-        if os.geteuid() != 0:
-            raise
-        log.info("Fashion-MNIST: apt-get knows no %s yet, updating its package list", PACKAGE)
-        _run(["apt-get", "update"], work)
-        _run(download, work)
-    package = next(work.glob("*.deb"))
-    _run(["dpkg", "-x", package.name, "tree"], work)
-    return work / "tree" / PACKAGED.relative_to("/")
+    """Take the files out of the Debian package, unpacked in `work`."""
+    return debian.unpack([PACKAGE], work) / PACKAGED.relative_to("/")
 
 
 def from_torchvision(work: Path) -> Path:
@@ -144,15 +132,5 @@ def _tried(fetch: Callable[[Path], Path], cache: Path) -> bool:
                 shutil.copyfile(found / name, folder / name)
         return True
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.warning("Fashion-MNIST: %s failed: %s", way, _reason(error))
+        log.warning("Fashion-MNIST: %s failed: %s", way, debian.reason(error))
         return False
-
-
-def _run(command: list[str], work: Path) -> None:
-    subprocess.run(command, cwd=work, check=True, capture_output=True, text=True, timeout=900)
-
-
-def _reason(error: Exception) -> str:
-    """The last line of what a command said, else of the error."""
-    said = (getattr(error, "stderr", None) or str(error)).strip()
-    return said.splitlines()[-1] if said else type(error).__name__

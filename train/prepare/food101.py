@@ -19,9 +19,9 @@ from pathlib import Path
 from model.config import Task
 from train.prepare.catalog_rows import Candidate, SplitShares
 from train.prepare.official import (
+    RANGES,
     EncodedPictures,
     add_common_arguments,
-    check_ranges,
     fingerprint,
     folders,
     listing,
@@ -31,6 +31,7 @@ from train.prepare.official import (
     rows_of,
 )
 from train.prepare.parts import cut, write_in_parts
+from train.prepare.ranges import check_ranges
 from train.prepare.writer import Plan, Product, Reject
 
 VERSION = 1
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a folder or file is missing, too many rows are unusable, the halves share an id, or the output is
             taken.
     """
-    check_ranges(arguments)
+    check_ranges(arguments, RANGES)
     halves = [read_half(arguments.source, name) for name in ("train", "test")]
     dishes = sorted(halves[0].pictures)
     shares = SplitShares(arguments.validation, 0, arguments.seed)

@@ -19,9 +19,9 @@ from train.prepare import mm_imdb_hdf5
 from train.prepare.catalog_rows import Candidate
 from train.prepare.mm_imdb_genres import GENRES, genres_of
 from train.prepare.official import (
+    RANGES,
     EncodedPictures,
     add_common_arguments,
-    check_ranges,
     fingerprint,
     listing,
     refuse_leakage,
@@ -30,6 +30,7 @@ from train.prepare.official import (
     rows_of,
 )
 from train.prepare.parts import Maker, cut, write_in_parts
+from train.prepare.ranges import check_ranges
 from train.prepare.writer import Plan, Product, Reject, Settings
 
 VERSION = 1
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a file is missing, damaged or of another form, too many movies are unusable, splits share a movie,
             or the output is taken.
     """
-    check_ranges(arguments)
+    check_ranges(arguments, RANGES)
     if arguments.hdf5 is not None:
         maker, items, settings = mm_imdb_hdf5.plan(arguments.hdf5, arguments.quality)
         print("  the HDF5 file knows 23 genres only: movies that the paper leaves out for others cannot be told")

@@ -56,18 +56,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
 
 
-def check_ranges(arguments: argparse.Namespace) -> None:
-    """Hold the numbers among the options against RANGES.
-
-    Raises:
-        ValueError: one is out of range.
-    """
-    for name, (least, most) in RANGES.items():
-        value = getattr(arguments, name, least)
-        if not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from {least} to {most}")
-
-
 def fingerprint(files: Iterable[os.DirEntry[str] | Path]) -> str:
     """16 hex digits that change when a file comes, goes, or is written to."""
     states = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)

@@ -27,7 +27,8 @@ from train.prepare.open_clipart_metadata import MOST_BYTES, read_metadata
 from train.prepare.open_clipart_pictures import LIMITS, look_at
 from train.prepare.open_clipart_source import Drawing, find, list_drawings
 from train.prepare.parallel import available_cores, ordered_map
-from train.prepare.writer import Plan, Product, Reject, Settings, already_there, check_free, write_dataset
+from train.prepare.ranges import check_ranges
+from train.prepare.writer import Plan, Product, Reject, Settings, already_there, write_dataset
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: a number is out of range, the drawings are not to be had or too few, the output is taken.
     """
-    _check(arguments)
+    check_ranges(arguments, RANGES)
     drawings = list_drawings(arguments.source or find())
     plan = Plan(
         directory=arguments.output,
@@ -62,9 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         next_stage="contrastive --config train/recipes/open_clipart.yaml",  # no pretrained towers are this small
     )
     if already_there(plan):
-        print(f"{plan.directory}: already there, made with the same settings")
         return
-    check_free(plan)
     # look_at() has a limit of its own and refuses what Pillow warns of.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
@@ -142,10 +141,3 @@ def _settings(arguments: argparse.Namespace, drawings: Sequence[Drawing]) -> Set
             digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
     made_by: Settings = {"data_set": "open_clipart", "version": VERSION, "drawings": digest.hexdigest()[:16]}
     return made_by | {"image_size": arguments.image_size, "seed": arguments.seed}
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    for name, (least, most) in RANGES.items():
-        value = getattr(arguments, name)
-        if not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected a number from {least} to {most}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import subprocess
 import tempfile
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.files import new_directory
+from train.prepare import debian
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("openclipart-png", "openclipart-svg")
 PACKAGED = Path("/usr/share/openclipart")
 KINDS = ("png", "svg")
-COMMAND_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,9 @@ def find() -> Path:
     try:
         download(cache)
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         raise ValueError(
             f"Open Clip Art is neither in {PACKAGED} nor in {cache} and could not be downloaded"
-            f" ({said[-1] if said else type(error).__name__}); install {' and '.join(PACKAGES)}, or unpack both with"
+            f" ({debian.reason(error)}); install {' and '.join(PACKAGES)}, or unpack both with"
             " dpkg -x and pass --source TREE/usr/share/openclipart"
         ) from None
     log.info("Open Clip Art: stored in %s", cache)
@@ -71,8 +69,7 @@ def find() -> Path:
 
 def cache_directory() -> Path:
     """Where the download stays for the next run."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "cma-clip" / "openclipart"
+    return debian.cache_directory("openclipart")
 
 
 def download(cache: Path) -> None:
@@ -81,25 +78,10 @@ def download(cache: Path) -> None:
     Raises:
         OSError, subprocess.SubprocessError: a command is missing or failed.
     """
-    fetch = ["apt-get", "download", *PACKAGES]
     log.info("Open Clip Art: downloading %s", " and ".join(PACKAGES))
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        try:
-            _run(fetch, work)
-        except subprocess.CalledProcessError:
-            if os.geteuid() != 0:
-                raise
-            log.info("Open Clip Art: apt-get knows no such packages yet, updating its package list")
-            _run(["apt-get", "update"], work)
-            _run(fetch, work)
-        for package in sorted(work.glob("*.deb")):
-            _run(["dpkg", "-x", package.name, "tree"], work)
+    with tempfile.TemporaryDirectory() as work:
+        unpacked = debian.unpack(PACKAGES, Path(work)) / PACKAGED.relative_to("/")
         with new_directory(cache) as filled:
             for kind in KINDS:
                 # Copies of a drawing are links in the packages and stay so.
-                shutil.copytree(work / "tree" / PACKAGED.relative_to("/") / kind, filled / kind, symlinks=True)
-
-
-def _run(command: list[str], work: Path) -> None:
-    subprocess.run(command, cwd=work, check=True, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+                shutil.copytree(unpacked / kind, filled / kind, symlinks=True)

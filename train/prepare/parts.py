@@ -36,7 +36,6 @@ from train.prepare.writer import (
     RejectList,
     SplitWriter,
     already_there,
-    check_free,
     describe,
     summary,
 )
@@ -91,9 +90,7 @@ def write_in_parts(plan: Plan, parts: Sequence[Part], maker: Maker, workers: int
         OSError: the disk is full or a process died. What is finished is kept for the next run.
     """
     if already_there(plan):
-        print(f"{plan.directory}: already there, made with the same settings")
         return DatasetInfo.read(plan.directory)
-    check_free(plan)
     with partial_directory(plan) as directory:
         left = [part for part in parts if not _is_finished(directory, part)]
         rows = _rows(parts)

@@ -90,10 +90,17 @@ def write_dataset(plan: Plan, rows: Iterable[Product | Reject]) -> DatasetInfo:
 
 
 def already_there(plan: Plan) -> bool:
-    """Whether the directory holds the data set of these very settings and need not be written again."""
-    if plan.overwrite or not (plan.directory / "dataset.json").is_file():
-        return False
-    return DatasetInfo.read(plan.directory).settings == plan.settings
+    """Whether the directory holds the data set of these very settings, which is then said; else it must be free.
+
+    Raises:
+        ValueError: as `check_free`.
+    """
+    is_there = not plan.overwrite and (plan.directory / "dataset.json").is_file()
+    if is_there and DatasetInfo.read(plan.directory).settings == plan.settings:
+        print(f"{plan.directory}: already there, made with the same settings")
+        return True
+    check_free(plan)
+    return False
 
 
 def check_free(plan: Plan) -> None:
