@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from model.clip_towers import OpenClip
+from model.clip_towers import OpenClip, text_mask
 from model.cma_clip import CMAClip, Network, Output
 from model.config import Architecture, ModelConfig, PreprocessConfig, Task
 from model.modality_heads import ModalityHeads
@@ -60,7 +60,9 @@ class TextOnly(Network):
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         text_BTD, end_B = self.towers.encode_text(input_ids_BT)
-        x_BTD = self.sequence_attention.mix(self.sequence_attention.place_text(text_BTD), _mask(input_ids_BT, end_B))
+        x_BTD = self.sequence_attention.mix(
+            self.sequence_attention.place_text(text_BTD), text_mask(input_ids_BT, end_B)
+        )
         return Output(*self.modality_heads(x_BTD[:, 0], x_BTD[:, 0], _only(present_B2, 0)))
 
 
@@ -124,7 +126,7 @@ class MMBT(Network):
         image_BPD = self.towers.encode_image(pixels_BHWC)
         # The start token is always there: it carries the answer.
         has_title_BT = present_B2[:, :1] | (torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) == 0)
-        text_mask_BT = _mask(input_ids_BT, input_ids_BT.argmax(dim=1)) & has_title_BT
+        text_mask_BT = text_mask(input_ids_BT, input_ids_BT.argmax(dim=1)) & has_title_BT
         mask_BS = torch.cat([text_mask_BT, present_B2[:, 1:].expand(-1, image_BPD.shape[1])], dim=1)
         answer_BD, _ = self.sequence_attention(words_BTD, image_BPD, mask_BS)
         return Output(*self.modality_heads(answer_BD, answer_BD, torch.ones_like(present_B2)))
@@ -147,8 +149,7 @@ def create_network(config: ModelConfig, preprocess: PreprocessConfig, tasks: Seq
 
 def pooled_features(network: Network, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Tensor:
     """T_CLS and I_CLS side by side, [B, 2 D]; an absent one is 0."""
-    text_BTD, _ = network.towers.encode_text(input_ids_BT)
-    image_BPD = network.towers.encode_image(pixels_BHWC)
+    text_BTD, image_BPD, _ = network.towers(input_ids_BT, pixels_BHWC)
     return torch.cat([text_BTD[:, 0] * present_B2[:, :1], image_BPD[:, 0] * present_B2[:, 1:]], dim=1)
 
 
@@ -162,8 +163,3 @@ def _only(present_B2: Tensor, modality: int) -> Tensor:
     """Presence of a product that has this modality and not the other: λ is 1 for the title, 0 for the picture."""
     columns = [torch.ones_like(present_B2[:, 0]), torch.zeros_like(present_B2[:, 0])]
     return torch.stack(columns if modality == 0 else columns[::-1], dim=1)
-
-
-def _mask(input_ids_BT: Tensor, end_B: Tensor) -> Tensor:
-    """True up to the end of the title."""
-    return torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) <= end_B[:, None]

@@ -65,8 +65,7 @@ class ClipTowers(nn.Module):
         behind the end of text is masked, so cutting it off changes nothing.
         """
         text_BTD, end_B = self.encode_text(input_ids_BT)
-        positions_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
-        return TokenSequences(text_BTD, self.encode_image(pixels_BHWC), positions_T <= end_B[:, None])
+        return TokenSequences(text_BTD, self.encode_image(pixels_BHWC), text_mask(input_ids_BT, end_B))
 
     def encode_text(self, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the text tokens [B, T, D] and the position of the end token [B]."""
@@ -84,6 +83,12 @@ class ClipTowers(nn.Module):
         normalised = (pixels_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.std
         pooled_BD, patches_BPV = self.clip.visual(normalised)
         return torch.cat([pooled_BD.unsqueeze(1), patches_BPV @ self.clip.visual.proj], dim=1)
+
+
+def text_mask(input_ids_BT: Tensor, end_B: Tensor) -> Tensor:
+    """True up to the end token, False at the padding behind it; bool [B, T]."""
+    positions_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
+    return positions_T <= end_B[:, None]
 
 
 def create_clip(config: ModelConfig, load_weights: bool = True) -> OpenClip:

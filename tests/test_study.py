@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, environment
 
 from train.data_format import DatasetInfo
-from train.study.runs import EXIT_STOPPED
+from train.main import EXIT_STOPPED
 
 
 def study_file(folder: Path, data: Path, **changes: object) -> Path:

@@ -10,6 +10,7 @@ import torch
 
 from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
+from model.config import label_set_hash
 from train.data import Batch, ProductDataset
 from train.data_format import DatasetInfo
 from train.evaluation import Predictions, Ranks, predict
@@ -21,8 +22,8 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
     Raises:
         ValueError: a file of the bundle does not fit, or the data set has other tasks or labels.
     """
-    bundle, theirs = load_bundle(directory), DatasetInfo.read(data).tasks
-    if [(t.name, t.kind, t.labels) for t in theirs] != [(t.name, t.kind, t.labels) for t in bundle.config.tasks]:
+    bundle = load_bundle(directory)
+    if label_set_hash(DatasetInfo.read(data).tasks) != label_set_hash(bundle.config.tasks):
         raise ValueError(f"{data}: its tasks or labels are not those of the bundle {directory}")
     bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return bundle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -13,7 +12,17 @@ from model.baselines import create_network
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import Architecture, BundleConfig, ModelConfig, PreprocessConfig, StrictModel, Task, read_json
+from model.config import (
+    Architecture,
+    BundleConfig,
+    ModelConfig,
+    PreprocessConfig,
+    StrictModel,
+    Task,
+    label_set_hash,
+    read_json,
+)
+from model.files import file_sha256
 from train.config import Recipe, StageName
 
 # Prefixes of the parameters that a stage changes.
@@ -101,8 +110,7 @@ def _check_same_network(best: Path, recipe: Recipe, tasks: Sequence[Task]) -> No
         model.model_dump(exclude={"pretrained", "dropout", "kernels"}) for model in (recipe.model, before.model)
     )
     differences = [f"model.{key}: {theirs[key]} -> {ours[key]}" for key in ours if ours[key] != theirs[key]]
-    labels = ([(task.name, task.kind, task.labels) for task in some] for some in (before.tasks, tasks))
-    if len({str(part) for part in labels}) > 1:
+    if label_set_hash(before.tasks) != label_set_hash(tasks):
         differences.append("the data set's tasks or labels")
     if differences:
         raise ValueError(
@@ -113,10 +121,7 @@ def _check_same_network(best: Path, recipe: Recipe, tasks: Sequence[Task]) -> No
 
 def sha256(bundle: Path | None) -> str | None:
     """Of a bundle's weights."""
-    if bundle is None:
-        return None
-    with (bundle / "model.safetensors").open("rb") as weights:
-        return hashlib.file_digest(weights, "sha256").hexdigest()
+    return file_sha256(bundle / "model.safetensors") if bundle else None
 
 
 def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> tuple[Network, PreprocessConfig]:

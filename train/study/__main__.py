@@ -9,7 +9,6 @@ may be stopped at any time (Ctrl-C) and gone on with by the same command.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -22,11 +21,10 @@ from deepspeed.accelerator import get_accelerator
 from tqdm import tqdm
 
 from model.machine import processor
+from train.main import EXIT_BAD_INPUT, EXIT_STOPPED
 from train.study.plan import DataSet, Run, Study, pretraining, read_study, runs_of
 from train.study.report import report
-from train.study.runs import EXIT_STOPPED, Launcher, Stopped, complete, pretrained_towers
-
-ONE_RANK = 1
+from train.study.runs import Launcher, Stopped, complete, pretrained_towers, towers_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(args.output)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return EXIT_BAD_INPUT
     except Stopped:
         print("stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
         print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
@@ -73,7 +71,7 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
     is_cpu = get_accelerator().device_name() == "cpu"
     cpu = processor()
     has_bf16 = not is_cpu or bool({"avx512_bf16", "amx_bf16"} & set(cpu["cpu_features"]))
-    ranks = ONE_RANK if is_cpu else get_accelerator().device_count()
+    ranks = 1 if is_cpu else get_accelerator().device_count()
     launcher = Launcher(ranks, threads=max(1, cpu["cores"] // args.jobs))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, launcher.stop)
@@ -96,10 +94,10 @@ def _submit(
     ends: float,
 ) -> list[Future[None]]:
     """The towers of all studies first, then seed by seed the variants, which wait for theirs."""
-    towers: dict[str, Future[Path] | None] = {}
-    for name, study in studies.items():
-        first = pretraining(name, study, args.output, precision)
-        towers[name] = pool.submit(pretrained_towers, first, launcher, tqdm.write) if first else None
+    first = {name: pretraining(name, study, args.output, precision) for name, study in studies.items()}
+    towers = {
+        name: pool.submit(pretrained_towers, run, launcher, tqdm.write) if run else None for name, run in first.items()
+    }
 
     def work(run: Run, weights: Future[Path] | None) -> None:
         path = weights.result() if weights else None
@@ -109,7 +107,8 @@ def _submit(
 
     todo = []
     for name, study in studies.items():
-        path = args.output / name / "towers/clip.safetensors" if study.pretrain else None
+        run = first[name]
+        path = towers_file(run) if run else None
         chosen = study.model_copy(update=_chosen(name, study, args))
         todo += [(run, towers[name]) for run in runs_of(name, chosen, args.output, precision, path)]
     todo.sort(key=lambda item: item[0].seed)
@@ -128,7 +127,7 @@ def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, obje
 def prepare(data: DataSet) -> None:
     """Make the data set unless it is there, with the same settings."""
     command = [sys.executable, "-m", "train.prepare", *data.prepare, "--output", str(data.directory)]
-    code = subprocess.run(command, env=os.environ, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
     if code:
         raise ValueError(f"{data.directory} cannot be prepared (exit code {code}); by itself: {' '.join(command[1:])}")
 

@@ -15,18 +15,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from model.files import file_sha256, write_atomically
 from model.machine import commit, processor
 from train.data_format import DatasetInfo
-from train.stages import sha256
+from train.stages import read_state, sha256
 from train.study.measure import measure
 from train.study.plan import Run
 
 PACKAGES = ("torch", "deepspeed", "open_clip_torch", "triton")
 TOWERS = "towers.clip."
-EXIT_STOPPED = 75
 
 
 class Stopped(Exception):
@@ -93,8 +92,8 @@ def train(run: Run, launcher: Launcher, say: Callable[[str], None]) -> dict[str,
     times = run.directory / "minutes.json"
     minutes: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
     for stage in run.stages:
-        state = run.directory / stage / "state.json"
-        if state.exists() and json.loads(state.read_text())["finished"]:
+        state = read_state(run.directory / stage)
+        if state and state.finished:
             continue
         began = time.monotonic()
         try:
@@ -108,15 +107,18 @@ def train(run: Run, launcher: Launcher, say: Callable[[str], None]) -> dict[str,
 
 def pretrained_towers(run: Run, launcher: Launcher, say: Callable[[str], None]) -> Path:
     """Train the towers and write them as a weight file that `model.pretrained` takes."""
-    path = run.directory / "clip.safetensors"
+    path = towers_file(run)
     if not path.exists():
         train(run, launcher, say)
         weights = load_file(run.directory / "contrastive/best/model.safetensors")
         clip = {name.removeprefix(TOWERS): tensor for name, tensor in weights.items() if name.startswith(TOWERS)}
-        partial = path.with_suffix(".partial")
-        save_file(clip, partial)
-        os.replace(partial, path)
+        write_atomically(path, save(clip))
     return path
+
+
+def towers_file(run: Run) -> Path:
+    """Where `pretrained_towers` leaves the weights of this run."""
+    return run.directory / "clip.safetensors"
 
 
 def result_of(run: Run, towers: Path | None) -> dict[str, Any] | None:
@@ -183,7 +185,8 @@ def judge(run: Run, minutes: dict[str, float], stamp: str) -> dict[str, Any]:
 def stage_summary(run: Run, stage: str, minutes: float) -> dict[str, Any]:
     """Best epoch and learning curve of a stage, from its log."""
     directory = run.directory / stage
-    state = json.loads((directory / "state.json").read_text())
+    state = read_state(directory)
+    assert state is not None
     batch_size = getattr(run.resolved().stages, stage).batch_size
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     curve = [
@@ -193,8 +196,8 @@ def stage_summary(run: Run, stage: str, minutes: float) -> dict[str, Any]:
         if line["kind"] == "validation"
     ]
     return {
-        "epoch": state["best_epoch"],
-        "validation_loss": state["best_loss"],
+        "epoch": state.best_epoch,
+        "validation_loss": state.best_loss,
         "minutes": minutes,
         "curve": curve,
     }
