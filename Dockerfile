@@ -79,4 +79,4 @@ STOPSIGNAL SIGTERM
 # A real classification: it sees what the health endpoints do not, such as a step that hangs.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=180s --retries=3 \
     CMD ["python3", "-m", "client.canary", "--url", "localhost:8001"]
-ENTRYPOINT ["python3", "-m", "client.launch", "--profile", "production", "--repository", "/models"]
+ENTRYPOINT ["python3", "-m", "serve.launch", "--profile", "production", "--repository", "/models"]

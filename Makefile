@@ -49,17 +49,17 @@ train: .venv/.ready
 	python -m train.score $(RUN)/bundle --data $(DATA) --split test
 
 serve: .venv/.ready .venv-serve/.ready
-	python -m model.export $(RUN)/bundle --deploy deploy
+	python -m serve.export $(RUN)/bundle --deploy deploy
 	$(call with_server,python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60)
 
 bench-serve: deploy/bundle.json .venv/.ready .venv-serve/.ready
-	$(call with_server,python -m client.bench sweep --data $(DATA) --wait 60 && python -m client.bench overload --data $(DATA))
+	$(call with_server,python -m bench.load sweep --data $(DATA) --wait 60 && python -m bench.load overload --data $(DATA))
 
 soak: deploy/bundle.json .venv/.ready .venv-serve/.ready
-	$(call with_server,python -m client.bench soak --data $(DATA) --wait 60 --pid $$server)
+	$(call with_server,python -m bench.load soak --data $(DATA) --wait 60 --pid $$server)
 
 deploy/bundle.json:
-	@echo "deploy/ has no engine: make demo, or python -m model.export BUNDLE --deploy deploy" >&2; exit 1
+	@echo "deploy/ has no engine: make demo, or python -m serve.export BUNDLE --deploy deploy" >&2; exit 1
 
 test: .venv/.ready .venv-serve/.ready
 	python -m pytest
@@ -74,13 +74,13 @@ lint: .venv/.ready
 	.venv/bin/pip install --quiet --editable '.[train,dev]'
 	touch $@
 
-.venv-serve/.ready: pyproject.toml client/local_server.py
+.venv-serve/.ready: pyproject.toml serve/local_server.py
 	$(PYTHON) -m venv .venv-serve
 	.venv-serve/bin/pip install --quiet --editable '.[local-server]'
-	.venv-serve/bin/python -m client.local_server --install
+	.venv-serve/bin/python -m serve.local_server --install
 	touch $@
 
 clean:
-	rm -rf .venv .venv-serve $(DATA) $(RUN) bench build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-serve $(DATA) $(RUN) runs/bench build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	rm -f deploy/bundle.json deploy/tokenizer.json deploy/model.plan.timing deploy/engine/1/model.*
 	find . -name __pycache__ -prune -exec rm -rf {} +

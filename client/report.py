@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from client.classifier import Answer, Classifier, ClassifierError
+from dataset.format import SPLITS, DatasetInfo
 from model.config import Task
-from train.data_format import SPLITS, DatasetInfo
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from model.baselines import create_network
+from cma_clip.files import file_sha256, new_directory, write_atomically
 from model.clip_towers import create_clip
 from model.cma_clip import Network
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
-from model.files import file_sha256, new_directory, write_atomically
 from model.preprocess import TitleTokenizer, pixels_and_presence
+from model.rivals import create_network
 from model.tokenizer import build_tokenizer
 
 # B batch, T token ids, C labels of all tasks, K tasks

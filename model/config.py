@@ -6,20 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from model.files import file_sha256
+from cma_clip.files import file_sha256
+from cma_clip.settings import StrictModel, read_json
 
-Model = TypeVar("Model", bound="StrictModel")
 Architecture = Literal["cma_clip", "image_only", "text_only", "clip_linear_probe", "late_fusion", "mmbt"]
-
-
-class StrictModel(BaseModel):
-    """A pydantic model that refuses unknown keys, so that a misspelt setting cannot be ignored."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
 class Task(StrictModel):
@@ -103,7 +97,7 @@ class ModelConfig(StrictModel):
     """The network (paper, sections 2 and 3.2.1).
 
     Attributes:
-        architecture: `cma_clip`, or one of the rivals of Tables 1 to 3 over the same towers (model.baselines).
+        architecture: `cma_clip`, or one of the rivals of Tables 1 to 3 over the same towers (model.rivals).
         clip: open_clip model name, or one of this project's in model/clip_configs (`cma-clip-tiny`).
         pretrained: open_clip weight tag (`openai`) or a local weight file; None leaves the towers random.
         sequence_attention: False removes it (section 4, "without SWA").
@@ -171,26 +165,3 @@ class BundleConfig(StrictModel):
         found = file_sha256(path)
         if self.tokenizer_sha256 not in (None, found):
             raise ValueError(f"{path}: its sha256 is {found}, the network was trained with {self.tokenizer_sha256}")
-
-
-def read_json(kind: type[Model], path: Path) -> Model:
-    """Read one of these models from a JSON file.
-
-    Raises:
-        ValueError: the file is missing or does not fit; one line that names file and field.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ValueError(f"{path}: {what}") from None
-    except ValidationError as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
-
-
-def one_line(error: ValidationError) -> str:
-    """The first fault of a pydantic error as `field: what is wrong`, with how many more there are."""
-    faults = error.errors()
-    where = ".".join(str(part) for part in faults[0]["loc"])
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{where}: {faults[0]['msg']}{more}" if where else f"{faults[0]['msg']}{more}"

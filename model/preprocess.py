@@ -18,9 +18,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.config import PreprocessConfig
-from model.pictures import UPRIGHT as UPRIGHT
-from model.pictures import decode_image as decode_image
-from model.pictures import image_to_pixels
+from model.images import UPRIGHT as UPRIGHT
+from model.images import decode_image as decode_image
+from model.images import image_to_pixels
+from model.refusal import Code, Refusal
 
 # B batch, T token ids, H and W image_size
 
@@ -33,11 +34,11 @@ def pixels_and_presence(
     A title of which cleaning leaves nothing is absent. The network masks what is absent.
 
     Raises:
-        ValueError: NO_MODALITY where both are absent, or the title or the picture is refused.
+        Refusal: NO_MODALITY where both are absent, or the title or the picture is refused.
     """
     has_title, has_image = bool(clean_title(title, config.max_title_bytes)), bool(image)
     if not has_title and not has_image:
-        raise ValueError("NO_MODALITY: a product needs a title or a picture")
+        raise Refusal(Code.NO_MODALITY, "a product needs a title or a picture")
     blank = np.zeros((config.image_size, config.image_size, 3), dtype=np.uint8)
     return (image_to_pixels(image, config) if has_image else blank), (has_title, has_image)
 
@@ -69,7 +70,7 @@ class TitleTokenizer:
         """One title to int32 [T], T at most context_length, not padded; the end token is never cut off.
 
         Raises:
-            ValueError: TXT_INVALID_UTF8 or TXT_TOO_LONG.
+            Refusal: TXT_INVALID_UTF8 or TXT_TOO_LONG.
         """
         words = self.tokenizer.encode(clean_title(title, self.config.max_title_bytes)).ids
         return np.array([self.start_id, *words[: self.config.context_length - 2], self.end_id], dtype=np.int32)
@@ -92,15 +93,15 @@ def clean_title(title: bytes | str, max_bytes: int) -> str:
     """Repair, unescape, fold white space and lower the case, as open_clip's tokenizer does.
 
     Raises:
-        ValueError: TXT_INVALID_UTF8 or TXT_TOO_LONG.
+        Refusal: TXT_INVALID_UTF8 or TXT_TOO_LONG.
     """
     try:
         encoded = title.encode() if isinstance(title, str) else title
         text = encoded.decode()
     except UnicodeError as error:
-        raise ValueError(f"TXT_INVALID_UTF8: the title is not UTF-8 at position {error.start}") from None  # type: ignore[attr-defined]
+        raise Refusal(Code.TXT_INVALID_UTF8, f"the title is not UTF-8 at position {error.start}") from None  # type: ignore[attr-defined]
     if len(encoded) > max_bytes:
-        raise ValueError(f"TXT_TOO_LONG: {len(encoded)} bytes, at most {max_bytes} are accepted")
+        raise Refusal(Code.TXT_TOO_LONG, f"{len(encoded)} bytes, at most {max_bytes} are accepted")
     if not (text.isascii() and text.isprintable() and "&" not in text):  # ftfy leaves such text as it is
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()

@@ -4,7 +4,7 @@ Pillow scales in two passes, each rounded to 8 bits: along the rows, then along 
 kernels of fast_image_resize, whose Catmull-Rom is what Pillow calls bicubic. Of 9,748 crops of synthetic photographs
 at most 0.41 % of the samples differed from Pillow's, by 1 grey level, and 2 of 1.5 billion by 2. Drawings in black
 and white differ on up to 4 %: half grey levels are frequent there, and Pillow's rounded weights decide them.
-`python -m model.preprocess_benchmark` prints the differences.
+`python -m bench.preprocessing` prints the differences.
 """
 
 from __future__ import annotations

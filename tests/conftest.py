@@ -1,12 +1,9 @@
-"""What the tests share: a tiny network, one small data set, one trained run, one server."""
+"""What the tests share: one small data set, one trained run, one server."""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,57 +14,10 @@ if not torch.cuda.is_available():
 
 from fashion_mnist_files import write_fashion_mnist
 from server_process import ServerProcess, free_ports, in_float32
+from tiny import STAGES, run_stage
 
-from model.baselines import create_network
-from model.clip_towers import create_clip, preprocess_config
-from model.cma_clip import Network
-from model.config import BundleConfig, ModelConfig, Task
-from model.export.publish import export
+from serve.export.publish import export
 from train.prepare.__main__ import main as prepare
-
-ROOT = Path(__file__).parents[1]
-TASKS = [
-    Task(name="color", kind="single_label", labels=["red", "blue", "green"]),
-    Task(name="pattern", kind="single_label", labels=["plain", "dots"]),
-]
-STAGES = ("contrastive", "warmup", "end_to_end", "tuning")
-
-
-def tiny_config(**settings: object) -> ModelConfig:
-    return ModelConfig.model_validate(
-        {"clip": "cma-clip-tiny", "sequence_layers": 2, "sequence_heads": 4, "dropout": 0.0} | settings
-    )
-
-
-def tiny_network(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> Network:
-    """A small random network, the same at every call."""
-    torch.manual_seed(0)
-    config = config or tiny_config()
-    clip = create_clip(config)
-    return create_network(config, preprocess_config(clip), tasks, clip)
-
-
-def tiny_bundle_config(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> BundleConfig:
-    config = config or tiny_config()
-    return BundleConfig(model=config, preprocess=preprocess_config(create_clip(config)), tasks=list(tasks))
-
-
-def deepspeed(*arguments: object, ranks: int = 2) -> list[str]:
-    """The command line that a user types."""
-    launcher = Path(sys.executable).with_name("deepspeed")
-    return [str(launcher), "--num_accelerators", str(ranks), "train/main.py", *map(str, arguments)]
-
-
-def environment() -> dict[str, str]:
-    """That of a shell in which the virtual environment is active, on a machine without a GPU."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def run_stage(stage: str, data: Path, output: Path, *options: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    recipe = Path(__file__).parent / "tiny.yaml"
-    command = deepspeed("--stage", stage, "--config", recipe, "--data", data, "--output", output, *options, ranks=ranks)
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import deepspeed
 import torch.distributed as dist
 import yaml
 
+from cma_clip.files import new_directory, write_atomically
 from model.bundle import save_bundle
 from model.cma_clip import Network
 from model.config import BundleConfig
-from model.files import new_directory, write_atomically
-from train.config import Recipe
+from train.recipe import Recipe
 from train.stages import StageState
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
+from dataset.format import DatasetInfo
 from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
 from model.config import label_set_hash
 from train.data import Batch, ProductDataset
-from train.data_format import DatasetInfo
 from train.evaluation import Predictions, Ranks, predict
 
 

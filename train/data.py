@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dataset.format import DatasetInfo
 from model.config import PreprocessConfig, Task
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
-from train.data_format import DatasetInfo
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
 

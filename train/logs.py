@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.files import write_atomically
+from cma_clip.files import write_atomically
 from train.metrics import format_table
 
 

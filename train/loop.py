@@ -20,11 +20,11 @@ from model.cma_clip import Network
 from model.config import BundleConfig, Task
 from train import checkpoint
 from train.class_weights import positive_weights
-from train.config import Recipe, StageName
 from train.data import ProductDataset, ShuffledBatches
 from train.evaluation import Ranks, mean_loss, predict, score
 from train.logs import RunLog
 from train.losses import ClassificationObjective, ContrastiveObjective
+from train.recipe import Recipe, StageName
 from train.stages import StageState, train_mode
 from train.thresholds import fit_thresholds
 

@@ -17,16 +17,16 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
+from dataset.format import DatasetInfo
 from model.config import PreprocessConfig, Task
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
 from train.class_weights import check_class_weights
-from train.config import Recipe, StageName, deepspeed_config, load_recipe, merge_deepspeed_config
 from train.data import ProductDataset
-from train.data_format import DatasetInfo
 from train.evaluation import Ranks
 from train.loop import StageRun, Stopped
+from train.recipe import Recipe, StageName, deepspeed_config, load_recipe, merge_deepspeed_config
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
 

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cma_clip.files import new_directory
+from dataset.format import SPLITS
 from model.bundle import Bundle
 from model.decode import predictions, probabilities
-from model.files import new_directory
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
 from train.classify import answers_for, open_bundle
 from train.data import ProductDataset
-from train.data_format import SPLITS
 from train.evaluation import Predictions, score
 from train.metrics import format_table
 

@@ -8,22 +8,14 @@ from typing import get_args
 
 from torch import nn
 
-from model.baselines import create_network
+from cma_clip.files import file_sha256
+from cma_clip.settings import StrictModel, read_json
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import (
-    Architecture,
-    BundleConfig,
-    ModelConfig,
-    PreprocessConfig,
-    StrictModel,
-    Task,
-    label_set_hash,
-    read_json,
-)
-from model.files import file_sha256
-from train.config import Recipe, StageName
+from model.config import Architecture, BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
+from model.rivals import create_network
+from train.recipe import Recipe, StageName
 
 # Prefixes of the parameters that a stage changes.
 TRAINABLE: dict[StageName, tuple[str, ...]] = {
@@ -162,5 +154,5 @@ def next_command(stage: StageName, model: ModelConfig, recipe_path: Path, data: 
     """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
     following = next((name for name in STAGES_OF[model.architecture] if PREVIOUS[name] == stage), None)
     if following is None or (following == "tuning" and tasks == 1):
-        return f"python -m model.export {output / 'bundle'} --deploy deploy"
+        return f"python -m serve.export {output / 'bundle'} --deploy deploy"
     return f"deepspeed train/main.py --stage {following} --config {recipe_path} --data {data} --output {output}"

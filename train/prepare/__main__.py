@@ -8,7 +8,7 @@ import sys
 
 from pydantic import ValidationError
 
-from model.config import one_line
+from cma_clip.settings import one_line
 from train.prepare import apa_mini, catalog, fashion_gen, food101, mm_imdb, open_clipart
 
 DATA_SETS = {

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.format import SPLITS
+from dataset.parallel import available_cores, ordered_map
+from dataset.writer import Plan, Product, Settings, already_there, write_dataset
 from model.config import Task
-from train.data_format import SPLITS
 from train.prepare.apa_patterns import PATTERNS
 from train.prepare.apa_pictures import COLORS, jpeg, product_picture
 from train.prepare.apa_titles import product_title
 from train.prepare.fashion_mnist import dresses
-from train.prepare.parallel import available_cores, ordered_map
 from train.prepare.ranges import check_ranges
-from train.prepare.writer import Plan, Product, Settings, already_there, write_dataset
 
 VERSION = 1
 PLAIN_SHARE = 1 / 3

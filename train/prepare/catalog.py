@@ -6,12 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from dataset.labels import make_tasks, parse_task, read_label_file
+from dataset.parallel import available_cores
+from dataset.rows import Columns, Reading, SplitShares, products
+from dataset.table import CsvSource, ParquetSource, Source
+from dataset.writer import Plan, Settings, already_there, write_dataset
 from model.config import PreprocessConfig
-from train.prepare.catalog_labels import make_tasks, parse_task, read_label_file
-from train.prepare.catalog_rows import Columns, Reading, SplitShares, products
-from train.prepare.catalog_source import CsvSource, ParquetSource, Source
-from train.prepare.parallel import available_cores
-from train.prepare.writer import Plan, Settings, already_there, write_dataset
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
 

@@ -16,14 +16,14 @@ import h5py
 import numpy as np
 import simplejpeg
 
+from dataset.parts import cut, write_in_parts
+from dataset.rows import SplitShares
+from dataset.writer import Plan, Product, Reject
 from model.config import PreprocessConfig, Task
 from model.preprocess import clean_title
-from train.prepare.catalog_rows import SplitShares
 from train.prepare.hdf5 import check_rows, column, latin, open_hdf5, read, read_all, runs
 from train.prepare.official import RANGES, add_common_arguments, fingerprint, refuse_leakage, report, rows_of
-from train.prepare.parts import cut, write_in_parts
 from train.prepare.ranges import check_ranges
-from train.prepare.writer import Plan, Product, Reject
 
 VERSION = 1
 FILES = {name: f"fashiongen_256_256_{name}.h5" for name in ("train", "validation")}

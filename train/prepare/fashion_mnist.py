@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.files import new_directory
+from cma_clip.files import new_directory
 from train.prepare import debian
 
 log = logging.getLogger(__name__)

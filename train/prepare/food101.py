@@ -16,8 +16,10 @@ from functools import cache
 from os import DirEntry
 from pathlib import Path
 
+from dataset.parts import cut, write_in_parts
+from dataset.rows import Candidate, SplitShares
+from dataset.writer import Plan, Product, Reject
 from model.config import Task
-from train.prepare.catalog_rows import Candidate, SplitShares
 from train.prepare.official import (
     RANGES,
     EncodedPictures,
@@ -30,9 +32,7 @@ from train.prepare.official import (
     report,
     rows_of,
 )
-from train.prepare.parts import cut, write_in_parts
 from train.prepare.ranges import check_ranges
-from train.prepare.writer import Plan, Product, Reject
 
 VERSION = 1
 # The paper has 67,971 and 22,715: the first row of each file was read as a header.

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dataset.format import DatasetInfo
+from dataset.parts import Maker, cut, write_in_parts
+from dataset.rows import Candidate
+from dataset.writer import Plan, Product, Reject, Settings
 from model.config import Task
-from train.data_format import DatasetInfo
 from train.prepare import mm_imdb_hdf5
-from train.prepare.catalog_rows import Candidate
 from train.prepare.mm_imdb_genres import GENRES, genres_of
 from train.prepare.official import (
     RANGES,
@@ -29,9 +31,7 @@ from train.prepare.official import (
     report,
     rows_of,
 )
-from train.prepare.parts import Maker, cut, write_in_parts
 from train.prepare.ranges import check_ranges
-from train.prepare.writer import Plan, Product, Reject, Settings
 
 VERSION = 1
 SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}

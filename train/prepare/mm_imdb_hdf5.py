@@ -18,13 +18,13 @@ import h5py
 import numpy as np
 import simplejpeg
 
+from dataset.parts import Maker
+from dataset.writer import Product, Reject, Settings
 from model.config import PreprocessConfig
 from model.preprocess import clean_title
 from train.prepare.hdf5 import check_rows, column, open_hdf5, read, read_all, runs
 from train.prepare.mm_imdb_genres import GENRES, genres_of
 from train.prepare.official import fingerprint, refuse_leakage
-from train.prepare.parts import Maker
-from train.prepare.writer import Product, Reject, Settings
 
 SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}
 POSTER = (3, 256, 160)

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataset.format import DatasetInfo
+from dataset.parallel import available_cores
+from dataset.rows import Candidate, with_picture
+from dataset.writer import Product, Reject
 from model.config import PreprocessConfig
 from model.preprocess import clean_title
-from train.data_format import DatasetInfo
-from train.prepare.catalog_rows import Candidate, with_picture
-from train.prepare.parallel import available_cores
-from train.prepare.writer import Product, Reject
 
 MAX_REJECTS = 0.001
 RANGES = {

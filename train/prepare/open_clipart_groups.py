@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from train.prepare.seen_ids import hash_of
+from dataset.seen_ids import hash_of
 
 GENERATED, KEPT_OF_GENERATED = 100, 8
 MOST_DIFFERENCE = 12

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from model.config import PreprocessConfig
-from model.pictures import decode_image
+from model.images import decode_image
 from train.prepare.apa_pictures import jpeg
 
 LIMITS = PreprocessConfig()

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.files import new_directory
+from cma_clip.files import new_directory
 from train.prepare import debian
 
 log = logging.getLogger(__name__)

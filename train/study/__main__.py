@@ -20,7 +20,7 @@ from pathlib import Path
 from deepspeed.accelerator import get_accelerator
 from tqdm import tqdm
 
-from model.machine import processor
+from cma_clip.machine import processor
 from train.main import EXIT_BAD_INPUT, EXIT_STOPPED
 from train.study.plan import DataSet, Run, Study, pretraining, read_study, runs_of
 from train.study.report import report

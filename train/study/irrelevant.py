@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from cma_clip.files import write_atomically
+from dataset.format import SPLITS
 from model.bundle import Bundle
-from model.files import write_atomically
 from train.classify import answers_for, open_bundle, subset
 from train.data import MISSING, ProductDataset
-from train.data_format import SPLITS
 from train.evaluation import Predictions
 from train.metrics import task_metrics
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dataset.format import DatasetInfo
 from model.config import Task
 from train.answers import answers_by_task
 from train.class_table import confusion_matrix
 from train.classify import answers_for, open_bundle, subset
 from train.data import MISSING, ProductDataset
-from train.data_format import DatasetInfo
 from train.evaluation import Predictions
 from train.metrics import task_metrics
 from train.study.irrelevant import suite as irrelevant_suite

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dataset.format import DatasetInfo
 from model.config import Task
-from train.data_format import DatasetInfo
 from train.prepare.apa_titles import COLOR_WORDS, PATTERN_WORDS
 
 # data set -> task -> label -> what titles call it; elsewhere a label is called by its own name, and a label that is

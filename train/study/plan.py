@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from model.config import StrictModel, one_line
-from train.config import Recipe, StageName, load_recipe
+from cma_clip.settings import StrictModel, one_line
+from train.recipe import Recipe, StageName, load_recipe
 from train.stages import STAGES_OF
 
 STUDIES = Path(__file__).parents[1] / "studies"

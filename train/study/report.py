@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.files import new_directory, write_atomically
+from cma_clip.files import new_directory, write_atomically
 from train.study.plots import draw
 from train.study.results import aggregate, read_results
 from train.study.tables import markdown

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict
 
-from model.config import StrictModel, read_json
+from cma_clip.settings import StrictModel, read_json
 
 REFERENCE = "full"
 # How tables and plots name a variant, in their order; others follow under their own names.

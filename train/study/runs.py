@@ -17,9 +17,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save
 
-from model.files import file_sha256, write_atomically
-from model.machine import commit, processor
-from train.data_format import DatasetInfo
+from cma_clip.files import file_sha256, write_atomically
+from cma_clip.machine import commit, processor
+from dataset.format import DatasetInfo
 from train.stages import read_state, sha256
 from train.study.measure import measure
 from train.study.plan import Run

@@ -6,7 +6,7 @@ import numpy as np
 
 from model.config import label_set_hash
 from model.decode import predictions, probabilities
-from model.triton_step import TritonStep
+from serve.step import TritonStep
 
 
 class TritonPythonModel(TritonStep):

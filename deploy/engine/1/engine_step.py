@@ -1,15 +1,16 @@
 """input_ids [B, T], pixels [B, H, W, 3], present [B, 2] -> logits [B, C], text_share [B, K], by a python runtime.
 
-The config.pbtxt's parameter `runtime` names it (model.engines); the others are handed to it.
+The config.pbtxt's parameter `runtime` names it (serve.engines); the others are handed to it.
 """
 
 import numpy as np
 
-from model.engine_stamp import EngineStamp
-from model.engines import engine_class
-from model.files import file_sha256
+from cma_clip.files import file_sha256
 from model.preprocess import pad_titles
-from model.triton_step import BatchStep
+from model.refusal import Code, Refusal
+from serve.engines import engine_class
+from serve.stamp import EngineStamp
+from serve.step import BatchStep
 
 
 class TritonPythonModel(BatchStep):
@@ -42,11 +43,11 @@ class TritonPythonModel(BatchStep):
         """What a caller of this step alone could get wrong; the steps before never do."""
         config = self.bundle.preprocess
         if pixels_BHW3.shape[1:3] != (config.image_size, config.image_size):
-            raise ValueError(f"BAD_TENSOR: pixels is {pixels_BHW3.shape}, expected sides of {config.image_size}")
+            raise Refusal(Code.BAD_TENSOR, f"pixels is {pixels_BHW3.shape}, expected sides of {config.image_size}")
         if not 0 < input_ids_BT.shape[1] <= config.context_length:
-            raise ValueError(f"BAD_TENSOR: input_ids is {input_ids_BT.shape}, at most {config.context_length} ids")
+            raise Refusal(Code.BAD_TENSOR, f"input_ids is {input_ids_BT.shape}, at most {config.context_length} ids")
         if input_ids_BT.min() < 0 or input_ids_BT.max() >= config.vocab_size:
-            raise ValueError(f"BAD_TENSOR: input_ids must lie in 0..{config.vocab_size - 1}")
+            raise Refusal(Code.BAD_TENSOR, f"input_ids must lie in 0..{config.vocab_size - 1}")
 
     def answer_together(self, batch):
         """Titles share a call, padded to the longest of them, unless the padding would cost more than another call."""

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from model.cores import usable_cores
+from cma_clip.cores import usable_cores
 from model.preprocess import pixels_and_presence
-from model.triton_step import TritonStep
+from serve.step import TritonStep
 
 
 class TritonPythonModel(TritonStep):

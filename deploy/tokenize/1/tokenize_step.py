@@ -1,7 +1,7 @@
 """TITLE, bytes [B, 1], present [B, 2] -> input_ids int32 [B, T]; absent: start and end token."""
 
 from model.preprocess import TitleTokenizer
-from model.triton_step import TritonStep
+from serve.step import TritonStep
 
 
 class TritonPythonModel(TritonStep):

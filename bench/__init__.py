@@ -1,0 +1,1 @@
+"""Figures: one harness, a file for each thing that is timed."""

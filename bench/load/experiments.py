@@ -1,0 +1,242 @@
+"""The loads that `python -m bench.load` puts on a server, each with its figures as plain data."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tritonclient.grpc as triton
+
+from bench.load.load import Outcome, closed_loop, open_loop
+from bench.load.requests import OK, Request
+from bench.load.steps import counters, spent
+from bench.load.summary import growth, is_queue_limit, percentile_ms, reason, summarize, unexpected, windows
+from bench.load.watch import Sample, watching
+
+WARM_UP_S = 1.0
+CAPACITY_S = 5.0
+CALM_S = 3.0
+RECOVERY_S = 5.0
+RECOVERY_WINDOW_S = 0.5
+# What may come and go without being a leak: the larger of a share of the level and a fixed amount.
+ALLOWED_GROWTH = {
+    "rss": (0.02, 32 << 20),
+    "fds": (0.02, 8),
+    "threads": (0.02, 4),
+    "shm": (0.0, 1 << 20),
+    "p99_ms": (0.5, 50.0),
+}
+
+Load = Callable[[int, float], list[Outcome]]  # concurrency, seconds
+
+
+def sweep(
+    url: str,
+    requests: Sequence[Request],
+    concurrencies: Sequence[int],
+    seconds: float,
+    timeout_s: float,
+    admin_key: str | None = None,
+) -> list[dict[str, Any]]:
+    """Per number of callers: figures of the load and time per step of the ensemble."""
+    rows = []
+    for concurrency in concurrencies:
+        closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
+        with triton.InferenceServerClient(url) as client:
+            before = counters(client, admin_key)
+            outcomes = closed_loop(url, requests, concurrency, seconds=seconds, timeout_s=timeout_s)
+            steps = spent(before, counters(client, admin_key))
+        rows.append({"concurrency": concurrency, **summarize(outcomes, seconds), "steps": steps})
+    return rows
+
+
+def capacity(url: str, requests: Sequence[Request], concurrency: int, timeout_s: float) -> float:
+    """OK answers a second at a fixed number of callers.
+
+    Raises:
+        ValueError: the server refused some, so that the rate is no measure of what it can do.
+    """
+    closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
+    outcomes = closed_loop(url, requests, concurrency, seconds=CAPACITY_S, timeout_s=timeout_s)
+    figures = summarize(outcomes, CAPACITY_S)
+    if figures["failures"] or not figures["ok"]:
+        raise ValueError(f"no capacity at {concurrency} callers, try fewer: failures {figures['failures']}")
+    return figures["throughput"]
+
+
+def overload(
+    url: str,
+    requests: Sequence[Request],
+    factor: float,
+    concurrency: int,
+    seconds: float,
+    timeout_s: float,
+    accepted_limit_ms: float,
+) -> dict[str, Any]:
+    """Half of capacity, then `factor` times capacity, then half of it again, at fixed rates.
+
+    Args:
+        concurrency: callers at which capacity is found.
+        accepted_limit_ms: p99 that accepted requests must keep during the overload.
+    Returns:
+        capacity, before, during, after (figures of each), rejected (queue limit -> count and latency from
+        sending), recovered_s (None: not within RECOVERY_S), timeline, verdict.
+    """
+    most = capacity(url, requests, concurrency, timeout_s)
+    calm = open_loop(url, requests, most / 2, CALM_S, timeout_s)
+    storm = open_loop(url, requests, most * factor, seconds, timeout_s)
+    overhang_s = max(outcome.done_s for outcome in storm) - seconds
+    after = open_loop(url, requests, most / 2, RECOVERY_S, timeout_s)
+    before, during = summarize(calm, CALM_S), summarize(storm, seconds)
+    recovered_s = recovery(after, before["p99_ms"], max(0.0, overhang_s))
+    problems = [name for name in during["failures"] if not is_queue_limit(name)]
+    verdict = {
+        "the excess is refused": bool(during["failures"]),
+        "by the queue's limits only": not problems,
+        f"accepted p99 within {accepted_limit_ms:g} ms": during["p99_ms"] is not None
+        and during["p99_ms"] <= accepted_limit_ms,
+        f"normal again within {RECOVERY_S:g} s": recovered_s is not None,
+    }
+    return {
+        "capacity": most, "factor": factor, "before": before, "during": during, "after": summarize(after, RECOVERY_S),
+        "rejected": rejected(storm), "recovered_s": recovered_s, "timeline": timeline(storm), "verdict": verdict,
+    }  # fmt: skip
+
+
+def rejected(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """Reason -> count, p50 and p99 in ms from sending to the refusal."""
+    by_reason: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.code != OK:
+            by_reason.setdefault(reason(outcome), []).append(outcome.done_s - outcome.sent_s)
+    return {
+        name: {"count": len(waits), "p50_ms": percentile_ms(waits, 50), "p99_ms": percentile_ms(waits, 99)}
+        for name, waits in by_reason.items()
+    }
+
+
+def recovery(after: Sequence[Outcome], normal_ms: float | None, overhang_s: float) -> float | None:
+    """Seconds from the end of an overload until the server was as before; None if it was not within RECOVERY_S.
+
+    As before: from then on no failure, and every half second a median of at most `normal_ms`.
+
+    Args:
+        normal_ms: p99 before the overload.
+        after: a moderate load that began `overhang_s` after the last request of the overload was due.
+    """
+    if normal_ms is None:
+        return None
+    normal_from = overhang_s
+    for window in windows(after, RECOVERY_WINDOW_S):
+        if window["failed"] or window["p50_ms"] is None or window["p50_ms"] > normal_ms:
+            normal_from = overhang_s + window["at_s"] + RECOVERY_WINDOW_S
+    last_start = overhang_s + windows(after, RECOVERY_WINDOW_S)[-1]["at_s"]
+    return round(normal_from, 2) if normal_from <= min(RECOVERY_S, last_start) else None
+
+
+def timeline(outcomes: Sequence[Outcome], most: int = 5000) -> list[tuple[float, float, str]]:
+    """(due s, latency ms, reason or OK) of at most `most` calls, for a plot."""
+    step = -(-len(outcomes) // most)
+    return [
+        (round(o.due_s, 3), round(1e3 * o.latency_s, 2), OK if o.code == OK else reason(o)) for o in outcomes[::step]
+    ]
+
+
+def soak(
+    url: str,
+    requests: Sequence[Request],
+    pid: int,
+    concurrency: int,
+    timeout_s: float,
+    rate: float | None = None,
+    interval_s: float = 1.0,
+) -> dict[str, Any]:
+    """Send every request once and watch the server's process tree.
+
+    Args:
+        pid: of tritonserver.
+        rate: requests a second; None: `concurrency` callers, as fast as they are answered. p99 must be flat
+            only at a rate: at full load it says what else the machine did.
+        interval_s: time between two looks at the processes.
+    Returns:
+        counts by expected answer, unexpected answers, the watched quantities and p99 over time, how much each
+        grew after warm-up, verdict.
+    """
+    start = time.monotonic()
+    with watching(pid, interval_s) as watch:
+        if rate:
+            outcomes = open_loop(url, requests, rate, len(requests) / rate, timeout_s)
+        else:
+            outcomes = closed_loop(url, requests, concurrency, count=len(requests), timeout_s=timeout_s)
+        elapsed_s = time.monotonic() - start
+    wrong = unexpected(outcomes, requests)
+    series = {name: [getattr(s, name) for s in watch.samples] for name in ("rss", "fds", "threads", "shm")}
+    parts = windows(outcomes, max(interval_s, elapsed_s / 60))
+    grown = growths(watch.samples, series, parts)
+    verdict = {
+        "every answer as expected": not wrong and len(outcomes) == len(requests),
+        "no process ended or began": not watch.fault and len({s.processes for s in watch.samples}) == 1,
+        **{f"{name} flat": bool(g["growth"] <= g["allowed"]) for name, g in grown.items() if rate or name in series},
+    }
+    return {
+        **summarize(outcomes, elapsed_s), "seconds": elapsed_s, "expected": _expected(requests),
+        "unexpected": [[*pair, count] for pair, count in wrong.most_common(20)],
+        "at_s": [s.at_s for s in watch.samples], **series, "windows": parts, "grown": grown, "fault": watch.fault,
+        "verdict": verdict,
+    }  # fmt: skip
+
+
+def growths(
+    samples: Sequence[Sample], series: dict[str, list[int]], parts: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Quantity -> its growth after warm-up, how much is allowed, and its last value."""
+    times = {name: ([s.at_s for s in samples], values) for name, values in series.items()}
+    with_p99 = [part for part in parts if part["p99_ms"] is not None]
+    times["p99_ms"] = ([p["at_s"] for p in with_p99], [p["p99_ms"] for p in with_p99])
+    result = {}
+    for name, (at, values) in times.items():
+        share, fixed = ALLOWED_GROWTH[name]
+        last = values[-1] if values else 0
+        level = statistics.median(values) if values else 0
+        result[name] = {"growth": growth(at, values), "allowed": max(share * level, fixed), "last": last}
+    return result
+
+
+def _expected(requests: Sequence[Request]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for request in requests:
+        counts[request.expected] = counts.get(request.expected, 0) + 1
+    return counts
+
+
+def compare(loads: dict[str, Load], concurrencies: Sequence[int], seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """Two ways to answer the same load, turn by turn (A B A B ...), so that a noisy machine is fair to both.
+
+    Returns:
+        per number of callers: throughput and p50 of each (median over the rounds), `ratio` of the first's
+        throughput to the second's and `p50_more_ms`, the first's p50 less the second's: medians over the rounds;
+        `ratios` of all rounds.
+    """
+    (first, second), rows = loads, []
+    for concurrency in concurrencies:
+        for load in loads.values():
+            load(concurrency, WARM_UP_S)
+        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in loads}
+        for _ in range(rounds):
+            for name, load in loads.items():
+                measured[name].append(summarize(load(concurrency, seconds), seconds))
+        pairs = list(zip(measured[first], measured[second], strict=True))
+        for name, figures in measured.items():
+            if any(f["failures"] or not f["ok"] for f in figures):
+                raise ValueError(f"{name} at {concurrency} callers: failures {[f['failures'] for f in figures]}")
+        ratios = [a["throughput"] / b["throughput"] for a, b in pairs]
+        rows.append({
+            "concurrency": concurrency,
+            **{name: {key: statistics.median(f[key] for f in figures) for key in ("throughput", "p50_ms", "p99_ms")}
+               for name, figures in measured.items()},
+            "ratio": statistics.median(ratios), "ratios": ratios,
+            "p50_more_ms": statistics.median(a["p50_ms"] - b["p50_ms"] for a, b in pairs),
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,78 @@
+"""The served path without a server: the same preprocessing, engine and decoding, called in this process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from bench.load.load import Outcome
+from bench.load.requests import OK, Product
+from cma_clip.cores import usable_cores
+from model.config import BundleConfig
+from model.decode import predictions, probabilities
+from model.preprocess import TitleTokenizer, pixels_and_presence
+from serve.engines import engine_class
+
+
+class InProcess:
+    """What a model repository serves on this machine's CPU.
+
+    Args:
+        deploy: filled by serve.export.
+        config: the engine's configuration, as for tritonserver's --model-config-name.
+    Raises:
+        ValueError: a file is missing or does not fit, or the configuration names no python runtime.
+    """
+
+    def __init__(self, deploy: Path, config: str = "cpu") -> None:
+        self.bundle = BundleConfig.read(deploy / "bundle.json")
+        self.tokenizer = TitleTokenizer.load(deploy / "tokenizer.json", self.bundle.preprocess)
+        parameters = _parameters(deploy / f"engine/configs/{config}.pbtxt")
+        engine = engine_class(parameters.pop("runtime"))
+        self.engine = engine(deploy / "engine/1" / engine.FILE, parameters)
+        self.pool = ThreadPoolExecutor(usable_cores())
+
+    def answer(self, products: Sequence[Product]) -> list[str]:
+        """One batch: the JSON of each product's prediction, as the server sends it.
+
+        Raises:
+            ValueError: a product is refused; the message starts with the code.
+        """
+        config, tasks = self.bundle.preprocess, self.bundle.tasks
+        prepared = self.pool.map(lambda product: pixels_and_presence(product[0], product[1], config), products)
+        pixels, present = zip(*prepared, strict=True)
+        input_ids_BT = self.tokenizer.encode_batch([title for title, _ in products])
+        present_B2 = np.array(present)
+        logits_BC, text_share_BK = self.engine(input_ids_BT, np.stack(pixels), present_B2)
+        answers = predictions(probabilities(logits_BC, tasks), text_share_BK, present_B2, tasks)
+        return [json.dumps(answer) for answer in answers]
+
+    def load(self, products: Sequence[Product], batch: int, seconds: float) -> list[Outcome]:
+        """One batch after the other for `seconds`; a product's latency is its batch's."""
+        outcomes: list[Outcome] = []
+        start, first = time.perf_counter(), 0
+        while (sent_s := time.perf_counter() - start) < seconds:
+            chosen = [(first + i) % len(products) for i in range(batch)]
+            self.answer([products[i] for i in chosen])
+            done_s = time.perf_counter() - start
+            outcomes += [Outcome(i, sent_s, sent_s, done_s, OK, "") for i in chosen]
+            first += batch
+        return outcomes
+
+
+def _parameters(path: Path) -> dict[str, str]:
+    try:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    except (OSError, text_format.ParseError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    if "runtime" not in parameters:
+        raise ValueError(f"{path}: no parameter `runtime`, so no engine that runs without a server")
+    return parameters

@@ -1,0 +1,111 @@
+"""What is sent: requests serialised once, each with the answer it must get."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+from tritonclient.grpc import service_pb2
+
+from client.protocol import MODEL
+from dataset.format import DatasetInfo
+
+OK = "OK"
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+MOST_PRODUCTS = 256
+
+Product = tuple[bytes, bytes]  # title, encoded picture; either may be empty
+
+
+class Request(NamedTuple):
+    """One call as the bytes that go over the wire; `expected` is OK or the code of the refusal."""
+
+    payload: bytes
+    expected: str = OK
+
+
+def from_data_set(directory: Path) -> list[Product]:
+    """The first products of a data set's test split (or of the split it has).
+
+    Raises:
+        ValueError: no data set, or no product in it.
+    """
+    info = DatasetInfo.read(directory)
+    split = info.splits.get("test") or next(iter(info.splits.values()), None)
+    if split is None or not split.shards:
+        raise ValueError(f"{directory}: no products in it")
+    rows = pq.read_table(directory / split.shards[0].file, columns=["title", "image"]).slice(0, MOST_PRODUCTS)
+    products = [((row["title"] or "").encode(), row["image"] or b"") for row in rows.to_pylist()]
+    return _any(directory, [product for product in products if product[0].strip() or product[1]])
+
+
+def from_pictures(directory: Path) -> list[Product]:
+    """The first pictures below a folder, titled by their file names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in PICTURES)[:MOST_PRODUCTS]
+    titles = (path.stem.replace("_", " ").replace("-", " ") for path in files)
+    return _any(directory, [(title.encode(), path.read_bytes()) for title, path in zip(titles, files, strict=True)])
+
+
+def _any(directory: Path, products: list[Product]) -> list[Product]:
+    if not products:
+        raise ValueError(f"{directory}: no products in it")
+    return products
+
+
+def good_requests(products: Sequence[Product], rows: int = 1) -> list[Request]:
+    """A request of `rows` products for each product; those after it fill it up."""
+    around = [*products, *products] * rows
+    return [Request(serialize(around[first : first + rows])) for first in range(len(products))]
+
+
+def bad_requests(product: Product) -> list[Request]:
+    """One request of every kind that the server must refuse, with the code it must say."""
+    title, image = product
+    jpeg, bomb = _picture("JPEG", (64, 64)), _picture("PNG", (9000, 9000), "1")
+    kinds: list[tuple[bytes, bytes, str]] = [
+        (title, jpeg[: len(jpeg) // 2], "IMG_TRUNCATED"),
+        (title, jpeg[:-2], "IMG_TRUNCATED"),
+        (title, b"<html>not found</html>", "IMG_UNDECODABLE"),
+        (title, _picture("TIFF", (8, 8)), "IMG_FORMAT_NOT_ALLOWED"),
+        (title, bomb, "IMG_TOO_MANY_PIXELS"),
+        (b"\xff\xfe red dress", image, "TXT_INVALID_UTF8"),
+        (b"x" * 140_000, image, "TXT_TOO_LONG"),
+        (b" ", b"", "NO_MODALITY"),
+    ]
+    return [Request(serialize([(title, image)]), code) for title, image, code in kinds]
+
+
+def mixture(good: Sequence[Request], bad: Sequence[Request], share: float, count: int, seed: int = 0) -> list[Request]:
+    """`count` requests, each bad with probability `share`; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    is_bad, choice = rng.random(count) < share, rng.integers(0, 1 << 30, count)
+    return [bad[c % len(bad)] if b else good[c % len(good)] for b, c in zip(is_bad, choice, strict=True)]
+
+
+def serialize(products: Sequence[Product]) -> bytes:
+    """A ModelInferRequest for the ensemble with one row a product."""
+    request = service_pb2.ModelInferRequest(model_name=MODEL)
+    for name, column in zip(("TITLE", "IMAGE"), zip(*products, strict=True), strict=True):
+        request.inputs.add(name=name, datatype="BYTES", shape=[len(products), 1])
+        request.raw_input_contents.append(b"".join(with_length(value) for value in column))
+    return request.SerializeToString()
+
+
+def with_length(value: bytes) -> bytes:
+    """A BYTES element as Triton reads it: its length, then itself."""
+    return len(value).to_bytes(4, "little") + value
+
+
+def _picture(format: str, size: tuple[int, int], mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, format)
+    return buffer.getvalue()

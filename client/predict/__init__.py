@@ -1,0 +1,1 @@
+"""A whole catalogue through the server, resumable."""

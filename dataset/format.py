@@ -1,0 +1,72 @@
+"""The data set on disk: Parquet shards `split=NAME/*.parquet` beside `dataset.json`.
+
+Columns of a shard: `id` string, `image` binary (encoded bytes, empty if absent), `title` string
+(empty if absent), then one column a task: string for single-label, list of string for multi-label,
+null where the product has no label.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from cma_clip.settings import StrictModel, read_json
+from model.config import Task
+
+SPLITS = ("train", "validation", "test")
+
+
+class Shard(StrictModel):
+    """One Parquet file: path relative to the data set, its rows, sha256 of its bytes."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class Split(StrictModel):
+    """One split. `label_counts`: task -> label -> products; labels that never occur count 0."""
+
+    rows: int
+    shards: list[Shard]
+    label_counts: dict[str, dict[str, int]]
+
+
+class DatasetInfo(StrictModel):
+    """The content of `dataset.json`.
+
+    Attributes:
+        tasks: without thresholds.
+        splits: those of train, validation and test that hold rows.
+        source: where the products came from, for people.
+        settings: the arguments that made it; preparing again with the same ones does nothing.
+        hash: sha256 over the shards' sha256, in the order of splits and shards.
+    """
+
+    format: Literal[1] = 1
+    tasks: list[Task]
+    splits: dict[Literal["train", "validation", "test"], Split]
+    source: str
+    settings: dict[str, str | int | float | bool | None | list[str]] = {}
+    hash: str
+
+    @classmethod
+    def read(cls, directory: Path) -> DatasetInfo:
+        """Read `directory/dataset.json`.
+
+        Raises:
+            ValueError: it is missing or does not fit; the message names file and field.
+        """
+        path = directory / "dataset.json"
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; make a data set with python -m train.prepare")
+        return read_json(cls, path)
+
+
+def shard_schema(tasks: list[Task]) -> pa.Schema:
+    """The columns of a shard for these tasks."""
+    kinds = {"single_label": pa.string(), "multi_label": pa.list_(pa.string())}
+    fixed = [("id", pa.string()), ("image", pa.binary()), ("title", pa.string())]
+    return pa.schema(fixed + [(task.name, kinds[task.kind]) for task in tasks])

@@ -1,0 +1,51 @@
+"""Bundle to ONNX to a Triton model repository, with a parity report against torch before anything is published."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from serve.export.publish import export
+from serve.export.runtimes import RUNTIMES
+
+CONFIG_NAMES = {"openvino": " --model-config-name=cpu", "tensorrt": "", "torch": " --model-config-name=gpu-torch"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m serve.export", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="directory written by training")
+    parser.add_argument(
+        "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
+    )
+    parser.add_argument("--runtime", choices=list(RUNTIMES), default="openvino")
+    own = "; ".join(f"{runtime}: {', '.join(precisions)}" for runtime, precisions in RUNTIMES.items())
+    parser.add_argument("--precision", help=f"of the matrix products; {own}; the first is the default")
+    parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
+    args = parser.parse_args(arguments)
+    try:
+        reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, report in reports.items():
+        print(describe(name, report))
+    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
+    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{CONFIG_NAMES[args.runtime]}")
+    return 0
+
+
+def describe(name: str, report: dict[str, Any]) -> str:
+    return (
+        f"parity of {name} with torch over {report['cases']} batches, {report['products']} products:"
+        f" largest probability difference {report['probability_difference']:.2e},"
+        f" of λ {report['text_share_difference']:.2e}, label flips {report['label_flips']}"
+        f" (near ties {report['near_ties']}), agreement {report['agreement']:.2%}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

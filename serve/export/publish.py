@@ -1,0 +1,120 @@
+"""Fill a Triton model repository from a bundle: engine, stamp, tokenizer, configuration. Nothing half-made is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cma_clip.files import new_directory, write_atomically
+from model.bundle import Bundle, load_bundle
+from serve.engines import FILES
+from serve.export.parity import compare, product_cases, random_cases
+from serve.export.runtimes import Candidate, builder
+from serve.stamp import EngineStamp, stamp_path
+
+REPOSITORY = Path(__file__).parents[2] / "deploy"
+ENGINE_FILES = sorted(set(FILES.values()))
+COMPARED_PRODUCTS = 500
+
+
+def export(
+    bundle_dir: Path,
+    deploy: Path,
+    runtime: str = "openvino",
+    precision: str | None = None,
+    data: Path | None = None,
+) -> dict[str, Any]:
+    """Fill a model repository from a bundle.
+
+    Args:
+        bundle_dir: as written by training.
+        deploy: the repository; made as a copy of the project's where it does not exist. Engines of other
+            runtimes in it stay if they were exported from the same bundle.
+        runtime: one of RUNTIMES.
+        precision: of the matrix products; None is the runtime's own.
+        data: data set directory. Its validation split is compared too, on its training split int8 is calibrated.
+    Returns:
+        parity report of each candidate by name; also stored in the stamp beside the engine file.
+    Raises:
+        ValueError: the bundle is unfit, the graph is invalid, parity fails, or the runtime cannot be
+            built here. What `deploy` served before stays then.
+    """
+    build = builder(runtime, precision)
+    bundle = load_bundle(bundle_dir)
+    prepare_repository(deploy)
+    served_config = bundle.config.model_dump_json(indent=2) + "\n"
+    bundle_sha256 = hashlib.sha256(served_config.encode()).hexdigest()
+    with new_directory(deploy / "engine" / "1") as partial:
+        built = build(bundle, partial, precision, data)
+        reports = {}
+        for candidate in built.candidates:
+            reports[candidate.name] = judge(bundle, candidate, data if candidate is built.candidates[-1] else None)
+        # The engine refuses to load beside another bundle.json: a kill between the renames shows.
+        EngineStamp(
+            runtime=runtime,
+            precision=built.precision,
+            bundle_sha256=bundle_sha256,
+            versions=built.versions,
+            gpu=built.gpu,
+            compute_capability=built.compute_capability,
+            parity=reports,
+        ).write(built.file)
+        _keep(deploy / "engine" / "1", partial, bundle_sha256)
+    write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
+    write_atomically(deploy / "bundle.json", served_config)
+    return reports
+
+
+def judge(bundle: Bundle, candidate: Candidate, data: Path | None) -> dict[str, Any]:
+    """The parity report of one candidate: on random inputs, or on products where a data set is given.
+
+    Raises:
+        ValueError: it is too far from torch.
+    """
+    products = product_cases(bundle, data, "validation", COMPARED_PRODUCTS) if data else iter(())
+    # 8 bits are scaled for products, not for noise.
+    noise = random_cases(bundle.config, candidate.lengths) if candidate.precision != "int8" else iter(())
+    cases = itertools.chain(noise, products)
+    report = compare(bundle, candidate.run, candidate.precision, cases)
+    if not report["passed"]:
+        where = f"; {candidate.where()}" if candidate.where else ""
+        raise ValueError(f"{candidate.name} differs from torch: {report}{where}; nothing published")
+    return report
+
+
+def _keep(version: Path, partial: Path, bundle_sha256: str) -> None:
+    """Take over the python step, and other runtimes' engines where they fit the bundle."""
+    for step in version.glob("*.py"):
+        shutil.copy2(step, partial)
+    for engine in (version / name for name in ENGINE_FILES):
+        if (partial / engine.name).exists() or not stamp_path(engine).is_file():
+            continue
+        if EngineStamp.read(engine).bundle_sha256 == bundle_sha256:
+            for file in (engine, stamp_path(engine)):
+                os.link(file, partial / file.name)
+
+
+def prepare_repository(deploy: Path) -> None:
+    """Make `deploy` a copy of the project's model repository unless it is one already.
+
+    Raises:
+        ValueError: `deploy` holds something else, or there is nothing to copy from.
+    """
+    if (deploy / "engine" / "config.pbtxt").is_file():
+        return
+    if deploy.exists() and any(deploy.iterdir()):
+        raise ValueError(f"{deploy}: neither empty nor a model repository of this project")
+    if not (REPOSITORY / "engine" / "config.pbtxt").is_file():
+        raise ValueError(
+            f"{deploy}: no such model repository; run this from a checkout of the project, or copy its deploy/"
+        )
+    engines = [pattern for name in ENGINE_FILES for pattern in (name, f"{name}.*")]
+    for model in sorted(REPOSITORY.iterdir()):
+        if (model / "config.pbtxt").is_file():
+            shutil.copytree(
+                model, deploy / model.name, ignore=shutil.ignore_patterns(*engines, "__pycache__", ".*.partial")
+            )

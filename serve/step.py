@@ -1,0 +1,155 @@
+"""What the python steps of deploy/ share: loading the bundle, and answering each request by itself.
+
+Imported inside Triton's python backend only: triton_python_backend_utils exists nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from model.config import BundleConfig
+from model.refusal import Refusal
+from serve.step_metrics import StepMetrics
+
+# B rows of one request; a product is one row, a request usually one product
+
+Arrays = tuple[np.ndarray, ...]
+
+
+class RequestCancelledError(Exception):
+    """Nobody waits for this request's answer."""
+
+
+class TritonStep:
+    """Base of each step's TritonPythonModel. A step fills in `load` and `answer`.
+
+    Attributes:
+        inputs, outputs: tensor names as in config.pbtxt, in the order of `answer`.
+        bundle: tasks and preprocessing, from bundle.json.
+        repository: the model repository's root, where export puts bundle.json and tokenizer.json.
+        version_folder: where the step's own file lies.
+        name: the model's, as in config.pbtxt.
+        metrics: counters on the server's metrics page.
+        gpu: number of the one that this instance is for, None on the CPU.
+        parameters: the config.pbtxt's `parameters`, name to string.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called by Triton once. A fault of the bundle stops the load with one line that names the file."""
+        model_folder = Path(args["model_repository"])
+        self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        self.parameters = {name: value["string_value"] for name, value in parameters.items()}
+        self.name, self.metrics = model_folder.name, StepMetrics()
+        self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
+        try:
+            self.bundle = BundleConfig.read(self.repository / "bundle.json")
+            self.load()
+        except ValueError as error:
+            cure = f"export again: python -m serve.export BUNDLE --deploy {self.repository}"
+            raise pb_utils.TritonModelException(f"{error}; {cure}") from None
+
+    def load(self) -> None:
+        """Load what the step needs besides the bundle's config.
+
+        Raises:
+            ValueError: a file is missing or does not fit the bundle; the message names it.
+        """
+
+    def answer(self, *inputs: np.ndarray) -> Arrays:
+        """The outputs for one request's inputs, all with B rows.
+
+        Raises:
+            Refusal: of this request.
+        """
+        raise NotImplementedError
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Called by Triton with one batch. A request that fails leaves the others of its batch alone."""
+        return [self.respond(outcome) for outcome in self.answer_all(requests)]
+
+    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+        """Outputs or the error of each request, in order."""
+        return [self.answer_one(request) for request in requests]
+
+    def answer_one(self, request: Any) -> Arrays | pb_utils.TritonError:
+        return self.attempt(lambda: self.answer(*self.read(request)))
+
+    def read(self, request: Any) -> Arrays:
+        """The request's inputs.
+
+        Raises:
+            RequestCancelledError: its caller does not wait any more.
+        """
+        if request.is_cancelled():
+            raise RequestCancelledError
+        return tuple(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs)
+
+    def attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of `work(*arguments)`, or the TritonError to answer with.
+
+        A Refusal is the caller's fault: INVALID_ARGUMENT. Any other exception
+        is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
+        """
+        try:
+            return work(*arguments)
+        except RequestCancelledError:
+            return pb_utils.TritonError("the caller gave up", pb_utils.TritonError.CANCELLED)
+        except Exception as error:
+            if isinstance(error, Refusal):
+                self.metrics.add("cma_clip_refusals_total", code=error.code)
+                return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            incident = uuid.uuid4().hex[:12]
+            self.metrics.add("cma_clip_incidents_total", step=self.name)
+            pb_utils.Logger.log_error(f"incident {incident}: {traceback.format_exc()}")
+            return pb_utils.TritonError(f"incident {incident}, see the server's log", pb_utils.TritonError.INTERNAL)
+
+    def finalize(self) -> None:
+        """Called by Triton once, before it unloads the step."""
+        self.metrics.close()
+
+    def respond(self, outcome: Arrays | pb_utils.TritonError) -> Any:
+        if isinstance(outcome, pb_utils.TritonError):
+            return pb_utils.InferenceResponse(error=outcome)
+        tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, outcome, strict=True)]
+        return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+class BatchStep(TritonStep):
+    """Base of a step that answers all requests of a batch in one call."""
+
+    def check(self, *inputs: np.ndarray) -> None:
+        """Refuse one request before it joins the batch.
+
+        Raises:
+            Refusal: of this request.
+        """
+
+    def answer_together(self, batch: Sequence[Arrays]) -> list[Arrays]:
+        """The outputs of each request, in order, for the inputs of each."""
+        raise NotImplementedError
+
+    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+        outcomes = [self.attempt(self._checked, request) for request in requests]
+        good = [index for index, inputs in enumerate(outcomes) if not isinstance(inputs, pb_utils.TritonError)]
+        if good:
+            answers = self.attempt(self.answer_together, [outcomes[index] for index in good])
+            for position, index in enumerate(good):
+                outcomes[index] = answers[position] if isinstance(answers, list) else answers
+        return outcomes
+
+    def _checked(self, request: Any) -> Arrays:
+        inputs = self.read(request)
+        self.check(*inputs)
+        return inputs

@@ -1,0 +1,112 @@
+"""More load than a server can take, and callers who do not wait. Rows L3, L4 and L6 of the test matrix."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton
+from google.protobuf import text_format
+from server_process import ServerProcess
+from tritonclient.grpc import model_config_pb2
+
+from bench.load.experiments import overload, recovery
+from bench.load.load import Outcome, closed_loop
+from bench.load.requests import OK, good_requests
+from bench.load.steps import counters
+from bench.load.summary import percentile_ms, summarize
+from client.classifier import Classifier
+
+ROWS = 16  # so that few requests are a load, and the generator leaves the server its cores
+REJECT = model_config_pb2.ModelQueuePolicy.TimeoutAction.REJECT
+
+
+def with_queue_policy(source: Path, target: Path, size: int, timeout_ms: float) -> Path:
+    """A copy of a model repository in which every step's queue has these limits; 0 is none."""
+    shutil.copytree(source, target)
+    for path in [*target.glob("*/config.pbtxt"), *target.glob("*/configs/cpu.pbtxt")]:
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        if config.HasField("dynamic_batching"):
+            policy = config.dynamic_batching.default_queue_policy
+            policy.max_queue_size, policy.timeout_action = size, REJECT
+            policy.default_timeout_microseconds = round(1000 * timeout_ms)
+            path.write_text(text_format.MessageToString(config))
+    return target
+
+
+@pytest.fixture(scope="module")
+def encoded(products):
+    return [(title.encode(), image) for title, image in products]
+
+
+@pytest.fixture(scope="module")
+def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
+    """Eight requests may wait at each step."""
+    folder = tmp_path_factory.mktemp("narrow")
+    repository = with_queue_policy(server.repository, folder / "deploy", size=8, timeout_ms=0)
+    with ServerProcess(repository, folder / "server.log") as process:
+        yield process
+
+
+def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
+    monkeypatch.setattr("bench.load.experiments.CAPACITY_S", 3.0)
+    requests = good_requests(encoded, ROWS)
+    result = overload(narrow.url, requests, 3.0, 4, seconds=3, timeout_s=30, accepted_limit_ms=5000)
+    assert all(result["verdict"].values()), result["verdict"] | {"during": result["during"]}
+    assert list(result["rejected"]) == ["UNAVAILABLE Exceeds maximum queue size"]
+    (refused,) = result["rejected"].values()
+    during = result["during"]
+    assert refused["count"] + during["ok"] == during["sent"] == round(3 * result["capacity"] * 3)
+    assert refused["count"] > 0.3 * during["sent"] and refused["p50_ms"] < during["p50_ms"] / 2
+    assert result["before"]["failures"] == result["after"]["failures"] == {}
+    with Classifier(narrow.url, timeout_s=5) as classifier:
+        assert classifier.classify(*encoded[0]).prediction
+
+
+def test_L4_a_wait_longer_than_the_limit(server, encoded, tmp_path):
+    repository = with_queue_policy(server.repository, tmp_path / "deploy", size=0, timeout_ms=100)
+    with ServerProcess(repository, tmp_path / "server.log") as patient:
+        outcomes = closed_loop(patient.url, good_requests(encoded, ROWS), 48, count=144, timeout_s=30)
+    figures = summarize(outcomes, seconds=max(o.done_s for o in outcomes))
+    assert list(figures["failures"]) == ["UNAVAILABLE Request timeout expired"]
+    assert figures["ok"] > 0 and figures["ok"] + sum(figures["failures"].values()) == 144
+
+
+def test_L6_callers_that_give_up_harm_nobody(server, encoded):
+    """200 at once, each with a deadline of 50 ms, while four others go on asking."""
+    requests = good_requests(encoded)
+    with triton.InferenceServerClient(server.url) as client, ThreadPoolExecutor(1) as pool:
+        alone = closed_loop(server.url, requests, 4, seconds=1)
+        before = counters(client)
+        others = pool.submit(closed_loop, server.url, requests, 4, seconds=2)
+        time.sleep(0.5)
+        hasty = closed_loop(server.url, requests, 200, count=200, timeout_s=0.05)
+        beside = others.result()
+        after = closed_loop(server.url, requests, 4, seconds=1)
+        worked = counters(client)["engine"]["rows"] - before["engine"]["rows"]
+    # A queue that is full already, on a slow machine, refuses the rest at once.
+    others_said = {o.message for o in hasty if o.code not in (OK, "DEADLINE_EXCEEDED")}
+    assert all("Exceeds maximum queue size" in message for message in others_said), others_said
+    assert {o.code for o in [*alone, *beside, *after]} == {OK}
+    given_up = sum(o.code != OK for o in hasty)
+    answered = len(beside) + len(after) + len(hasty) - given_up
+    assert given_up > 100 and worked - answered < given_up / 2, "cancelled calls are not worked on"
+    assert percentile_ms([o.latency_s for o in after], 50) < 3 * percentile_ms([o.latency_s for o in alone], 50)
+
+
+def after_overload(*latencies_ms: float) -> list[Outcome]:
+    """One answer every half second, and the one that closes the last window."""
+    return [Outcome(0, n / 2, n / 2, n / 2 + ms / 1000, OK, "") for n, ms in enumerate([*latencies_ms, 1])]
+
+
+def test_recovery_is_the_end_of_the_last_slow_half_second():
+    assert recovery(after_overload(5, 5, 5), normal_ms=10, overhang_s=0.2) == 0.2
+    assert recovery(after_overload(50, 5, 50, 5, 5), normal_ms=10, overhang_s=0.2) == 1.7
+    assert recovery(after_overload(5, 5, 50), normal_ms=10, overhang_s=0) is None
+    assert recovery(after_overload(5, 5, 5), normal_ms=10, overhang_s=7) is None
+    failed = [*after_overload(5, 5, 5), Outcome(0, 0.6, 0.6, 0.7, "UNAVAILABLE", "")]
+    assert recovery(sorted(failed, key=lambda o: o.due_s), normal_ms=10, overhang_s=0) == 1.0

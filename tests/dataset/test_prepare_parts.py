@@ -1,0 +1,60 @@
+"""Parts of preparing a catalogue: label cells, rows, remembered ids, the ordered map."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dataset.labels import TaskColumn, labels_of
+from dataset.parallel import ordered_map
+from dataset.seen_ids import SeenIds
+from dataset.table import CsvSource, Row
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "expected"),
+    [
+        ("single_label", " red ", ["red"]),
+        ("single_label", "a|b", ["a|b"]),
+        ("single_label", 3, ["3"]),
+        ("single_label", float("nan"), []),
+        ("single_label", None, []),
+        ("multi_label", "a;b; ;a", ["a", "b"]),
+        ("multi_label", ["a", None, " b"], ["a", "b"]),
+        ("multi_label", "", []),
+    ],
+)
+def test_label_cells(kind, cell, expected):
+    assert labels_of(TaskColumn("tags", kind, ";"), cell) == expected
+
+
+@pytest.mark.parametrize("cell", [["a", "b"], b"a", {"a": 1}])
+def test_label_cells_that_mean_nothing(cell):
+    with pytest.raises(ValueError, match="^tags: "):
+        labels_of(TaskColumn("tags", "single_label"), cell)
+
+
+def test_quoted_line_breaks_and_blank_lines_do_not_shift_row_numbers(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'\xef\xbb\xbfid,t\r\n1,"two\r\nlines"\r\n\r\n2,x\r\n')
+    source = CsvSource(tmp_path / "a.csv")
+    assert source.columns() == ["id", "t"]
+    assert list(source.rows(["t"])) == [Row(1, {"t": "two\r\nlines"}), Row(2, {"t": "x"})]
+
+
+def test_seen_ids_remember_across_their_levels():
+    seen = SeenIds(recent=8)
+    ids = [str(n) for n in range(1000)]
+    assert all(seen.add(id) for id in ids)
+    assert not any(seen.add(id) for id in ids)
+    assert seen.add("new")
+    assert sum(map(len, seen.levels)) + len(seen.recent) == 1001 and len(seen.levels) < 10
+
+
+def test_ordered_map_stays_close_to_its_reader():
+    taken = []
+    items = (taken.append(n) or n for n in range(100))
+    results = ordered_map(ThreadPoolExecutor(2), lambda n: n * n, items, pending=5)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert len(taken) <= 8
+    assert list(results) == [n * n for n in range(3, 100)]

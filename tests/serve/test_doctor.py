@@ -1,0 +1,159 @@
+"""A model repository that cannot be served is refused by the name of the file that is to blame."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from launch_files import write_engine, write_repository
+
+from serve import check as doctor
+from serve.engines import CLASSES
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return write_repository(tmp_path / "deploy")
+
+
+@pytest.fixture
+def h100(monkeypatch):
+    """A machine with TensorRT 10.16 and one H100."""
+    monkeypatch.setattr(doctor, "tensorrt_version", lambda: "10.16.0.5")
+    monkeypatch.setattr(doctor, "compute_capabilities", lambda: ["9.0"])
+
+
+def refusal(check, *arguments) -> str:
+    with pytest.raises(ValueError) as caught:
+        check(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("config_name", ["cpu", "onnxruntime"])
+def test_an_export_is_fine(repository, config_name):
+    doctor.check_models(repository, config_name)
+    doctor.check_engine(repository, config_name)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_engine_files_are_named_as_the_engines_name_them(runtime):
+    module = importlib.import_module(f"serve.engines.{runtime}")
+    assert doctor.FILES[runtime] == getattr(module, CLASSES[runtime]).FILE
+    assert doctor.FILES.keys() == CLASSES.keys()
+
+
+def test_F7_each_missing_file_is_named_with_its_cure(repository):
+    for config_name, file, runtime in (
+        ("cpu", "model.onnx", "openvino"),
+        ("onnxruntime", "model.onnx", "openvino"),
+        (None, "model.plan", "tensorrt"),
+    ):
+        engine = repository / "engine/1" / file
+        engine.unlink(missing_ok=True)
+        command = f"python -m serve.export BUNDLE --deploy {repository} --runtime {runtime}"
+        assert refusal(doctor.check_engine, repository, config_name) == f"{engine}: no such file; export: {command}"
+    step = repository / "decode/1/decode_step.py"
+    step.unlink()
+    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{step}: no such file")
+    (repository / "bundle.json").unlink()
+    assert "serve.export BUNDLE" in refusal(doctor.check_models, repository, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "says"),
+    [
+        ("decode/config.pbtxt", "max_batch_sise: 64", 'has no field named "max_batch_sise"'),
+        ("engine/configs/cpu.pbtxt", "max_batch_size: many", "Couldn't parse integer: many"),
+        ("cma_clip/config.pbtxt", "input [", "Expected"),
+    ],
+)
+def test_F7_a_bad_configuration_is_named_with_its_line(repository, file, line, says):
+    path = repository / file
+    text = path.read_text() + line + "\n"
+    path.write_text(text)
+    message = refusal(doctor.check_models, repository, "cpu")
+    assert message.startswith(f"{path}:") and says in message
+    number = int(message.removeprefix(f"{path}:").split(":")[0])
+    assert number - text.count("\n") in (0, 1)
+
+
+def test_F7_a_bad_label_is_named(repository):
+    bundle = repository / "bundle.json"
+    bundle.write_text(bundle.read_text().replace('"red"', "7"))
+    message = refusal(doctor.check_models, repository, "cpu")
+    assert message.startswith(f"{bundle}: ") and "tasks.0.labels.0" in message
+
+
+@pytest.mark.parametrize("name", ["backup", ".git"])
+def test_a_folder_that_is_no_model_is_named(repository, name):
+    (repository / name).mkdir()
+    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{repository / name}/config.pbtxt: no such file")
+
+
+def test_a_model_without_a_version_is_named(repository):
+    (repository / "cma_clip/1").rename(repository / "cma_clip/one")
+    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{repository}/cma_clip: no version folder")
+
+
+def test_the_highest_version_is_the_one_served(repository):
+    for name in ("2", "10"):
+        (repository / "decode" / name).mkdir()
+    assert doctor.served_version(repository / "decode").name == "10"
+
+
+@pytest.mark.parametrize("version", ["10.16.0", "10.16.0.5"])
+def test_F8_an_engine_of_this_machine_is_fine(repository, h100, version):
+    write_engine(
+        repository,
+        "model.plan",
+        runtime="tensorrt",
+        versions={"tensorrt": version},
+        gpu="H100",
+        compute_capability="9.0",
+    )
+    doctor.check_engine(repository, None)
+
+
+@pytest.mark.parametrize(
+    ("versions", "capability", "says"),
+    [
+        ({"tensorrt": "10.14.1"}, "9.0", "built with tensorrt 10.14.1, here is 10.16.0; "),
+        ({"tensorrt": "10.14.1.48"}, "9.0", "built with tensorrt 10.14.1.48, here is 10.16.0.5; "),
+        ({"tensorrt": "10.16.0"}, "8.6", "built for RTX A4000 (compute capability 8.6), here is 9.0; "),
+        ({"tensorrt_rtx": "1.7.1.116"}, None, "built with tensorrt_rtx 1.7.1.116, here is none; "),
+    ],
+    ids=["tensorrt", "tensorrt_build", "gpu", "rtx"],
+)
+def test_F8_an_engine_of_another_machine_is_refused(repository, h100, versions, capability, says):
+    stamp = {"versions": versions, "gpu": "RTX A4000", "compute_capability": capability}
+    engine = write_engine(repository, "model.plan", runtime="tensorrt", **stamp)
+    rebuild = f"rebuild: python -m serve.export BUNDLE --deploy {repository} --runtime tensorrt"
+    assert refusal(doctor.check_engine, repository, None) == f"{engine}: {says}{rebuild}"
+
+
+@pytest.mark.parametrize(("gpus", "here"), [([], "no GPU"), (["9.0", "8.9"], "8.9")])
+def test_F8_every_gpu_counts(repository, h100, monkeypatch, gpus, here):
+    monkeypatch.setattr(doctor, "compute_capabilities", lambda: gpus)
+    stamp = {"versions": {"tensorrt": "10.16.0"}, "gpu": "H100", "compute_capability": "9.0"}
+    write_engine(repository, "model.plan", runtime="tensorrt", **stamp)
+    assert f"H100 (compute capability 9.0), here is {here}; " in refusal(doctor.check_engine, repository, None)
+
+
+def test_F8_an_engine_of_another_export_is_refused(repository):
+    with (repository / "bundle.json").open("a") as file:
+        file.write("\n")
+    assert "model.onnx: was not exported together with bundle.json" in refusal(doctor.check_engine, repository, "cpu")
+
+
+def test_a_repository_that_the_server_could_change_is_a_warning(repository, monkeypatch):
+    assert (
+        doctor.writable(repository)
+        == f"{repository} can be written by the server's user: mount the repository read-only"
+    )
+    step = repository / "decode/1/decode_step.py"
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: path == step)
+    assert doctor.writable(repository).startswith(f"{step} can be written")
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+    assert doctor.writable(repository) is None

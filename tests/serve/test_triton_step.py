@@ -1,0 +1,371 @@
+"""The python steps of deploy/ without a server: triton_python_backend_utils is a stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
+from model.refusal import Code, Refusal
+from serve.stamp import EngineStamp
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+TASKS = [
+    Task(name="colour", kind="single_label", labels=["red", "green", "blue"]),
+    Task(name="pattern", kind="multi_label", labels=["dots", "stripes"]),
+]
+CONFIG = BundleConfig(model=ModelConfig(), preprocess=PreprocessConfig(image_size=16, vocab_size=600), tasks=TASKS)
+
+
+class TritonError:
+    INVALID_ARG, INTERNAL, CANCELLED = 3, 13, 1
+
+    def __init__(self, message, code):
+        self.message, self.code = message, code
+
+
+class Tensor:
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def as_numpy(self):
+        return self.array
+
+
+class Request(dict):
+    """Input tensors by name."""
+
+    cancelled = False
+
+    def is_cancelled(self):
+        return self.cancelled
+
+
+class MetricFamily:
+    """Keeps what a step counts: (name, labels) -> value."""
+
+    COUNTER = 0
+    values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def __init__(self, name, description, kind):
+        self.name = name
+
+    def Metric(self, labels):
+        key = self.name, tuple(sorted(labels.items()))
+        return SimpleNamespace(increment=lambda amount: self.values.update({key: self.values.get(key, 0) + amount}))
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """Stands in for the server's modules; gives the lines that steps log."""
+    lines: list[str] = []
+    monkeypatch.setattr(MetricFamily, "values", {})
+    fake = ModuleType("triton_python_backend_utils")
+    fake.TritonError, fake.Tensor, fake.MetricFamily = TritonError, Tensor, MetricFamily
+    fake.TritonModelException = type("TritonModelException", (Exception,), {})
+    fake.Logger = SimpleNamespace(log_error=lines.append)
+    fake.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
+    fake.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(tensors=output_tensors, error=error)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
+    for module in ("serve.step", "serve.step_metrics"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    yield lines
+    for module in ("serve.step", "serve.step_metrics"):
+        sys.modules.pop(module, None)
+
+
+def load_step(name: str, file: str):
+    spec = importlib.util.spec_from_file_location(file, DEPLOY / name / "1" / f"{file}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    step = module.TritonPythonModel()
+    step.bundle, step.name = CONFIG, name
+    step.metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
+    return step
+
+
+def arguments(repository: Path, **others: str) -> dict[str, str]:
+    """What Triton hands to `initialize`."""
+    own = {"model_repository": str(repository / "decode"), "model_version": "1", "model_config": "{}"}
+    return own | {"model_instance_kind": "CPU", "model_instance_device_id": "0"} | others
+
+
+def values(response) -> dict[str, np.ndarray]:
+    assert response.error is None, response.error.message
+    return {tensor.name: tensor.array for tensor in response.tensors}
+
+
+def text(*rows: bytes) -> np.ndarray:
+    return np.array([[row] for row in rows], dtype=object)
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 30), "red").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def divide(log):
+    """A step whose answer refuses 0, breaks on 13 and halves anything else."""
+    base = importlib.import_module("serve.step").TritonStep
+
+    class Divide(base):
+        inputs, outputs = ("x",), ("half",)
+
+        def answer(self, x):
+            if x[0] == 0:
+                raise Refusal(Code.BAD_TENSOR, "x is 0, expected another number")
+            if x[0] == 13:
+                raise ValueError(f"could not broadcast in {__file__}")
+            return (x / 2,)
+
+    step = Divide()
+    step.name, step.metrics = "divide", importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
+    return step
+
+
+def test_F1_each_request_is_answered_by_itself(divide, log):
+    good, refused, broken, last = divide.execute([Request(x=np.array([x])) for x in (4, 0, 13, 6)])
+    assert values(good) == {"half": 2} and values(last) == {"half": 3}
+    assert (refused.error.code, refused.error.message) == (
+        TritonError.INVALID_ARG,
+        "BAD_TENSOR: x is 0, expected another number",
+    )
+    assert broken.error.code == TritonError.INTERNAL
+
+
+def test_F1_an_unforeseen_error_shows_an_id_only(divide, log):
+    (response,) = divide.execute([Request(x=np.array([13]))])
+    incident = response.error.message.split()[1].rstrip(",")
+    assert "could not" not in response.error.message and "/" not in response.error.message
+    assert len(log) == 1 and incident in log[0] and "Traceback" in log[0]
+
+
+def test_refusals_and_incidents_are_counted(divide, log):
+    divide.execute([Request(x=np.array([x])) for x in (0, 4, 0, 13)])
+    assert not MetricFamily.values, "handed over at once: a message to the server for each request"
+    divide.finalize()
+    assert MetricFamily.values == {
+        ("cma_clip_refusals_total", (("code", "BAD_TENSOR"),)): 2,
+        ("cma_clip_incidents_total", (("step", "divide"),)): 1,
+    }
+
+
+def test_metrics_are_handed_over_regularly(log):
+    metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=0.01)
+    metrics.add("cma_clip_refusals_total", code="A")
+    deadline = time.monotonic() + 5
+    while not MetricFamily.values and time.monotonic() < deadline:
+        time.sleep(0.01)
+    metrics.close()
+    assert list(MetricFamily.values.values()) == [1]
+
+
+def test_L6_a_cancelled_request_is_not_worked_on(divide, log):
+    cancelled = Request(x=np.array([13]))
+    cancelled.cancelled = True
+    gone, good = divide.execute([cancelled, Request(x=np.array([4]))])
+    assert gone.error.code == TritonError.CANCELLED and values(good) == {"half": 2} and not log
+
+
+@pytest.mark.parametrize(("content", "problem"), [(None, "no such file"), ("{}", "model: Field required")])
+def test_F7_a_bad_bundle_stops_the_load(log, tmp_path, content, problem):
+    if content:
+        (tmp_path / "bundle.json").write_text(content)
+    with pytest.raises(sys.modules["triton_python_backend_utils"].TritonModelException) as caught:
+        load_step("decode", "decode_step").initialize(arguments(tmp_path))
+    message = str(caught.value)
+    assert str(tmp_path / "bundle.json") in message and problem in message
+    assert f"python -m serve.export BUNDLE --deploy {tmp_path}" in message and "\n" not in message
+
+
+def test_initialize_reads_bundle_and_parameters(log, tmp_path):
+    (tmp_path / "bundle.json").write_text(CONFIG.model_dump_json())
+    config = json.dumps({"parameters": {"HINT": {"string_value": "f32"}}})
+    step = load_step("decode", "decode_step")
+    step.initialize(arguments(tmp_path, model_config=config))
+    assert step.bundle == CONFIG and step.parameters == {"HINT": "f32"}
+    assert step.version_folder == tmp_path / "decode/1" and step.gpu is None
+    step.initialize(arguments(tmp_path, model_instance_kind="GPU", model_instance_device_id="3"))
+    assert step.gpu == "3"
+
+
+def test_preprocess_marks_what_is_absent(log):
+    step = load_step("preprocess", "preprocess_step")
+    step.load()
+    requests = [
+        Request(TITLE=text(b"red"), IMAGE=text(jpeg())),
+        Request(TITLE=text(b"red"), IMAGE=text(b"")),
+        Request(TITLE=text(b" \t"), IMAGE=text(jpeg())),
+        Request(TITLE=text(b""), IMAGE=text(b"")),
+        Request(TITLE=text(b"red"), IMAGE=text(jpeg()[:-2])),
+    ]
+    *answers, empty, cut = step.execute(requests)
+    assert [values(answer)["present"].tolist() for answer in answers] == [
+        [[True, True]],
+        [[True, False]],
+        [[False, True]],
+    ]
+    assert [values(answer)["pixels"].shape for answer in answers] == [(1, 16, 16, 3)] * 3
+    assert values(answers[0])["pixels"][0, 8, 8, 0] > 250 and not values(answers[1])["pixels"].any()
+    assert empty.error.message.startswith("NO_MODALITY: ") and cut.error.message.startswith("IMG_TRUNCATED: ")
+    step.finalize()
+
+
+def test_preprocess_takes_several_rows(log):
+    step = load_step("preprocess", "preprocess_step")
+    pixels, present = step.answer(text(b"red", b""), text(b"", jpeg()))
+    assert pixels.shape == (2, 16, 16, 3) and present.tolist() == [[True, False], [False, True]]
+
+
+def test_decode_answers_in_the_order_of_the_tasks(log):
+    logits = np.array([[0, np.log(8), 0, 20, -20]], np.float32)
+    share, present = np.array([[0.25, 1]], np.float32), np.array([[True, True]])
+    step = load_step("decode", "decode_step")
+    step.load()
+    (response,) = step.execute([Request(logits=logits, text_share=share, present=present)])
+    answer = values(response)
+    np.testing.assert_allclose(answer["PROBABILITIES"], [[0.1, 0.8, 0.1, 1, 0]], atol=1e-6)
+    prediction = json.loads(answer["PREDICTION"][0, 0])
+    assert prediction["colour"]["label"] == "green" and prediction["pattern"]["labels"] == ["dots"]
+    assert prediction["colour"]["text_share"] == 0.25
+    assert answer["TEXT_SHARE"] is share
+    assert answer["LABEL_SET"].tolist() == [[label_set_hash(TASKS).encode()]]
+
+
+def test_decode_counts_labels_scores_and_shares(log):
+    logits = np.array([[0, np.log(8), 0, 20, 20], [9, 0, 0, -20, -20]], np.float32)
+    share, present = np.array([[0.25, 1], [0.5, 0.75]], np.float32), np.ones((2, 2), bool)
+    step = load_step("decode", "decode_step")
+    step.load()
+    step.execute([Request(logits=logits, text_share=share, present=present)] * 2)
+    step.finalize()
+    counted = {(name, *dict(labels).values()): value for (name, labels), value in MetricFamily.values.items()}
+    assert counted["cma_clip_answers_total", "true", "green", "colour"] == 2
+    assert counted["cma_clip_answers_total", "true", "stripes", "pattern"] == 2
+    assert not any(key[1:] == ("false", "dots", "pattern") for key in counted)
+    assert counted["cma_clip_text_share_sum", "colour"] == pytest.approx(1.5)
+    assert counted["cma_clip_text_share_count", "pattern"] == 4
+    assert counted["cma_clip_score_sum", "colour"] == pytest.approx(2 * (0.8 + 0.999753), abs=1e-5)
+
+
+def engine_request(*titles: list[int], size: int = 16) -> Request:
+    rows = len(titles)
+    pixels = np.full((rows, size, size, 3), titles[0][1] % 256, np.uint8)
+    return Request(input_ids=np.array(titles, np.int32), pixels=pixels, present=np.ones((rows, 2), bool))
+
+
+@pytest.fixture
+def engine(log):
+    """The engine step over an engine that returns sums; `calls` collects what it was given."""
+    step, calls = load_step("engine", "engine_step"), []
+
+    def run(input_ids, pixels, present):
+        calls.append(input_ids)
+        return input_ids.sum(axis=1, keepdims=True), pixels[:, 0, 0, :1]
+
+    step.run, step.asked, step.call_cost = run, calls, 1000
+    return step
+
+
+def test_engine_runs_ragged_titles_in_one_call(engine):
+    short, two_rows, long = (
+        engine_request([598, 5, 599]),
+        engine_request([598, 6], [1, 2]),
+        engine_request([7] * 20),
+    )
+    responses = engine.execute([short, two_rows, long])
+    assert [ids.shape for ids in engine.asked] == [(4, 24)]
+    assert [values(answer)["logits"].tolist() for answer in responses] == [[[1202]], [[604], [3]], [[140]]]
+    assert [values(answer)["text_share"].tolist() for answer in responses] == [[[5]], [[6], [6]], [[7]]]
+
+
+def test_engine_runs_a_length_alone_where_padding_costs_more_than_a_call(engine):
+    requests = [engine_request([598, word, 599]) for word in (1, 2, 3)] + [engine_request([7] * 20)]
+    requests.insert(1, engine_request([9] * 70))
+    expected = [values(answer)["logits"].tolist() for answer in engine.execute(requests)]
+    for cost, shapes in ((50, [(1, 77), (4, 24)]), (23, [(1, 77), (1, 24), (3, 16)]), (300, [(5, 77)])):
+        engine.asked.clear()
+        engine.call_cost = cost
+        assert [values(answer)["logits"].tolist() for answer in engine.execute(requests)] == expected
+        assert [ids.shape for ids in engine.asked] == shapes
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        (engine_request([598, 5, 599], size=8), "pixels"),
+        (engine_request([598] * 78), "input_ids"),
+        (engine_request([598, 600]), "input_ids"),
+        (engine_request([598, -1]), "input_ids"),
+    ],
+)
+def test_engine_refuses_a_bad_tensor_alone(engine, bad, name):
+    refused, good = engine.execute([bad, engine_request([598, 5, 599])])
+    assert refused.error.code == TritonError.INVALID_ARG and refused.error.message.startswith(f"BAD_TENSOR: {name}")
+    assert values(good)["logits"].tolist() == [[1202]]
+
+
+def test_engine_failure_is_one_incident_for_the_batch(engine, log):
+    engine.run = lambda *inputs: 1 / 0
+    responses = engine.execute([engine_request([598, 5, 599])] * 2)
+    assert [response.error.code for response in responses] == [TritonError.INTERNAL] * 2
+    assert len(log) == 1 and "ZeroDivisionError" in log[0]
+
+
+@pytest.fixture
+def loadable(engine, monkeypatch, tmp_path):
+    """The engine step with a model file to load, and a runtime that gives back `engine.run`."""
+
+    class Runtime:
+        FILE, CALL_COST = "model.onnx", 50
+        machine = staticmethod(lambda: ({}, None))
+
+        def __new__(cls, path, parameters):
+            assert path == engine.version_folder / "model.onnx" and parameters == {"HINT": "f32"}
+            return engine.run
+
+    folder = tmp_path / "engine/1"
+    folder.mkdir(parents=True)
+    engine.repository, engine.version_folder = tmp_path, folder
+    engine.parameters, engine.gpu = {"runtime": "fake", "HINT": "f32"}, None
+    monkeypatch.setitem(type(engine).load.__globals__, "engine_class", lambda runtime: Runtime)
+    (folder / "model.onnx").touch()
+    (tmp_path / "bundle.json").write_text("{}")
+    sha256 = hashlib.sha256(b"{}").hexdigest()
+    EngineStamp(runtime="fake", precision="f32", bundle_sha256=sha256).write(folder / "model.onnx")
+    return engine
+
+
+def test_F9_engine_of_another_width_is_refused(loadable):
+    loadable.run = lambda *inputs: (np.zeros((1, 4)), np.zeros((1, 2)))
+    with pytest.raises(ValueError, match=r"model.onnx: logits is 4 wide, bundle.json's tasks need 5"):
+        loadable.load()
+    loadable.run = lambda *inputs: (np.zeros((1, 5)), np.zeros((1, 1)))
+    with pytest.raises(ValueError, match=r"text_share is 1 wide, bundle.json's tasks need 2"):
+        loadable.load()
+
+
+def test_engine_of_another_export_is_refused(loadable, tmp_path):
+    (tmp_path / "bundle.json").write_text("{ }")
+    with pytest.raises(ValueError, match=r"model.onnx: was not exported together with bundle.json"):
+        loadable.load()
+
+
+def test_F11_engine_warms_up_every_title_length(loadable):
+    lengths = []
+    loadable.run = lambda ids, *others: lengths.append(ids.shape[1]) or (np.zeros((1, 5)), np.zeros((1, 2)))
+    loadable.load()
+    assert tuple(lengths) == CONFIG.preprocess.title_lengths

@@ -1,0 +1,140 @@
+"""Losses by hand-computed values and against torch's own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import TASKS, tiny_network
+
+from model.config import Task
+from train.data import MISSING, Batch
+from train.losses import ClassificationObjective, ContrastiveObjective, classification_losses, drop_modalities
+
+TENSORS = ("input_ids_BT", "pixels_BHWC", "present_B2", "targets_BC", "readable_B")
+TAGS = Task(name="tags", kind="multi_label", labels=["a", "b"])
+
+
+def batch(size: int = 6) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 8000, (size, 16), generator=generator, dtype=torch.int32)
+    ids[:, -1] = 8191
+    pixels = torch.randint(0, 256, (size, 64, 64, 3), generator=generator, dtype=torch.uint8)
+    targets = torch.zeros(size, 5)
+    targets[:, 1] = targets[:, 3] = 1
+    everything = torch.ones(size, 2, dtype=torch.bool)
+    return Batch([str(i) for i in range(size)], ids, pixels, everything, targets, everything[:, 0].clone(), [])
+
+
+def test_classification_losses_by_hand():
+    logits = torch.tensor([[0.0, math.log(3.0), 0.0, 0.0, 2.0], [5.0, 5.0, 5.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    targets = torch.tensor([[0.0, 1, 0, 0, 1], [MISSING] * 3 + [1, 0], [1, 0, 0, MISSING, MISSING]])
+    sums, counts = classification_losses(logits, targets, [TASKS[0], TAGS])
+    assert counts.tolist() == [2, 2]
+    assert sums[0].item() == pytest.approx(math.log(5 / 3) + math.log(3), rel=1e-5)
+    bce = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]
+    assert sums[1].item() == pytest.approx(sum(bce) / 2, rel=1e-5)
+
+
+def test_weighted_labels_by_hand():
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0, -1.0], [0.0, 0.0, 0.0, 9.0, 9.0]])
+    targets = torch.tensor([[1.0, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 0, 1, MISSING, MISSING]])
+    weights = torch.tensor([1.0, 1.0, 1.0, 4.0, 2.5])
+    sums, counts = classification_losses(logits, targets, [TASKS[0], TAGS], weights)
+    assert counts.tolist() == [3, 2] and sums[0].item() == pytest.approx(3 * math.log(3), rel=1e-5)
+    # without the label: log 2, then 1 and -1 as logits; with it: 2.5 and 4 times
+    bce = [math.log(2), 2.5 * math.log(1 + math.exp(-2)), 4 * math.log(1 + math.exp(-1)), math.log(1 + math.exp(-1))]
+    assert sums[1].item() == pytest.approx(sum(bce) / 2, rel=1e-5)
+    ones = classification_losses(logits, targets, [TASKS[0], TAGS], torch.ones(5))[0]
+    assert torch.equal(ones, classification_losses(logits, targets, [TASKS[0], TAGS])[0])
+
+
+def test_the_objective_weighs_and_its_checkpoints_do_not_hold_the_weights():
+    tasks, weights = [TASKS[0], TAGS], torch.tensor([1.0, 1.0, 1.0, 3.0, 5.0])
+    network = tiny_network(tasks=tasks).eval()
+    weighted = ClassificationObjective(network, tasks, 0.0, weights).eval()
+    result = weighted(batch())
+    logits = result.output.logits_BC[:, 3:]
+    expected = torch.nn.BCEWithLogitsLoss(pos_weight=weights[3:])(logits, batch().targets_BC[:, 3:])
+    torch.testing.assert_close(result.parts["tags"], expected.detach())
+    plain = ClassificationObjective(network, tasks, 0.0).eval()
+    assert result.parts["tags"] > plain(batch()).parts["tags"]
+    assert result.parts["color"] == plain(batch()).parts["color"]
+    assert weighted.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_task_without_any_label_costs_nothing_and_gives_zero_gradients():
+    logits = torch.randn(4, 5, requires_grad=True)
+    targets = torch.full((4, 5), MISSING)
+    sums, counts = classification_losses(logits, targets, TASKS)
+    sums.sum().backward()
+    assert sums.tolist() == [0, 0] and counts.tolist() == [0, 0] and not logits.grad.any()
+
+
+def test_masked_products_give_no_gradient():
+    logits = torch.randn(3, 5, requires_grad=True)
+    targets = torch.tensor([[0.0, 0, 1, 1, 0], [MISSING] * 3 + [0, 1], [MISSING] * 5])
+    classification_losses(logits, targets, TASKS)[0].sum().backward()
+    assert not logits.grad[1, :3].any() and logits.grad[1, 3:].any() and not logits.grad[2].any()
+
+
+def clip_loss(inputs: Batch) -> torch.Tensor:
+    """CLIP's loss as its paper writes it."""
+    text, image, _ = tiny_network().towers(inputs.input_ids_BT, inputs.pixels_BHWC)
+    similarity = F.normalize(text[:, 0], dim=-1) @ F.normalize(image[:, 0], dim=-1).T / 0.07
+    same = torch.arange(len(similarity))
+    return (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
+
+
+def test_contrastive_loss_is_the_mean_of_both_directions():
+    loss, parts, output = ContrastiveObjective(tiny_network(), rank=0, world_size=1)(batch())
+    torch.testing.assert_close(loss, clip_loss(batch()))
+    assert parts == {} and output is None
+
+
+def test_contrastive_loss_leaves_incomplete_and_unreadable_products_out():
+    inputs = batch()
+    inputs.present_B2[1, 0] = inputs.present_B2[4, 1] = inputs.readable_B[2] = False
+    kept = [0, 3, 5]
+    expected = clip_loss(replace(inputs, input_ids_BT=inputs.input_ids_BT[kept], pixels_BHWC=inputs.pixels_BHWC[kept]))
+    network = tiny_network()
+    loss = ContrastiveObjective(network, rank=0, world_size=1)(inputs).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_objective_counts_each_label_the_same():
+    network, inputs = tiny_network().eval(), batch()
+    objective = ClassificationObjective(network, TASKS, 0.0).eval()
+    whole = objective(inputs)
+    assert list(whole.parts) == ["color", "pattern"]
+    assert whole.loss.item() == pytest.approx(sum(part.item() for part in whole.parts.values()))
+    inputs.targets_BC[:5, :3] = MISSING
+    masked = objective(inputs)
+    assert masked.loss.item() == pytest.approx(masked.parts["color"].item() / 6 + whole.parts["pattern"].item())
+    halves = [
+        objective(replace(inputs, **{name: getattr(inputs, name)[part] for name in TENSORS})).loss.item()
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    assert masked.loss.item() == pytest.approx(sum(halves) / 2, rel=1e-5)
+
+
+def test_modality_dropout_hides_one_of_two_and_never_both():
+    torch.manual_seed(0)
+    present = torch.ones(20_000, 2, dtype=torch.bool)
+    present[:100, 0] = False
+    hidden = ~drop_modalities(present, 0.3) & present
+    assert not hidden[:100].any() and not hidden.all(dim=1).any()
+    assert hidden[100:].float().mean(dim=0).tolist() == pytest.approx([0.15, 0.15], abs=0.01)
+
+
+def test_modality_dropout_is_for_training_only():
+    objective = ClassificationObjective(tiny_network(), TASKS, 0.9)
+    inputs = batch()
+    assert objective.eval()(inputs).loss == objective(inputs).loss
+    torch.manual_seed(0)
+    assert objective.train()(inputs).loss != objective.eval()(inputs).loss

@@ -1,0 +1,156 @@
+"""Judging a bundle: what is written, by which thresholds, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tagged_files import COLOR, TAGS, write_tagged
+from tiny import ROOT, environment, tiny_bundle_config, tiny_config, tiny_network
+
+from model.bundle import load_bundle, save_bundle
+from model.config import BundleConfig, Task
+from train.data import ProductDataset
+from train.evaluation import Predictions, Ranks, predict, score
+from train.main import EXIT_BAD_INPUT
+from train.main import main as train_main
+from train.score import main
+from train.thresholds import fit_thresholds
+
+RECIPE = ROOT / "tests/support/tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tagged(tmp_path_factory.mktemp("tagged") / "data")
+
+
+def random_bundle(directory: Path, thresholds: list[float]) -> Path:
+    tasks = [COLOR, TAGS.model_copy(update={"thresholds": thresholds})]
+    save_bundle(directory, tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    return directory
+
+
+def judged(bundle: Path, data: Path, output: Path) -> dict[str, dict]:
+    assert main([str(bundle), "--data", str(data), "--output", str(output), "--batch_size", "5"]) == 0
+    return json.loads((output / "metrics.json").read_text())["tasks"]
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tables_by_label_agree_with_every_answer(tagged: Path, tmp_path: Path):
+    metrics = judged(random_bundle(tmp_path / "bundle", [0.5, 0.49, 0.51]), tagged, tmp_path / "score")
+    rows = pq.read_table(tmp_path / "score/predictions.parquet").to_pylist()
+    labelled = [row for row in rows if row["tags_true"] is not None]
+    assert (len(rows), len(labelled), metrics["tags"]["products"]) == (13, 10, 10)
+    for line in table(tmp_path / "score/classes-tags.csv"):
+        answered = [row for row in labelled if line["label"] in row["tags_answer"]]
+        right = [row for row in answered if line["label"] in row["tags_true"]]
+        assert int(line["answered"]) == len(answered)
+        assert int(line["products"]) == sum(line["label"] in row["tags_true"] for row in labelled)
+        assert line["precision"] == (str(len(right) / len(answered)) if answered else "")
+    confusion = table(tmp_path / "score/confusion-color.csv")
+    for line in confusion:
+        true = line.pop("true label / answer")
+        for answer, count in line.items():
+            assert int(count) == sum((row["color_true"], row["color_answer"]) == (true, answer) for row in rows)
+    assert len(confusion) == 3 and not (tmp_path / "score/confusion-tags.csv").exists()
+
+
+def test_multi_label_answers_are_judged_by_the_bundles_thresholds(tagged: Path, tmp_path: Path):
+    everything = judged(random_bundle(tmp_path / "all", [0.0, 0.0, 0.0]), tagged, tmp_path / "score-all")
+    nothing = judged(random_bundle(tmp_path / "none", [1.0, 1.0, 1.0]), tagged, tmp_path / "score-none")
+    # of 10 products with tags 5 are new, 4 on sale, 3 neither, none is never
+    assert everything["tags"]["micro_f1"] == pytest.approx(2 * 9 / (30 + 9))
+    assert everything["tags"]["macro_f1"] == pytest.approx((2 * 5 / 15 + 2 * 4 / 14 + 0) / 3)
+    assert nothing["tags"]["micro_f1"] == 0.0
+    assert nothing["tags"]["accuracy"] == pytest.approx(3 / 10)
+    for key in ("mean_average_precision", "recall_at_90_precision", "calibration_error"):
+        assert everything["tags"][key] == nothing["tags"][key], key
+
+
+def test_another_score_is_replaced_and_nothing_else(tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    bundle, taken = random_bundle(tmp_path / "bundle", []), tmp_path / "taken"
+    judged(bundle, tagged, tmp_path / "score")
+    judged(bundle, tagged, tmp_path / "score")
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main([str(bundle), "--data", str(tagged), "--output", str(taken)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "holds something else than a score" in error
+    assert [path.name for path in taken.iterdir()] == ["notes.txt"]
+
+
+def test_other_tasks_are_refused(tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tasks = [COLOR, Task(name="tags", kind="multi_label", labels=["new", "sale"])]
+    save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    assert main([str(tmp_path / "bundle"), "--data", str(tagged), "--output", str(tmp_path / "score")]) == 2
+    assert "its tasks or labels are not those of the bundle" in capsys.readouterr().err
+    assert not (tmp_path / "score").exists()
+
+
+def test_numbers_gone_wrong_are_told_by_the_loss(tagged: Path):
+    """Training stops at a loss that is no number; what is measured beside it must not stop it before."""
+    nothing = torch.full((4, 6), float("nan"))
+    targets = torch.tensor([[1.0, 0, 0, 1, 0, 0]]).repeat(4, 1)
+    answers = Predictions(nothing, torch.ones(4, 2), targets, torch.ones(4, 2).bool(), [])
+    loss, _ = score(answers, fit_thresholds(nothing, targets, [COLOR, TAGS]))
+    assert loss != loss
+
+
+def test_training_with_class_weights_keeps_thresholds_and_the_loss_it_lowers(
+    tagged: Path, tmp_path: Path, free_port: int, capsys: pytest.CaptureFixture[str]
+):
+    weights = tmp_path / "clip.pt"
+    torch.save(tiny_network(tiny_config()).towers.clip.state_dict(), weights)
+    options = ("--class_weights", "inverse_frequency", "--model.pretrained", str(weights))
+    output = tmp_path / "run"
+    arguments = ["--stage", "warmup", "--config", str(RECIPE), "--data", str(tagged), "--output", str(output)]
+    alone = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port),
+    }
+    command = [sys.executable, "-m", "train.main", *arguments, *options]
+    result = subprocess.run(command, cwd=ROOT, env=environment() | alone, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    config = BundleConfig.read(output / "bundle/config.json")
+    answers = validation_answers(output / "bundle", tagged)
+    weight = torch.tensor([1.0, 1.0, 1.0, 18 / 9, 18 / 6, 1.0])
+    loss, metrics = score(answers, config.tasks, weight)
+    assert config.provenance["validation_loss"] == pytest.approx(loss, rel=1e-4)
+    assert config.provenance["validation_loss"] != pytest.approx(score(answers, config.tasks)[0], rel=1e-2)
+    assert [len(task.thresholds) for task in config.tasks] == [1, 3] and config.tasks[1].thresholds[2] == 0.5
+    lines = [json.loads(line) for line in (output / "warmup/log.jsonl").read_text().splitlines()]
+    best = [line for line in lines if line.get("best")][-1]
+    assert best["tags/micro_f1"] == pytest.approx(metrics["tags"]["micro_f1"])
+    scored = judged(output / "bundle", tagged, tmp_path / "score")
+    assert scored["tags"]["products"] == 10
+    # going on without the weights would be another training
+    capsys.readouterr()
+    assert train_main([*arguments, "--model.pretrained", str(weights)]) == EXIT_BAD_INPUT
+    assert "(class_weights: inverse_frequency -> none)" in capsys.readouterr().err
+
+
+def validation_answers(directory: Path, data: Path) -> Predictions:
+    bundle = load_bundle(directory)
+    dataset = ProductDataset(data, "validation", bundle.config.preprocess, bundle.tokenizer)
+    return predict(
+        lambda batch: bundle.network(batch.input_ids_BT, batch.pixels_BHWC, batch.present_B2),
+        dataset,
+        4,
+        Ranks(0, 1, torch.device("cpu")),
+        workers=0,
+    )

@@ -1,0 +1,105 @@
+"""A whole study by the real launcher: stopped in the middle, gone on with, and refused when its settings change."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import ROOT, environment
+
+from dataset.format import DatasetInfo
+from train.main import EXIT_STOPPED
+
+
+def study_file(folder: Path, data: Path, **changes: object) -> Path:
+    settings = DatasetInfo.read(data).settings
+    sizes = {"--size": settings["train"], "--validation": settings["validation"], "--test": settings["test"]}
+    source = ["--source", str(data.parent / "source")]
+    words = ["apa_mini", *source, *(str(word) for pair in sizes.items() for word in pair)]
+    study = {
+        "data": {"directory": str(data), "prepare": words},
+        "pretrain": {"directory": str(data.parent / "captions"), "prepare": [*words, "--captions"]},
+        "recipe": "tests/support/tiny.yaml",
+        "seeds": [3],
+        "variants": {"full": {}, "probe": {"model.architecture": "clip_linear_probe"}},
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(study | changes))
+    return path
+
+
+def command(file: Path, output: Path) -> list[str]:
+    return [sys.executable, "-m", "train.study", str(file), "--output", str(output), "--jobs", "2"]
+
+
+def run_study(file: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    options = {"capture_output": True, "text": True, "timeout": 300}
+    return subprocess.run(command(file, output), cwd=ROOT, env=environment(), **options)
+
+
+@pytest.fixture(scope="module")
+def studied(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The study's file and its output, finished in two sittings."""
+    folder = tmp_path_factory.mktemp("study")
+    file, output = study_file(folder, data), folder / "out"
+    with (folder / "first.log").open("w") as log:
+        first = subprocess.Popen(command(file, output), cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        weights, ends = output / "small/towers/clip.safetensors", time.monotonic() + 120
+        while not weights.exists() and time.monotonic() < ends and first.poll() is None:
+            time.sleep(0.2)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == EXIT_STOPPED, (folder / "first.log").read_text()[-2000:]
+    assert weights.exists() and not list(output.glob("*/*/*/result.json"))
+    begun = weights.stat().st_mtime_ns
+    second = run_study(file, output)
+    assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-2000:]
+    assert weights.stat().st_mtime_ns == begun  # what was done is not done again
+    return file, output
+
+
+def test_every_run_has_a_result(studied: tuple[Path, Path]):
+    _, output = studied
+    full, probe = (json.loads((output / f"small/{name}/seed3/result.json").read_text()) for name in ("full", "probe"))
+    assert list(full["stages"]) == ["warmup", "end_to_end", "tuning"] and list(probe["stages"]) == ["warmup"]
+    assert full["test"]["color"]["products"] == 40 and "test" in full["stages"]["end_to_end"]
+    assert full["stages"]["tuning"]["test"] == full["test"]
+    assert [point["products_seen"] for point in full["stages"]["warmup"]["curve"]] == [160, 320]
+    assert probe["test"]["color"]["text_share"] == 0.5 != full["test"]["color"]["text_share"]
+    assert full["seed"] == 3 and full["minutes"] > 0 and full["versions"]["torch"]
+    assert full["parameters"] > probe["parameters"] > 1_000_000
+
+
+def test_tables_and_plots_are_written(studied: tuple[Path, Path]):
+    _, output = studied
+    assert "probe" in (output / "results.md").read_text() and list(output.rglob("*.png"))
+    assert json.loads((output / "results.json").read_text())
+
+
+def test_variants_start_from_the_same_towers(studied: tuple[Path, Path]):
+    _, output = studied
+    recipes = [
+        yaml.safe_load((output / f"small/{variant}/seed3/warmup/recipe.yaml").read_text())
+        for variant in ("full", "probe")
+    ]
+    assert {recipe["model"]["pretrained"] for recipe in recipes} == {str(output / "small/towers/clip.safetensors")}
+
+
+def test_changed_settings_are_refused(studied: tuple[Path, Path], data: Path, tmp_path: Path):
+    _, output = studied
+    changed = study_file(tmp_path, data, options={"stages.warmup.learning_rate": 0.01})
+    refused = run_study(changed, output)
+    assert refused.returncode == 2 and "result.json: made with other settings, data or towers" in refused.stderr
+
+
+def test_a_failing_stage_is_named_with_its_reason(data: Path, tmp_path: Path):
+    file = study_file(tmp_path, data, options={"stages.contrastive.batch_size": 4096})
+    failed = run_study(file, tmp_path / "out")
+    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert failed.returncode == 2 and len(errors) == 1
+    assert "small/towers/seed0, stage contrastive: stages.contrastive.batch_size 4096 is more than" in errors[0]

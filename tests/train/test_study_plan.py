@@ -1,0 +1,93 @@
+"""Studies as data: what they turn into, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import ROOT
+
+from train.study.plan import STUDIES, pretraining, read_study, runs_of
+
+STUDY = {
+    "data": {"directory": "data/small", "prepare": ["apa_mini"]},
+    "pretrain": {"directory": "data/captions", "prepare": ["apa_mini", "--captions"]},
+    "recipe": str(ROOT / "tests/support/tiny.yaml"),
+    "options": {"stages.warmup.epochs": 3},
+    "seeds": [4, 5],
+    "variants": {"full": {}, "probe": {"model.architecture": "clip_linear_probe", "stages.warmup.epochs": 7}},
+}
+
+
+def study_file(folder: Path, **changes: object) -> str:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(STUDY | changes))
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_resolves(path: Path, tmp_path: Path):
+    name, study = read_study(path.stem)
+    runs = runs_of(name, study, tmp_path, "fp32", Path("clip.safetensors") if study.pretrain else None)
+    assert len(runs) == len(study.seeds) * len(study.variants) and len(study.seeds) >= 3
+    assert len({run.directory for run in runs}) == len(runs)
+    assert next(iter(study.variants)) == "full"
+    assert all(run.resolved().model.pretrained for run in runs)  # warmup freezes the towers
+
+
+def test_a_variants_options_win_over_the_studys(tmp_path: Path):
+    name, study = read_study(study_file(tmp_path))
+    full, probe, *later = runs_of(name, study, tmp_path, "bf16", Path("clip.safetensors"))
+    assert [run.name for run in (full, probe, *later)] == [
+        "small/full/seed4",
+        "small/probe/seed4",
+        "small/full/seed5",
+        "small/probe/seed5",
+    ]
+    assert full.stages == ("warmup", "end_to_end", "tuning") and probe.stages == ("warmup",)
+    recipes = full.resolved(), probe.resolved()
+    assert [recipe.stages.warmup.epochs for recipe in recipes] == [3, 7]
+    assert all(recipe.precision == "bf16" and recipe.seed == 4 for recipe in recipes)
+    assert all(recipe.model.pretrained == "clip.safetensors" for recipe in recipes)
+    assert probe.directory == tmp_path / "small/probe/seed4"
+
+
+def test_the_towers_are_trained_by_contrastive_alone(tmp_path: Path):
+    run = pretraining("small", read_study(study_file(tmp_path))[1], tmp_path, "fp32")
+    assert run and run.stages == ("contrastive",) and run.resolved().model.pretrained is None
+    assert run.data == Path("data/captions")
+    assert pretraining("small", read_study(study_file(tmp_path, pretrain=None))[1], tmp_path, "fp32") is None
+
+
+def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):
+    def stamps(data: str = "d", towers: str | None = "t", weights: str = "clip.safetensors", **changes: object):
+        runs = runs_of(*read_study(study_file(tmp_path, **changes)), tmp_path, "fp32", Path(weights))
+        return [run.stamp(data, towers) for run in runs]
+
+    first = stamps()
+    assert len(set(first)) == 4
+    assert stamps(weights="elsewhere/clip.safetensors") == first  # the place of the weights means nothing
+    assert not set(first) & set(stamps(data="e")) and not set(first) & set(stamps(towers="u"))
+    epochs = stamps(options={"stages.warmup.epochs": 2})
+    assert [old == new for old, new in zip(first, epochs, strict=True)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": [1]}, "small.yaml: sedes: Extra inputs are not permitted"),
+        ({"variants": {}}, "small.yaml: variants: Dictionary should have at least 1 item"),
+        ({"seeds": []}, "small.yaml: seeds: List should have at least 1 item"),
+        ({"variants": {"full": {"model.clip_name": "x"}}}, "model.clip_name: Extra inputs are not permitted"),
+    ],
+)
+def test_faulty_studies_are_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path):
+    with pytest.raises(ValueError) as caught:
+        runs_of(*read_study(study_file(tmp_path, **changes)), tmp_path, "fp32", None)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_study_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"study nothing: no file .*nothing.yaml; there are apa_mini"):
+        read_study("nothing")

@@ -1,0 +1,272 @@
+"""The real launcher on two ranks: stages, freezing, resumption, logs, and what is refused before any work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import ROOT, STAGES, deepspeed, environment, run_stage
+
+from dataset.format import DatasetInfo
+from model.bundle import load_bundle
+from model.config import BundleConfig
+from train.main import EXIT_BAD_INPUT, EXIT_STOPPED, main
+from train.recipe import load_recipe
+from train.score import judge
+from train.score import main as score_main
+from train.stages import LOGIT_SCALE, TRAINABLE, StageState, build_network
+
+RECIPE = ROOT / "tests/support/tiny.yaml"
+WARMUP_UPDATES = 40  # 160 products in batches of 8, 2 epochs
+
+
+def best(run: Path, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(run / stage / "best" / "model.safetensors")
+
+
+def log_lines(run: Path, stage: str) -> list[dict]:
+    return [json.loads(line) for line in (run / stage / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def warm(run: Path, tmp_path: Path) -> Path:
+    """A run in which only the contrastive stage is done."""
+    shutil.copytree(run / "contrastive", tmp_path / "run" / "contrastive")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(("before", "stage"), [*zip(STAGES, STAGES[1:], strict=False)])
+def test_R12_freezing_is_bitwise_and_everything_else_moves(run: Path, before: str, stage: str):
+    start, end = best(run, before), best(run, stage)
+    for name, tensor in start.items():
+        trains = name.startswith(TRAINABLE[stage]) and name != LOGIT_SCALE
+        assert torch.equal(tensor, end[name]) != trains, name
+
+
+def test_contrastive_trains_the_towers_only(run: Path):
+    first = {line["loss"] for line in log_lines(run, "contrastive") if line["kind"] == "train"}
+    assert len(first) == 5
+    scale = best(run, "contrastive")[LOGIT_SCALE]
+    assert not torch.equal(scale, torch.full_like(scale, 2.6592600))
+
+
+def test_logs_say_what_happened(run: Path):
+    lines = log_lines(run, "warmup")
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["update"] for line in train] == list(range(1, WARMUP_UPDATES + 1))
+    assert all({"loss", "color", "pattern", "learning_rate"} <= set(line) for line in train)
+    assert train[-1]["learning_rate"] < max(line["learning_rate"] for line in train) == pytest.approx(1e-3, rel=0.2)
+    validation = [line for line in lines if line["kind"] == "validation"]
+    assert [line["epoch"] for line in validation] == [1, 2]
+    assert {"color/accuracy", "pattern/recall_at_90_precision", "pattern/text_share"} <= set(validation[0])
+    assert list((run / "warmup" / "tensorboard").iterdir())
+
+
+def test_the_lowest_validation_loss_is_kept_and_published(run: Path):
+    for stage in STAGES:
+        losses = [line["loss"] for line in log_lines(run, stage) if line["kind"] == "validation"]
+        state = StageState.model_validate_json((run / stage / "state.json").read_text())
+        assert state.finished and state.best_loss == min(losses) and losses[state.best_epoch - 1] == min(losses)
+    assert (run / "bundle" / "model.safetensors").read_bytes() == (run / "tuning/best/model.safetensors").read_bytes()
+
+
+def test_validation_of_two_ranks_equals_that_of_one_process(run: Path, data: Path, tmp_path: Path):
+    last = [line for line in log_lines(run, "tuning") if line["kind"] == "validation"][-1]
+    bundle = load_bundle(run / "tuning" / "best")
+    metrics = judge(bundle, data, "validation", 7, tmp_path / "score")
+    assert json.loads((tmp_path / "score/metrics.json").read_text())["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    for task, values in metrics.items():
+        for name, value in values.items():
+            assert last[f"{task}/{name}"] == pytest.approx(value, rel=1e-4), (task, name)
+    threshold = bundle.config.tasks[0].thresholds[0]
+    assert threshold == pytest.approx(metrics["color"]["threshold"], rel=1e-4)
+
+
+def test_score_writes_every_answer(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert score_main([str(run / "bundle"), "--data", str(data), "--output", str(tmp_path / "score")]) == 0
+    assert "color" in capsys.readouterr().out
+    table = pq.read_table(tmp_path / "score/predictions.parquet")
+    assert len(table) == 40 and "pattern_text_share" in table.column_names
+    right = sum(row["color_true"] == row["color_answer"] for row in table.to_pylist())
+    metrics = json.loads((tmp_path / "score/metrics.json").read_text())["tasks"]
+    assert right / 40 == pytest.approx(metrics["color"]["accuracy"])
+    assert score_main([str(run / "nothing"), "--data", str(data)]) == 2
+
+
+def test_a_finished_stage_is_not_trained_again(run: Path, data: Path):
+    before = (run / "warmup/state.json").stat().st_mtime_ns
+    result = run_stage("warmup", data, run)
+    assert result.returncode == 0 and "already finished" in result.stdout
+    assert "next: deepspeed train/main.py --stage end_to_end" in result.stdout
+    assert (run / "warmup/state.json").stat().st_mtime_ns == before
+
+
+def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, warm: Path, data: Path):
+    # Loader processes get the signals as well, and must outlive them until the checkpoint is written.
+    options = ("--data", data, "--output", warm, "--loader_workers", 2)
+    command = deepspeed("--stage", "warmup", "--config", RECIPE, *options)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True, **pipes)
+    log = warm / "warmup/log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count('"train"') >= 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
+    output = process.communicate(timeout=60)[0].decode()
+    state = StageState.model_validate_json((warm / "warmup/state.json").read_text())
+    assert process.returncode != 0 and not state.finished and 0 < state.update < WARMUP_UPDATES / 2, output
+    assert "the same command goes on from there" in output and 'train/main.py", line' not in output
+    assert EXIT_STOPPED == 75
+    # What computes the heads may change on the way, and the bundle leaves it to whoever loads it.
+    assert run_stage("warmup", data, warm, "--model.kernels", "reference").returncode == 0
+    assert BundleConfig.read(warm / "warmup/best/config.json").model.kernels == "auto"
+    lines = [line for line in log_lines(warm, "warmup") if line["kind"] == "train"]
+    assert [line["update"] for line in lines] == list(range(1, WARMUP_UPDATES + 1))
+    assert [line["loss"] for line in lines] == [
+        line["loss"] for line in log_lines(run, "warmup") if line["kind"] == "train"
+    ]
+    for name, tensor in best(run, "warmup").items():
+        assert torch.equal(tensor, best(warm, "warmup")[name]), name
+
+
+@pytest.mark.parametrize("zero_level", [2, 3])
+def test_zero_levels_train_the_same_weights(run: Path, warm: Path, data: Path, tmp_path: Path, zero_level: int):
+    """Under ZeRO-3 every weight is spread over the ranks, however small."""
+    config = tmp_path / "deepspeed.json"
+    config.write_text('{"zero_optimization": {"stage3_param_persistence_threshold": 0}}')
+    options = ("--zero_level", str(zero_level), "--deepspeed_config", str(config))
+    result = run_stage("warmup", data, warm, *options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    expected, actual = best(run, "warmup"), best(warm, "warmup")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_one_rank_in_bf16_with_accumulation(run: Path, warm: Path, data: Path):
+    result = run_stage("warmup", data, warm, "--precision", "bf16", "--stages.warmup.epochs", "1", ranks=1)
+    assert result.returncode == 0, result.stderr[-2000:]
+    (ours, *_), (theirs, *_) = ([line for line in log_lines(r, "warmup") if "best" in line] for r in (warm, run))
+    assert ours["loss"] != theirs["loss"] and ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
+    weights = best(warm, "warmup")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+    frozen = [name for name in weights if name.startswith("towers.")]
+    assert all(torch.equal(weights[name], best(warm, "contrastive")[name]) for name in frozen)
+
+
+REFUSED = {
+    "unknown key": (("--stages.warmup.epoch", "3"), "stages.warmup.epoch: Extra inputs are not permitted"),
+    "bad value": (("--stages.warmup.epochs=0",), "stages.warmup.epochs: Input should be greater than or equal to 1"),
+    "no value": (("--seed",), "--seed: its value is missing"),
+    "batch too large": (("--stages.warmup.batch_size", "512"), "batch_size 512 is more than the 160 products"),
+    "batch does not divide": (("--stages.warmup.batch_size", "20"), "batch_size 20 is no multiple of 2 ranks x"),
+    "unknown clip": (("--model.clip", "ViT-Z"), "(model.clip: cma-clip-tiny -> ViT-Z)"),
+    "another network": (("--model.sequence_layers", "3"), "is another network (model.sequence_layers: 2 -> 3)"),
+    "same shapes, another network": (("--model.sequence_heads", "8"), "(model.sequence_heads: 4 -> 8)"),
+    "no group": (("--model.clip.x", "3"), "--model.clip.x: model.clip is no group of settings"),
+    "not YAML": (("--model.clip", "[x"), "--model.clip: not YAML"),
+    "batch in DeepSpeed's file": (
+        ("--deepspeed_config", str(RECIPE.with_name("batch.json"))),
+        "train_batch_size is 7, the recipe makes it 8",
+    ),
+}
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: Path) -> Callable[..., str]:
+    """The one line with which a command is refused, run in this process as the first of two ranks."""
+
+    def run_refused(stage: str, output: Path, *options: str, ranks: int = 2, data: Path = data) -> str:
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        arguments = ["--stage", stage, "--config", str(RECIPE), "--data", str(data), "--output", str(output)]
+        assert main([*arguments, *options]) == EXIT_BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        return error
+
+    return run_refused
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_settings_are_refused_before_any_work(refusal: Callable[..., str], warm: Path, case: str):
+    options, message = REFUSED[case]
+    assert message in refusal("warmup", warm, *options)
+    assert not (warm / "warmup").exists()
+
+
+def test_R13_changed_settings_are_refused_on_resume(refusal: Callable[..., str], run: Path):
+    message = "was begun with other settings (learning_rate: 0.001 -> 0.1)"
+    assert message in refusal("warmup", run, "--stages.warmup.learning_rate", "0.1", "--loader_workers=1")
+
+
+def test_weights_that_changed_underneath_are_refused_on_resume(refusal: Callable[..., str], run: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.copytree(copy / "warmup/best", copy / "contrastive/best", dirs_exist_ok=True)
+    assert "was begun with other settings (start: " in refusal("warmup", copy)
+
+
+def test_R7_another_number_of_ranks_is_refused_on_resume(refusal: Callable[..., str], run: Path):
+    assert "world_size: 2 -> 1" in refusal("warmup", run, ranks=1)
+
+
+def test_stages_out_of_order_are_refused(refusal: Callable[..., str], tmp_path: Path):
+    output = tmp_path / "run"
+    assert "tuning starts from the best weights of end_to_end, which has not run" in refusal("tuning", output)
+    assert "warmup freezes the towers, but they have no trained weights" in refusal("warmup", output)
+    assert not output.exists()
+
+
+def test_missing_data_and_recipe_are_refused(refusal: Callable[..., str], tmp_path: Path):
+    output = tmp_path / "run"
+    assert "none/dataset.json: no such file" in refusal("contrastive", output, data=tmp_path / "none")
+    assert "none.yaml: no such recipe" in refusal("contrastive", output, "--config", "none.yaml")
+
+
+def test_two_ranks_learn_from_each_others_pairs(run: Path, data: Path, tmp_path: Path):
+    """One rank with twice the micro-batch moves the weights as two ranks do; with the same one it does not."""
+    recipe = load_recipe(RECIPE, [])
+    torch.manual_seed(recipe.seed)
+    start = build_network(recipe, DatasetInfo.read(data).tasks, None)[0].state_dict()
+    together = best(run, "contrastive")
+    names = [name for name in start if name.startswith("towers.")]
+    moved = sum((together[name] - start[name]).abs().sum() for name in names)
+    for micro_batch_size, is_same in ((32, True), (16, False)):
+        output, option = tmp_path / str(micro_batch_size), f"--stages.contrastive.micro_batch_size={micro_batch_size}"
+        result = run_stage("contrastive", data, output, option, ranks=1)
+        assert result.returncode == 0, result.stderr[-2000:]
+        alone = best(output, "contrastive")
+        apart = sum((together[name] - alone[name]).abs().sum() for name in names)
+        assert (apart < 0.01 * moved) == is_same, (micro_batch_size, apart / moved)
+
+
+def test_R8_R9_an_error_on_one_rank_is_said_in_one_line(warm: Path, data: Path, tmp_path: Path):
+    """Pictures of the whole second half are cut: some rank meets the limit first."""
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    shard = next((copy / "split=train").glob("*.parquet"))
+    table = pq.read_table(shard)
+    rows = table.to_pylist()
+    for row in rows[80:]:
+        row["image"] = row["image"][:100]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), shard)
+    result = run_stage("warmup", copy, warm, "--loader_workers", "1")
+    assert result.returncode != 0
+    errors = {line for line in result.stderr.splitlines() if line.startswith("error: ")}
+    assert errors and all("products cannot be read, the last: train-" in error for error in errors)
+    assert list((warm / "warmup").glob("rejects-rank*.txt"))
+
+
+def test_the_launcher_passes_a_refusal_on(data: Path, tmp_path: Path):
+    result = run_stage("tuning", data, tmp_path / "run")
+    assert result.returncode == EXIT_BAD_INPUT and "Traceback" not in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
