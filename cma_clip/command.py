@@ -1,0 +1,59 @@
+"""Where every command turns errors into one line and an exit code.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | failed, though the input is right: a server that is away, a full disk, a verdict that does not hold |
+| 2 | wrong input: an option, a file, a row; the line says what, where and what to do |
+| 75 | stopped before its end; the same command goes on from there (sysexits.h: EX_TEMPFAIL) |
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+# Of all that the operating system may say, what a wrong path on the command line leads to.
+WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+Main = Callable[[Sequence[str] | None], int | None]
+
+
+class Failure(Exception):
+    """What could not be done though the input is right; the message is one line for people."""
+
+
+class Stopped(Exception):
+    """Work that ended early, by a signal or a limit; what is done is kept and the same command goes on."""
+
+
+def command(main: Main) -> Callable[..., int]:
+    """A command's `main(arguments)` that returns an exit code and never shows a traceback of the user's own making."""
+
+    @functools.wraps(main)
+    def guarded(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments) or 0
+        except (Stopped, KeyboardInterrupt) as stop:
+            _say(f"stopped{': ' if str(stop) else ''}{stop}; the same command goes on from there")
+            return EXIT_STOPPED
+        except (ValueError, *WRONG_PATH) as error:
+            _say(f"error: {one_line(error)}")
+            return EXIT_BAD_INPUT
+        except (Failure, OSError) as error:
+            _say(f"error: {one_line(error)}")
+            return EXIT_FAILED
+
+    return guarded
+
+
+def one_line(error: BaseException) -> str:
+    """The message on one line; of an error that torch hands on from a loader process with its traceback, the last."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if text.startswith("Caught ") else " ".join(text.split())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
