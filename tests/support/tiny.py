@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from server_process import free_ports
 
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
@@ -43,9 +44,10 @@ def tiny_bundle_config(config: ModelConfig | None = None, tasks: Sequence[Task] 
 
 
 def deepspeed(*arguments: object, ranks: int = 2) -> list[str]:
-    """The command line that a user types."""
+    """The command line that a user types, and a port that no other run on this machine has."""
     launcher = Path(sys.executable).with_name("deepspeed")
-    return [str(launcher), "--num_accelerators", str(ranks), "train/main.py", *map(str, arguments)]
+    own = ["--num_accelerators", str(ranks), "--master_port", str(free_ports(1)[0])]
+    return [str(launcher), *own, "train/main.py", *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
