@@ -1,7 +1,8 @@
-"""What a figure was measured on. No torch here."""
+"""What a figure was measured on, and how many cores this process may use. No torch here."""
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -9,16 +10,34 @@ from pathlib import Path
 from typing import Any
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def processor() -> dict[str, Any]:
-    """The CPU's name, those of CPU_FEATURES that it has, and the cores that this process may use."""
-    info = _cpu_info()
+    """The CPU's name, those of CPU_FEATURES that it has, and the cores that this process may use.
+
+    The first call asks py-cpuinfo, which takes about a second.
+    """
+    name, flags = _cpu()
     return {
-        "cpu": info.get("model name", platform.machine()),
-        "cpu_features": [feature for feature in CPU_FEATURES if feature in info.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": name,
+        "cpu_features": [feature for feature in CPU_FEATURES if feature in flags],
+        "cores": usable_cores(),
     }
+
+
+def usable_cores() -> int:
+    """Cores of the affinity mask, and no more than the container's CPU limit (cgroup v2) rounded up: a thread beyond
+    that is stopped by the kernel for most of each period, and the others wait for it. Neither `os` nor psutil knows
+    that limit.
+    """
+    # macOS has no affinity.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CPU_LIMIT.read_text().split()
+    except OSError:  # no cgroup v2, no limit of its kind
+        return cores
+    return cores if quota == "max" else max(1, min(cores, -(-int(quota) // int(period))))
 
 
 def commit() -> str | None:
@@ -27,9 +46,10 @@ def commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _cpu_info() -> dict[str, str]:
-    """The first core's part of /proc/cpuinfo; empty where there is none."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
+@functools.cache
+def _cpu() -> tuple[str, frozenset[str]]:
+    """Name and flags."""
+    import cpuinfo  # here, because the server's environment counts its cores without it
+
+    info = cpuinfo.get_cpu_info()
+    return info.get("brand_raw", platform.machine()), frozenset(info.get("flags", ()))

@@ -14,7 +14,7 @@ from tritonclient.grpc import model_config_pb2
 
 from bench.load.load import Outcome
 from bench.load.requests import OK, Product
-from cma_clip.cores import usable_cores
+from cma_clip.machine import usable_cores
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
 from model.preprocess import TitleTokenizer, pixels_and_presence

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from cma_clip.cores import usable_cores
+from cma_clip.machine import usable_cores
 from serve.engines import FILES, INPUTS, OUTPUTS
 
 

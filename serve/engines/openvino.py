@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cma_clip.cores import usable_cores
+from cma_clip.machine import usable_cores
 from serve.engines import FILES, INPUTS, OUTPUTS
 
 # Its telemetry calls home from a forked copy of the process, which can hang and outlive the server.

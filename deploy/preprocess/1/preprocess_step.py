@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from cma_clip.cores import usable_cores
+from cma_clip.machine import usable_cores
 from model.preprocess import pixels_and_presence
 from serve.step import TritonStep
 
