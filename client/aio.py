@@ -14,7 +14,8 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2 as messages
 
-from client.protocol import Answer, ClassifierError, Outcome, Picture, Product, request_for, request_or_error
+from client.errors import ClassifierError
+from client.protocol import Answer, Image, Outcome, Query, request_for, request_or_error
 from client.retry import Attempt, Window
 from client.session import Session, check_in_flight
 
@@ -47,7 +48,7 @@ class AsyncClassifier(Session):
             raise outcome
         return outcome
 
-    async def classify_many(self, products: Iterable[Product], in_flight: int = 32) -> AsyncIterator[Outcome]:
+    async def classify_many(self, queries: Iterable[Query], in_flight: int = 32) -> AsyncIterator[Outcome]:
         """Classify products with at most `in_flight` calls open, so that the server can batch them.
 
         Yields:
@@ -57,19 +58,19 @@ class AsyncClassifier(Session):
         room = _Room(Window(in_flight))
         tasks: deque[asyncio.Task[Outcome]] = deque()
         try:
-            for product in products:
+            for query in queries:
                 if len(tasks) == in_flight:
                     yield await tasks.popleft()
-                tasks.append(asyncio.create_task(self._begin(product, room)))
+                tasks.append(asyncio.create_task(self._begin(query, room)))
             while tasks:
                 yield await tasks.popleft()
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _begin(self, product: Product, room: _Room) -> Outcome:
-        image = None if isinstance(product, ClassifierError) else product[1]
-        request = await _beside_the_loop(image, request_or_error, product)
+    async def _begin(self, query: Query, room: _Room) -> Outcome:
+        image = None if isinstance(query, ClassifierError) else query[1]
+        request = await _beside_the_loop(image, request_or_error, query)
         return request if isinstance(request, ClassifierError) else await self._ask(request, room)
 
     async def _ask(self, request: messages.ModelInferRequest, room: _Room) -> Outcome:
@@ -109,6 +110,6 @@ class _Room:
             self.changed.notify(self.window.size)
 
 
-async def _beside_the_loop(image: Picture, make: Callable[..., Made], *arguments: Any) -> Made:
-    """`make(*arguments)`; in a thread where a picture's file must be read for it."""
+async def _beside_the_loop(image: Image, make: Callable[..., Made], *arguments: Any) -> Made:
+    """`make(*arguments)`; in a thread where an image's file must be read for it."""
     return await asyncio.to_thread(make, *arguments) if isinstance(image, Path) else make(*arguments)

@@ -20,14 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from client.classifier import Classifier, ClassifierError
+from client.classifier import Classifier
+from client.errors import ClassifierError
 from client.options import add_server_options, check_server_options, session_arguments
 from client.protocol import Answer
 from client.retry import rule_for
+from cma_clip.command import command
 
 TITLE = "red dress"
 # A red dress on white, 32 x 32, PNG.
-PICTURE = base64.b64decode(
+IMAGE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgCAIAAAD8GO2jAAAAZUlEQVR42mP8//8/Ay0BEwONAc0tYCFG0UlReVxS5q8fDvcgYqIkfAjK"
     "jpAgoq0FBIOYoJrROKDIAmIigKDK0TgYxBYQH8P41Y/GAZkWkBoBeHSNxgE5FpAXAbj0Dv0gYhzyrWsAzSQVF9p0AWwAAAAASUVORK5CYII="
 )
@@ -60,7 +62,7 @@ def probe(url: str, timeout_s: float = TIMEOUT_S, **session: Any) -> Verdict:
     start = time.monotonic()
     with Classifier(url, timeout_s, timeout_s * RETRY_SHARE, **session) as classifier:
         try:
-            answer = classifier.classify(TITLE, PICTURE)
+            answer = classifier.classify(TITLE, IMAGE)
             _check(answer)
         except (ClassifierError, ValueError) as problem:
             spent_ms = (time.monotonic() - start) * 1000
@@ -75,7 +77,7 @@ def _check(answer: Answer) -> None:
     """Raises ValueError where the answer is none: no tasks, a modality lost on the way, numbers that are no shares."""
     lost = [task for task, told in answer.prediction.items() if told.get("modality") != "title_and_image"]
     if not answer.prediction or lost:
-        raise ValueError(f"the answer is not of title and picture: {answer.prediction}")
+        raise ValueError(f"the answer is not of title and image: {answer.prediction}")
     for name, values in (("PROBABILITIES", answer.probabilities), ("TEXT_SHARE", answer.text_share)):
         if not values.size or not ((values >= 0) & (values <= 1 + np.finfo(np.float32).eps)).all():
             raise ValueError(f"{name} is {values.tolist()}, expected numbers in 0..1")
@@ -87,6 +89,7 @@ def _word(problem: ClassifierError | ValueError) -> str:
     return "wrong answer"
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: that of the last round where there are several."""
     options = _parse(arguments)
@@ -110,9 +113,7 @@ def _round(options: argparse.Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m client.canary", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_server_options(parser, timeout_s=TIMEOUT_S, retry_for_s=None)
     parser.add_argument("--interval", type=float, metavar="S", help="ask again every S seconds until stopped")
     options = parser.parse_args(arguments)

@@ -12,21 +12,10 @@ from queue import Empty, SimpleQueue
 import grpc
 from tritonclient.grpc import service_pb2 as messages
 
-from client.protocol import (
-    MODEL,
-    OUTPUTS,
-    Answer,
-    ClassifierError,
-    Outcome,
-    Product,
-    explain,
-    request_for,
-    request_or_error,
-)
+from client.errors import ClassifierError, ServerUnavailable
+from client.protocol import MODEL, Answer, Outcome, Query, explain, request_for, request_or_error
 from client.retry import Attempt, Window
 from client.session import Session, check_in_flight
-
-__all__ = ["Answer", "Classifier", "ClassifierError", "MODEL", "OUTPUTS", "Product"]
 
 
 class Classifier(Session):
@@ -68,13 +57,13 @@ class Classifier(Session):
             reply = self._stubs[place].ModelReady(messages.ModelReadyRequest(name=MODEL), timeout=timeout_s)
         except grpc.RpcError as failure:
             return explain(failure.code(), failure.details(), url, timeout_s)
-        return None if reply.ready else ClassifierError("UNAVAILABLE", f"{url} answers, but {MODEL} is not ready")
+        return None if reply.ready else ServerUnavailable("UNAVAILABLE", f"{url} answers, but {MODEL} is not ready")
 
     def classify(self, title: str | bytes = "", image: bytes | Path | None = None) -> Answer:
         """Classify one product; either title or image may be absent.
 
         Args:
-            image: an encoded picture (JPEG, PNG, ...) or the path of one.
+            image: an encoded image (JPEG, PNG, ...) or the path of one.
         Raises:
             ClassifierError: the server refused, failed, or did not answer in time.
             OSError: the image's path cannot be read.
@@ -91,7 +80,7 @@ class Classifier(Session):
             raise outcome
         return outcome
 
-    def classify_many(self, products: Iterable[Product], in_flight: int = 32) -> Iterator[Outcome]:
+    def classify_many(self, queries: Iterable[Query], in_flight: int = 32) -> Iterator[Outcome]:
         """Classify products with at most `in_flight` calls open, so that the server can batch them.
 
         Yields:
@@ -99,7 +88,7 @@ class Classifier(Session):
             one that is tried again lets the others go on, up to `in_flight` products ahead.
         """
         check_in_flight(in_flight)
-        return iter(_Stream(self, products, in_flight))
+        return iter(_Stream(self, queries, in_flight))
 
     def _outcome(self, receive: Callable[[], messages.ModelInferResponse], attempt: Attempt) -> Outcome:
         try:
@@ -117,8 +106,8 @@ class _Stream:
         done: outcomes that earlier products hold back.
     """
 
-    def __init__(self, classifier: Classifier, products: Iterable[Product], in_flight: int) -> None:
-        self.classifier, self.products, self.in_flight = classifier, iter(products), in_flight
+    def __init__(self, classifier: Classifier, queries: Iterable[Query], in_flight: int) -> None:
+        self.classifier, self.queries, self.in_flight = classifier, iter(queries), in_flight
         self.window = Window(in_flight)
         self.inbox: SimpleQueue[tuple[int, messages.ModelInferRequest, Attempt]] = SimpleQueue()
         self.sent: dict[int, grpc.Future] = {}
@@ -132,7 +121,7 @@ class _Stream:
                 while not self.inbox.empty():
                     self._settle(*self.inbox.get())
                 self._send_due()
-                self._take_products()
+                self._take_queries()
                 if self.given in self.done:
                     self.given += 1
                     yield self.done.pop(self.given - 1)
@@ -147,15 +136,15 @@ class _Stream:
         while self.later and self.later[0][0] <= now and len(self.sent) < self.window.size:
             self._send(*heapq.heappop(self.later)[1:])
 
-    def _take_products(self) -> None:
+    def _take_queries(self) -> None:
         while not self.ended and self.taken - self.given < self.in_flight and len(self.sent) < self.window.size:
             try:
-                product = next(self.products)
+                query = next(self.queries)
             except StopIteration:
                 self.ended = True
                 return
             self.taken += 1
-            self._begin(self.taken - 1, request_or_error(product))
+            self._begin(self.taken - 1, request_or_error(query))
 
     def _begin(self, index: int, request: messages.ModelInferRequest | ClassifierError) -> None:
         if isinstance(request, ClassifierError):

@@ -8,24 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from client.classifier import Classifier, ClassifierError
+from client.classifier import Classifier
 from client.options import add_server_options, check_server_options, session_arguments
+from cma_clip.command import command
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the answer; returns the exit code: 0, 1 on a failed call, 2 on a wrong command line."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the answer."""
     options = _parse(arguments)
-    try:
-        with Classifier(**session_arguments(options)) as classifier:
-            answer = classifier.classify(options.title, options.image)
-    except (ClassifierError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with Classifier(**session_arguments(options)) as classifier:
+        answer = classifier.classify(options.title, options.image)
     print(json.dumps(answer.prediction, ensure_ascii=False) if options.json else table(answer.prediction))
-    return 0
 
 
 def table(prediction: dict[str, dict[str, Any]]) -> str:
@@ -42,10 +40,10 @@ def table(prediction: dict[str, dict[str, Any]]) -> str:
     )
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m client.classify", description="Classify one product.")
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Classify one product.")
     parser.add_argument("--title", default="", help="the product's title")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="the product's picture")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="the product's image")
     add_server_options(parser, timeout_s=10.0, retry_for_s=0.0)
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     options = parser.parse_args(arguments)

@@ -12,12 +12,15 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 
+from client.errors import ClassifierError, InvalidProduct
+from client.retry import rule_for
+
 # C classes of all tasks together, K tasks
 
 MODEL = "cma_clip"
 OUTPUTS = ("PREDICTION", "PROBABILITIES", "TEXT_SHARE", "LABEL_SET")
 START_SERVER = "tritonserver --model-repository deploy/ --model-config-name=cpu"
-# The server refuses far smaller pictures; this keeps a wrong path (a video, a device) out of memory.
+# The server refuses far smaller images; this keeps a wrong path (a video, a device) out of memory.
 LARGEST_FILE_BYTES = 64 << 20
 LENGTH_BYTES = 4
 # gRPC doubles its pause after each failed connection, up to 2 minutes: too long to wait for a restart.
@@ -30,7 +33,7 @@ CHANNEL = [
 ]
 
 Title = str | bytes
-Picture = bytes | Path | None
+Image = bytes | Path | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Answer:
     """What the server says of one product.
 
     Attributes:
-        prediction: task name -> label(s), score(s), accepted, text share (model.decode.predictions).
+        prediction: task name -> label(s), score(s), accepted, text share.
         probabilities: float32 [C], all tasks in the bundle's order.
         text_share: λ per task, float32 [K]; 1 is title only, 0 image only.
         label_set: 12 hex digits that change with the tasks or their labels (model.config.label_set_hash);
@@ -53,50 +56,36 @@ class Answer:
     model_version: str = ""
 
 
-class ClassifierError(Exception):
-    """A product could not be classified.
-
-    Attributes:
-        code: gRPC's status name, such as INVALID_ARGUMENT, UNAVAILABLE or DEADLINE_EXCEEDED.
-        message: one plain line; for INVALID_ARGUMENT the server's, which starts with a code such as
-            IMG_TRUNCATED.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code, self.message = code, message
-
-
 Outcome = Answer | ClassifierError
-# An error stands for a product that is known to be bad; it comes back in its place and is not sent.
-Product = tuple[Title, Picture] | ClassifierError
+# What to ask for a product. An error stands for one that is known to be bad; it comes back and is not sent.
+Query = tuple[Title, Image] | ClassifierError
 
 
-def request_for(title: Title, picture: Picture) -> messages.ModelInferRequest:
+def request_for(title: Title, image: Image) -> messages.ModelInferRequest:
     """The request; it names no outputs, so all of them come back.
 
     Raises:
-        TypeError: title or picture has another type.
-        OSError: the picture's path cannot be read.
+        TypeError: title or image has another type.
+        OSError: the image's path cannot be read.
     """
     request = messages.ModelInferRequest()
     request.CopyFrom(_EMPTY_REQUEST)
-    request.raw_input_contents.extend([_raw(_title_bytes(title)), _raw(picture_bytes(picture))])
+    request.raw_input_contents.extend([_raw(_title_bytes(title)), _raw(image_bytes(image))])
     return request
 
 
-def picture_bytes(picture: Picture) -> bytes:
-    """The encoded picture, empty for None.
+def image_bytes(image: Image) -> bytes:
+    """The encoded image, empty for None.
 
     Raises:
         TypeError: it is neither bytes, Path nor None.
         OSError: the path cannot be read.
     """
-    if picture is None or isinstance(picture, bytes):
-        return picture or b""
-    if not isinstance(picture, Path):
-        raise TypeError(f"image is {type(picture).__name__}, expected bytes, a Path or None")
-    with picture.open("rb") as file:
+    if image is None or isinstance(image, bytes):
+        return image or b""
+    if not isinstance(image, Path):
+        raise TypeError(f"image is {type(image).__name__}, expected bytes, a Path or None")
+    with image.open("rb") as file:
         return file.read(LARGEST_FILE_BYTES)
 
 
@@ -118,7 +107,16 @@ def explain(status: grpc.StatusCode, details: str | None, url: str, timeout_s: f
         message = f"{url} did not answer within {timeout_s:g} s"
     elif status is grpc.StatusCode.UNAVAILABLE and "connect" in message:
         message = _no_connection(message, url)
-    return ClassifierError(status.name, message)
+    return _error(status.name, message)
+
+
+def _error(code: str, message: str) -> ClassifierError:
+    """As the row of RULES for it says; the server begins what it says of a bad product with `CODE: `."""
+    kind = rule_for(code, message).error
+    if kind is InvalidProduct:
+        refusal = re.match(r"([A-Z][A-Z0-9_]+): ", message)
+        return InvalidProduct(code, message, refusal and refusal[1])
+    return kind(code, message)
 
 
 def _no_connection(message: str, url: str) -> str:
@@ -130,14 +128,14 @@ def _no_connection(message: str, url: str) -> str:
     return f"no server at {url}; to start one: {START_SERVER}"
 
 
-def request_or_error(product: Product) -> messages.ModelInferRequest | ClassifierError:
-    """As `request_for`; a picture's path that cannot be read is that product's own failure."""
-    if isinstance(product, ClassifierError):
-        return product
+def request_or_error(query: Query) -> messages.ModelInferRequest | ClassifierError:
+    """As `request_for`; an image's path that cannot be read is that product's own failure."""
+    if isinstance(query, ClassifierError):
+        return query
     try:
-        return request_for(*product)
+        return request_for(*query)
     except OSError as error:
-        return ClassifierError("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}")
+        return InvalidProduct("INVALID_ARGUMENT", f"{error.filename}: {error.strerror}")
 
 
 def _title_bytes(title: Title) -> bytes:

@@ -1,4 +1,4 @@
-"""What the server answers for some products of a data set, as text and as a picture.
+"""What the server answers for some products of a data set, as text and as an image.
 
 python -m client.report --data data/apa_mini --output runs/apa_mini/report.png
 """
@@ -16,7 +16,9 @@ import matplotlib
 import pyarrow.parquet as pq
 from PIL import Image
 
-from client.classifier import Answer, Classifier, ClassifierError
+from client.classifier import Classifier
+from client.protocol import Answer
+from cma_clip.command import command
 from dataset.format import SPLITS, DatasetInfo
 from model.config import Task
 
@@ -26,8 +28,9 @@ import matplotlib.pyplot as plt
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m client.report", description=__doc__)
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--products", type=int, default=5)
@@ -35,19 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait", type=float, default=0.0, help="seconds to wait for the server")
     parser.add_argument("--output", type=Path, default=Path("report.png"))
     args = parser.parse_args(arguments)
-    try:
-        tasks, products = read_products(args.data, args.split, args.products)
-        with Classifier(args.url) as classifier:
-            classifier.wait_until_ready(args.wait)
-            answers = [classifier.classify(product["title"], product["image"]) for product in products]
-    except (ValueError, OSError, ClassifierError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tasks, products = read_products(args.data, args.split, args.products)
+    with Classifier(args.url) as classifier:
+        classifier.wait_until_ready(args.wait)
+        answers = [classifier.classify(product["title"], product["image"]) for product in products]
     for product, answer in zip(products, answers, strict=True):
         print("\n".join(describe(product, answer, tasks)))
     draw(products, answers, tasks, args.output)
-    print(f"picture: {args.output}")
-    return 0
+    print(f"image: {args.output}")
 
 
 def read_products(data: Path, split: str, count: int) -> tuple[list[Task], list[dict[str, Any]]]:
@@ -83,7 +81,7 @@ def _verdicts(product: dict[str, Any], answer: Answer, tasks: Sequence[Task]) ->
 
 
 def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: Sequence[Task], output: Path) -> None:
-    """A PNG with a row a product: picture, title and labels, a bar of λ per task."""
+    """A PNG with a row a product: image, title and labels, a bar of λ per task."""
     figure, rows = plt.subplots(
         len(products), 3, figsize=(11, 1.7 * len(products)), width_ratios=(1, 4, 3), squeeze=False, layout="constrained"
     )
@@ -96,7 +94,7 @@ def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: S
         text.text(0, 0.5, "\n".join(lines), va="center", fontsize=9, parse_math=False, wrap=True)
         _draw_text_share(bars, answer, tasks)
     handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (TEXT_COLOR, IMAGE_COLOR)]
-    figure.legend(handles, ["title (λ)", "picture (1 - λ)"], loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(handles, ["title (λ)", "image (1 - λ)"], loc="outside upper right", ncols=2, frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
     plt.close(figure)

@@ -14,10 +14,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from client.errors import (
+    ClassifierError,
+    DeadlineExceeded,
+    InvalidProduct,
+    LabelSetChanged,
+    Misconfigured,
+    ServerBusy,
+    ServerFailed,
+    ServerUnavailable,
+)
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 LONGER_DEADLINE = 2.0
 # No count stops such a retry: only the time that the caller gave (retry_for_s).
-UNTIL_TOO_LATE = 1_000_000
+UNTIL_LATE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -28,54 +39,53 @@ class Rule:
         name: what is wrong, for people and for counting.
         code: gRPC's status name.
         message: must be found in the server's message.
+        error: what the caller gets where no attempt is left.
         retries: at most this often for one product.
         go: the next attempt waits and goes to any replica (`wait`), or goes to another one, at once
             where one is up, and else to the same one later (`elsewhere`), or never to the same (`other`).
         sheds: the server is too busy: fewer calls at a time.
         alarm: an operator must hear of it; counted in `Course.dead_stubs`.
         timeout_factor: deadline of the next attempt, relative to this one's.
-        ends: whom it means where no attempt is left: this `product`, or the whole `run` of a batch tool,
-            because all other products would fare the same.
     """
 
     name: str
     code: str
     message: re.Pattern[str]
+    error: type[ClassifierError]
     retries: int
     go: Literal["wait", "elsewhere", "other"] = "wait"
     sheds: bool = False
     alarm: bool = False
     timeout_factor: float = 1.0
-    ends: Literal["product", "run"] = "product"
 
 
-def _rule(name: str, code: str, message: str, retries: int, **what: object) -> Rule:
-    return Rule(name, code, re.compile(message, re.IGNORECASE), retries, **what)  # type: ignore[arg-type]
+def _rule(name: str, code: str, message: str, error: type[ClassifierError], retries: int, **what: object) -> Rule:
+    return Rule(name, code, re.compile(message, re.IGNORECASE), error, retries, **what)  # type: ignore[arg-type]
 
 
 # The first row that fits counts.
 RULES = (
-    _rule("bad input", "INVALID_ARGUMENT", "", 0),
-    _rule("restricted", "UNAVAILABLE", "restricted", 0, ends="run"),
-    _rule("tls", "UNAVAILABLE", "^TLS with", 0, ends="run"),
-    _rule("queue full", "UNAVAILABLE", "exceeds maximum queue size", UNTIL_TOO_LATE, sheds=True, ends="run"),
-    _rule("queue timeout", "UNAVAILABLE", "request timeout expired", UNTIL_TOO_LATE, sheds=True, ends="run"),
+    _rule("bad input", "INVALID_ARGUMENT", "", InvalidProduct, 0),
+    _rule("restricted", "UNAVAILABLE", "restricted", Misconfigured, 0),
+    _rule("tls", "UNAVAILABLE", "^TLS with", Misconfigured, 0),
+    _rule("queue full", "UNAVAILABLE", "exceeds maximum queue size", ServerBusy, UNTIL_LATE, sheds=True),
+    _rule("queue timeout", "UNAVAILABLE", "request timeout expired", ServerBusy, UNTIL_LATE, sheds=True),
     # "Server is stopping", a refused connection, one that broke off under the call.
-    _rule("no server", "UNAVAILABLE", "", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
+    _rule("no server", "UNAVAILABLE", "", ServerUnavailable, UNTIL_LATE, go="elsewhere"),
     # A gRPC server that goes down cancels what is open; "Channel closed!" is this client's own close.
-    _rule("closed", "CANCELLED", "closed", 0, ends="run"),
-    _rule("cancelled", "CANCELLED", "", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
-    _rule("no version", "NOT_FOUND", "no available versions", UNTIL_TOO_LATE, go="elsewhere", ends="run"),
-    _rule("no model", "NOT_FOUND", "", 0, ends="run"),
-    _rule("dead stub", "INTERNAL", "stub process .* not healthy", 2, go="other", alarm=True),
-    _rule("internal", "INTERNAL", "", 1),
-    _rule("deadline", "DEADLINE_EXCEEDED", "", 1, go="elsewhere", timeout_factor=LONGER_DEADLINE),
-    _rule("label set", "FAILED_PRECONDITION", "label set", 0, ends="run"),
-    _rule("not allowed", "UNAUTHENTICATED", "", 0, ends="run"),
-    _rule("not allowed", "PERMISSION_DENIED", "", 0, ends="run"),
-    _rule("not served", "UNIMPLEMENTED", "", 0, ends="run"),
+    _rule("closed", "CANCELLED", "closed", ServerUnavailable, 0),
+    _rule("cancelled", "CANCELLED", "", ServerUnavailable, UNTIL_LATE, go="elsewhere"),
+    _rule("no version", "NOT_FOUND", "no available versions", ServerUnavailable, UNTIL_LATE, go="elsewhere"),
+    _rule("no model", "NOT_FOUND", "", Misconfigured, 0),
+    _rule("dead stub", "INTERNAL", "stub process .* not healthy", ServerFailed, 2, go="other", alarm=True),
+    _rule("internal", "INTERNAL", "", ServerFailed, 1),
+    _rule("deadline", "DEADLINE_EXCEEDED", "", DeadlineExceeded, 1, go="elsewhere", timeout_factor=LONGER_DEADLINE),
+    _rule("label set", "FAILED_PRECONDITION", "label set", LabelSetChanged, 0),
+    _rule("not allowed", "UNAUTHENTICATED", "", Misconfigured, 0),
+    _rule("not allowed", "PERMISSION_DENIED", "", Misconfigured, 0),
+    _rule("not served", "UNIMPLEMENTED", "", Misconfigured, 0),
 )
-ANYTHING_ELSE = _rule("other", "", "", 0)
+ANYTHING_ELSE = _rule("other", "", "", ClassifierError, 0)
 
 
 def rule_for(code: str, message: str) -> Rule:

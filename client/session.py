@@ -12,7 +12,8 @@ import grpc
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from client.protocol import CHANNEL, ClassifierError, Outcome, answer_of, explain
+from client.errors import ClassifierError, LabelSetChanged
+from client.protocol import CHANNEL, Outcome, answer_of, explain
 from client.retry import Attempt, Course, Window, rule_for
 
 
@@ -47,7 +48,7 @@ class Session:
             twice as long, where retry_for_s is longer than timeout_s.
         retry_for_s: no attempt begins later than this after the product's first; 0: one attempt only.
         expect_label_set: refuse answers from any other label set (12 hex digits, Answer.label_set).
-        tls: None sends titles and pictures unencrypted.
+        tls: None sends titles and images unencrypted.
     Raises:
         ValueError: an argument makes no sense.
         OSError: a file of tls cannot be read.
@@ -88,7 +89,7 @@ class Session:
         if self.expect_label_set in (None, answer.label_set):
             return answer
         served = f"label set {answer.label_set}" if answer.label_set else "no label set"
-        return ClassifierError(
+        return LabelSetChanged(
             "FAILED_PRECONDITION",
             f"{self.urls[attempt.replica]} serves {served} (version {answer.model_version}), "
             f"expected label set {self.expect_label_set}; ask a server of that bundle, or expect the new one",

@@ -34,6 +34,8 @@ def command(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(arguments: Sequence[str] | None = None) -> int:
+        if main.__module__ == "__main__":
+            _name_the_program()
         try:
             return main(arguments) or 0
         except (Stopped, KeyboardInterrupt) as stop:
@@ -47,6 +49,13 @@ def command(main: Main) -> Callable[..., int]:
             return EXIT_FAILED
 
     return guarded
+
+
+def _name_the_program() -> None:
+    """What argparse shows as the program: of a module that python runs, how to start it again."""
+    module = sys.modules["__main__"].__spec__
+    if module is not None:
+        sys.argv[0] = f"python -m {module.name.removesuffix('.__main__')}"
 
 
 def one_line(error: BaseException) -> str:

@@ -22,12 +22,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from client.classifier import Classifier, ClassifierError
+from client.classifier import Classifier
+from client.errors import ClassifierError
 from client.options import add_server_options, check_server_options, session_arguments
 from client.predict.answers import Progress, beside, finished, record
 from client.predict.catalogue import Catalogue, Entry, open_catalogue
-from client.protocol import Outcome, Product
-from client.retry import rule_for
+from client.protocol import Outcome, Query
 from dataset.format import SPLITS
 
 PART_ROWS, PART_S = 1000, 10.0
@@ -118,7 +118,7 @@ def ask(classifier: Classifier, entries: Iterable[Entry], in_flight: int) -> Ite
     """Each row with its outcome, in order."""
     under_way: deque[Entry] = deque()
 
-    def products() -> Iterator[Product]:
+    def products() -> Iterator[Query]:
         for entry in entries:
             under_way.append(entry)
             yield entry.product
@@ -180,7 +180,7 @@ def _check(outcome: Outcome, progress: Progress, classifier: Classifier) -> None
         Stopped: this outcome says that all further products would fail too, or be answered by other labels.
     """
     if isinstance(outcome, ClassifierError):
-        if rule_for(outcome.code, outcome.message).ends == "run":
+        if outcome.ends_run:
             raise Stopped(str(outcome))
         return
     pinned = progress.state["label_set"]

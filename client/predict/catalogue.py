@@ -12,7 +12,8 @@ from typing import TextIO
 
 import pyarrow.parquet as pq
 
-from client.protocol import ClassifierError, Product, picture_bytes
+from client.errors import ClassifierError, InvalidProduct
+from client.protocol import Query, image_bytes
 from dataset.format import DatasetInfo
 from dataset.parallel import ordered_map
 from dataset.rows import Candidate, Columns, Reading, SplitShares, read_row
@@ -41,7 +42,7 @@ class Entry:
 
     row: int
     id: str
-    product: Product
+    product: Query
 
 
 class LenientCsv(CsvSource):
@@ -108,7 +109,7 @@ def refusal(reason: str) -> ClassifierError:
     known = CODES.get(reason)
     if known is None and not CODE.match(reason):
         known = "ROW_UNUSABLE"
-    return ClassifierError("INVALID_ARGUMENT", f"{known}: {reason}" if known else reason)
+    return InvalidProduct("INVALID_ARGUMENT", f"{known}: {reason}" if known else reason)
 
 
 def _with_picture(entry: Entry) -> Entry:
@@ -116,7 +117,7 @@ def _with_picture(entry: Entry) -> Entry:
         return entry
     title, picture = entry.product
     try:
-        return Entry(entry.row, entry.id, (title, picture_bytes(picture)))
+        return Entry(entry.row, entry.id, (title, image_bytes(picture)))
     except OSError as error:
         return Entry(entry.row, entry.id, refusal(f"IMG_UNREADABLE: {error.filename}: {error.strerror}"))
 

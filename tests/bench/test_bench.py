@@ -14,7 +14,7 @@ from bench.load.in_process import InProcess
 from bench.load.load import Outcome
 from bench.load.requests import OK, Request, serialize
 from bench.load.watch import Sample
-from client.classifier import Classifier
+from client import Classifier
 
 STEPS = ["preprocess", "tokenize", "engine", "decode"]
 

@@ -19,7 +19,7 @@ from bench.load.load import Outcome, closed_loop
 from bench.load.requests import OK, good_requests
 from bench.load.steps import counters
 from bench.load.summary import percentile_ms, summarize
-from client.classifier import Classifier
+from client import Classifier
 
 ROWS = 16  # so that few requests are a load, and the generator leaves the server its cores
 REJECT = model_config_pb2.ModelQueuePolicy.TimeoutAction.REJECT

@@ -9,8 +9,15 @@ import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
 from server_process import free_ports
 
-from client.aio import AsyncClassifier
-from client.classifier import Answer, Classifier, ClassifierError
+from client import (
+    Answer,
+    AsyncClassifier,
+    Classifier,
+    ClassifierError,
+    DeadlineExceeded,
+    InvalidProduct,
+    LabelSetChanged,
+)
 
 
 async def collect(url: str, products, in_flight: int = 32, **settings):
@@ -52,6 +59,8 @@ def test_failed_attempts_are_repeated_and_refusals_are_not(tmp_path):
     with ScriptedServer(script) as server:
         outcomes = asyncio.run(collect(server.url, products, retry_for_s=5))
         assert [label(outcomes[n]) for n in (0, 1, 4)] == ["a", "busy", "z"]
+        assert [outcomes[n].refusal for n in (2, 3)] == ["IMG_TRUNCATED", None]
+        assert all(isinstance(outcomes[n], InvalidProduct) for n in (2, 3))
         assert str(outcomes[2]) == "INVALID_ARGUMENT: IMG_TRUNCATED: cut off"
         assert str(outcomes[3]).startswith(f"INVALID_ARGUMENT: {tmp_path}/absent.jpg")
         assert server.asked.count("busy") == 3 and server.asked.count("bad") == 1
@@ -77,8 +86,10 @@ def test_a_deadline_and_a_pinned_label_set_are_errors():
 
     with ScriptedServer(lambda title, times: time.sleep(0.3)) as server:
         error = asyncio.run(refused(server.url, timeout_s=0.1))
+        assert isinstance(error, DeadlineExceeded)
         assert str(error) == f"DEADLINE_EXCEEDED: {server.url} did not answer within 0.1 s"
         error = asyncio.run(refused(server.url, expect_label_set="ba9876543210"))
+        assert isinstance(error, LabelSetChanged)
         assert error.code == "FAILED_PRECONDITION" and LABEL_SET in error.message and "ba9876543210" in error.message
 
 

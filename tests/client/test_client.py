@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scripted_server import LABEL_SET, ScriptedServer
 
-from client import classify
-from client.classifier import Answer, Classifier, ClassifierError
+from client import Answer, Classifier, DeadlineExceeded, ServerUnavailable, classify
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +63,7 @@ def test_a_reader_that_stops_cancels_what_is_open():
         assert classifier.classify("0").label_set == LABEL_SET
 
 
-def test_a_picture_that_cannot_be_read_fails_alone(classifier, tmp_path):
+def test_an_image_that_cannot_be_read_fails_alone(classifier, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"123")
     outcomes = list(classifier.classify_many([("1", tmp_path / "a.jpg"), ("2", tmp_path / "b.jpg"), ("3", None)]))
     assert outcomes[0].prediction["echo"]["image_bytes"] == 3 and outcomes[2].prediction["echo"]["label"] == "3"
@@ -89,7 +88,7 @@ def test_wrong_arguments_are_named(classifier, call, problem):
 
 def test_no_server_says_how_to_start_one(free_port):
     url = f"127.0.0.1:{free_port}"
-    with Classifier(url) as classifier, pytest.raises(ClassifierError) as caught:
+    with Classifier(url) as classifier, pytest.raises(ServerUnavailable) as caught:
         classifier.classify("red dress")
     assert caught.value.code == "UNAVAILABLE"
     assert caught.value.message.startswith(f"no server at {url}; to start one: tritonserver ")
@@ -105,7 +104,7 @@ def test_a_silent_server_meets_the_deadline(silent_port):
     start = time.monotonic()
     with (
         Classifier(f"127.0.0.1:{silent_port}", timeout_s=0.5) as classifier,
-        pytest.raises(ClassifierError) as caught,
+        pytest.raises(DeadlineExceeded) as caught,
     ):
         classifier.classify("red dress")
     assert time.monotonic() - start < 3
@@ -117,7 +116,7 @@ def test_wait_until_ready_ends(free_port):
     start = time.monotonic()
     with (
         Classifier(f"127.0.0.1:{free_port}") as classifier,
-        pytest.raises(ClassifierError, match="no server at"),
+        pytest.raises(ServerUnavailable, match="no server at"),
     ):
         classifier.wait_until_ready(timeout_s=0.5)
     assert 0.5 <= time.monotonic() - start < 3

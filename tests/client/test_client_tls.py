@@ -11,10 +11,7 @@ import grpc
 import pytest
 from scripted_server import LABEL_SET, ScriptedServer
 
-from client import canary, classify
-from client.aio import AsyncClassifier
-from client.classifier import Classifier, ClassifierError
-from client.session import Tls
+from client import AsyncClassifier, Classifier, Misconfigured, ServerUnavailable, Tls, canary, classify
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +56,13 @@ def test_both_classifiers_speak_tls(server, folder):
 
 
 @pytest.mark.parametrize(
-    ("tls", "problem"), [(None, "ends each connection"), ("other.pem", "CERTIFICATE_VERIFY_FAILED")]
+    ("tls", "error", "problem"),
+    [(None, ServerUnavailable, "ends each connection"), ("other.pem", Misconfigured, "CERTIFICATE_VERIFY_FAILED")],
 )
-def test_without_tls_or_from_a_stranger_nothing_is_answered(server, folder, tls, problem):
+def test_without_tls_or_from_a_stranger_nothing_is_answered(server, folder, tls, error, problem):
     trusted = Tls(folder / tls, *(folder / name for name in server.files)) if tls else None
     with Classifier(server.url, timeout_s=5, tls=trusted) as classifier:
-        with pytest.raises(ClassifierError, match=problem) as caught:
+        with pytest.raises(error, match=problem) as caught:
             classifier.classify("x")
         assert caught.value.code == "UNAVAILABLE" and not server.asked
 
@@ -72,7 +70,7 @@ def test_without_tls_or_from_a_stranger_nothing_is_answered(server, folder, tls,
 def test_tls_that_fails_is_not_tried_again(folder):
     with ScriptedServer() as plain, Classifier(plain.url, retry_for_s=30, tls=Tls(folder / "ca.pem")) as classifier:
         start = time.monotonic()
-        with pytest.raises(ClassifierError, match=rf"TLS with {plain.url} fails \(WRONG_VERSION_NUMBER\)"):
+        with pytest.raises(Misconfigured, match=rf"TLS with {plain.url} fails \(WRONG_VERSION_NUMBER\)"):
             classifier.classify("x")
         assert time.monotonic() - start < 5
 

@@ -1,4 +1,4 @@
-"""The picture and the text that the demo ends with, from a faked server's answers."""
+"""The image and the text that the demo ends with, from a faked server's answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client import report
-from client.classifier import Answer, ClassifierError
+from client import Answer, ServerUnavailable, report
 
 
 class FakeClassifier:
@@ -25,7 +24,7 @@ class FakeClassifier:
 
     def wait_until_ready(self, timeout_s: float) -> None:
         if self.url == "nobody":
-            raise ClassifierError("UNAVAILABLE", "no server at nobody")
+            raise ServerUnavailable("UNAVAILABLE", "no server at nobody")
 
     def classify(self, title: str, image: bytes) -> Answer:
         said = {"score": 0.75, "accepted": True, "top": []}
@@ -41,7 +40,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "Classifier", FakeClassifier)
 
 
-def test_text_and_picture(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_text_and_image(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     output = tmp_path / "new/report.png"
     assert report.main(["--data", str(data), "--products", "6", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
@@ -60,15 +59,15 @@ def test_text_and_picture(data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--products", "41"], "--products 41: expected 1 to 40"),
-        (["--url", "nobody"], "no server at nobody"),
-        (["--data", "nowhere"], "nowhere/dataset.json: no such file"),
+        (["--products", "41"], 2, "--products 41: expected 1 to 40"),
+        (["--url", "nobody"], 1, "no server at nobody"),
+        (["--data", "nowhere"], 2, "nowhere/dataset.json: no such file"),
     ],
 )
-def test_faults_are_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments, message):
+def test_faults_are_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments, code, message):
     output = tmp_path / "report.png"
-    assert report.main(["--data", str(data), "--output", str(output), *arguments]) == 2
+    assert report.main(["--data", str(data), "--output", str(output), *arguments]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not output.exists()

@@ -12,7 +12,18 @@ from scripted_server import LABEL_SET, Refuse, ScriptedServer
 from server_faults import kill_server
 from server_process import ServerProcess, free_ports
 
-from client.classifier import Answer, Classifier, ClassifierError
+from client import (
+    Answer,
+    Classifier,
+    ClassifierError,
+    DeadlineExceeded,
+    InvalidProduct,
+    LabelSetChanged,
+    Misconfigured,
+    ServerBusy,
+    ServerFailed,
+    ServerUnavailable,
+)
 from client.retry import FIRST_PAUSE_S, LONGEST_PAUSE_S, Attempt, Course, Window, pause_s, rule_for
 
 QUEUE_FULL = ("UNAVAILABLE", "Exceeds maximum queue size")
@@ -24,30 +35,30 @@ NO_VERSION = ("NOT_FOUND", "Request for unknown model: 'cma_clip' has no availab
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "name"),
+    ("code", "message", "name", "error"),
     [
-        ("INVALID_ARGUMENT", "IMG_EMPTY: no bytes", "bad input"),
-        ("INVALID_ARGUMENT", "Exceeds maximum queue size", "bad input"),
-        (*QUEUE_FULL, "queue full"),
-        ("UNAVAILABLE", "Request timeout expired", "queue timeout"),
-        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped accepting new requests", "no server"),
-        ("UNAVAILABLE", "no server at localhost:8001; to start one: tritonserver", "no server"),
-        ("UNAVAILABLE", "Socket closed", "no server"),
-        ("CANCELLED", "CANCELLED", "cancelled"),
-        ("CANCELLED", "Channel closed!", "closed"),
-        (*NO_VERSION, "no version"),
-        ("NOT_FOUND", "Request for unknown model: 'cma_clop' is not found", "no model"),
-        ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-key'", "restricted"),
-        ("UNAVAILABLE", "TLS with a:1 fails (CERTIFICATE_VERIFY_FAILED)", "tls"),
-        (*DEAD_STUB, "dead stub"),
-        ("INTERNAL", "incident 0123456789ab, see the server's log", "internal"),
-        ("DEADLINE_EXCEEDED", "", "deadline"),
-        ("FAILED_PRECONDITION", "a:1 serves label set x, expected label set y", "label set"),
-        ("RESOURCE_EXHAUSTED", "message too large", "other"),
+        ("INVALID_ARGUMENT", "IMG_EMPTY: no bytes", "bad input", InvalidProduct),
+        ("INVALID_ARGUMENT", "Exceeds maximum queue size", "bad input", InvalidProduct),
+        (*QUEUE_FULL, "queue full", ServerBusy),
+        ("UNAVAILABLE", "Request timeout expired", "queue timeout", ServerBusy),
+        ("UNAVAILABLE", "Server is stopping, scheduler for model has stopped", "no server", ServerUnavailable),
+        ("UNAVAILABLE", "no server at localhost:8001; to start one: tritonserver", "no server", ServerUnavailable),
+        ("UNAVAILABLE", "Socket closed", "no server", ServerUnavailable),
+        ("CANCELLED", "CANCELLED", "cancelled", ServerUnavailable),
+        ("CANCELLED", "Channel closed!", "closed", ServerUnavailable),
+        (*NO_VERSION, "no version", ServerUnavailable),
+        ("NOT_FOUND", "Request for unknown model: 'cma_clop' is not found", "no model", Misconfigured),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x-key'", "restricted", Misconfigured),
+        ("UNAVAILABLE", "TLS with a:1 fails (CERTIFICATE_VERIFY_FAILED)", "tls", Misconfigured),
+        (*DEAD_STUB, "dead stub", ServerFailed),
+        ("INTERNAL", "incident 0123456789ab, see the server's log", "internal", ServerFailed),
+        ("DEADLINE_EXCEEDED", "", "deadline", DeadlineExceeded),
+        ("FAILED_PRECONDITION", "a:1 serves label set x, expected label set y", "label set", LabelSetChanged),
+        ("RESOURCE_EXHAUSTED", "message too large", "other", ClassifierError),
     ],
 )
-def test_what_is_seen_has_its_row(code, message, name):
-    assert rule_for(code, message).name == name
+def test_what_is_seen_has_its_row(code, message, name, error):
+    assert (rule_for(code, message).name, rule_for(code, message).error) == (name, error)
 
 
 def course(replicas: int = 1, retry_for_s: float = 60.0) -> Course:
@@ -228,7 +239,7 @@ def test_F10_restricted_is_not_retried():
         raise Refuse("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-key'")
 
     with ScriptedServer(script) as server, Classifier(server.url, retry_for_s=10) as classifier:
-        with pytest.raises(ClassifierError, match="restricted"):
+        with pytest.raises(Misconfigured, match="restricted"):
             classifier.classify("x")
         assert server.asked == ["x"]
 
@@ -242,7 +253,7 @@ def test_F2_a_dead_stub_is_left_for_the_other_replica_and_counted():
             assert [label(outcome) for outcome in classifier.classify_many(numbered(50))] == list(map(str, range(50)))
             assert 1 <= classifier.dead_stubs == len(broken.asked) < 50
         with Classifier(broken.url, retry_for_s=5) as classifier:
-            with pytest.raises(ClassifierError, match="Stub process"):
+            with pytest.raises(ServerFailed, match="Stub process"):
                 classifier.classify("alone")
             assert classifier.dead_stubs == broken.asked.count("alone") == 1
 
@@ -272,7 +283,7 @@ def test_F12_an_answer_says_its_label_set_and_a_pinned_one_is_enforced():
         with Classifier(server.url, expect_label_set=LABEL_SET) as classifier:
             assert classifier.classify("x").label_set == LABEL_SET
         with Classifier(server.url, retry_for_s=5, expect_label_set="ba9876543210") as classifier:
-            with pytest.raises(ClassifierError) as caught:
+            with pytest.raises(LabelSetChanged) as caught:
                 classifier.classify("x")
             assert str(caught.value).startswith(
                 f"FAILED_PRECONDITION: {server.url} serves label set {LABEL_SET} (version 1), "
@@ -282,7 +293,7 @@ def test_F12_an_answer_says_its_label_set_and_a_pinned_one_is_enforced():
     with (
         ScriptedServer(label_set=None) as old,
         Classifier(old.url, expect_label_set=LABEL_SET) as classifier,
-        pytest.raises(ClassifierError, match="serves no label set"),
+        pytest.raises(LabelSetChanged, match="serves no label set"),
     ):
         classifier.classify("x")
 

@@ -97,7 +97,7 @@ def test_warm_up_requests_give_every_input(path):
 
 
 def test_served_tensors_are_those_of_the_client():
-    from client.classifier import MODEL, OUTPUTS
+    from client.protocol import MODEL, OUTPUTS
 
     ensemble = read(ENSEMBLE)
     assert ensemble.name == MODEL

@@ -17,7 +17,7 @@ from google.protobuf import text_format
 from server_process import ServerProcess
 from tritonclient.grpc import model_config_pb2
 
-from client.classifier import Classifier, ClassifierError
+from client import Classifier, ClassifierError
 
 SUMMARIES = "--metrics-config=summary_latencies=true"
 HAND_OVER_S = 1.0  # serve.step_metrics

@@ -19,7 +19,7 @@ from PIL import Image
 from server_process import ServerProcess
 from tritonclient.utils import InferenceServerException
 
-from client.classifier import Answer, Classifier, ClassifierError
+from client import Answer, Classifier, ClassifierError
 from cma_clip.files import file_sha256
 from model.bundle import load_bundle
 from model.config import BundleConfig, label_set_hash

@@ -13,7 +13,7 @@ from full_size import TASKS
 from PIL import Image
 from server_process import ServerProcess, in_float32
 
-from client.classifier import Classifier
+from client import Classifier
 from model.bundle import Bundle, load_bundle
 
 

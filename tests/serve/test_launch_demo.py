@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from launched_server import INFER, Launched, listens, nested
 
-from client.classifier import Classifier, ClassifierError
+from client import Classifier, ClassifierError
 
 SMALL_SHARED_MEMORY = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=16m tmpfs /dev/shm && exec "$@"', "sh"]
 

@@ -20,7 +20,7 @@ import tritonclient.grpc as triton
 from launched_server import INFER, Launched, listens, nested
 from tritonclient.utils import InferenceServerException
 
-from client.classifier import Classifier
+from client import Classifier
 from serve.profiles import ADMIN_HEADER, GRPC_ADMIN_HEADER
 
 KEY = "0123456789abcdef0123456789abcdef"

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from client.classifier import Classifier, ClassifierError
+from client import Classifier, ClassifierError
 
 ROOT = Path(__file__).parents[2]
 TAIL_LINES = 30
