@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset.format import DatasetInfo
 from model.config import Task
-from train.prepare.apa_titles import COLOR_WORDS, PATTERN_WORDS
+from train.prepare.apa_mini.titles import COLOR_WORDS, PATTERN_WORDS
 
 # data set -> task -> label -> what titles call it; elsewhere a label is called by its own name, and a label that is
 # a path (animals/birds) by the last part of it.

@@ -18,12 +18,12 @@ from fashion_mnist_files import OTHERS_PER_PART, write_fashion_mnist
 from PIL import Image
 
 from dataset.format import SPLITS, DatasetInfo, shard_schema
-from train.prepare import apa_mini, fashion_mnist
+from train.prepare import apa_mini
 from train.prepare.__main__ import main
-from train.prepare.apa_mini import Recipe, make_product, products, split_dresses, true_labels
-from train.prepare.apa_patterns import PATTERNS
-from train.prepare.apa_pictures import COLORS, product_picture
-from train.prepare.apa_titles import BRANDS, COLOR_WORDS, PATTERN_WORDS, product_title
+from train.prepare.apa_mini import Recipe, fashion_mnist, make_product, products, split_dresses, true_labels
+from train.prepare.apa_mini.images import COLORS, product_picture
+from train.prepare.apa_mini.patterns import PATTERNS
+from train.prepare.apa_mini.titles import BRANDS, COLOR_WORDS, PATTERN_WORDS, product_title
 
 SIZES = {"train": 300, "validation": 40, "test": 50}
 
@@ -164,8 +164,8 @@ def test_products_have_a_brand_of_their_split_and_a_title_that_is_true_despite_n
 
 
 def test_titles_without_names_say_nothing_of_the_labels(monkeypatch):
-    monkeypatch.setattr("train.prepare.apa_titles.COLOR_NAMED", 0.0)
-    monkeypatch.setattr("train.prepare.apa_titles.PATTERN_NAMED", 0.0)
+    monkeypatch.setattr("train.prepare.apa_mini.titles.COLOR_NAMED", 0.0)
+    monkeypatch.setattr("train.prepare.apa_mini.titles.PATTERN_NAMED", 0.0)
     pairs = [("red", "plain"), ("black", "floral")]
     red, black = ([product_title("train", *pair, np.random.default_rng(n)) for n in range(50)] for pair in pairs)
     assert red == black

@@ -1,7 +1,7 @@
 """MM-IMDb (section 3.1.3): movies with any of 23 genres, from posters and plots.
 
 The title is the longest plot. Movies that have one of the genres News, Adult, Talk-Show, Reality-TV are left out, as in
-the paper. The raw files are the better source: --hdf5 reads what its authors made of them (see mm_imdb_hdf5).
+the paper. The raw files are the better source: --hdf5 reads what its authors made of them (see hdf5.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataset.parts import Maker, cut, write_in_parts
 from dataset.rows import Candidate
 from dataset.writer import Plan, Product, Reject, Settings
 from model.config import Task
-from train.prepare import mm_imdb_hdf5
-from train.prepare.mm_imdb_genres import GENRES, genres_of
+from train.prepare.mm_imdb import hdf5
+from train.prepare.mm_imdb.genres import GENRES, genres_of
 from train.prepare.official import (
     RANGES,
     EncodedPictures,
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     check_ranges(arguments, RANGES)
     if arguments.hdf5 is not None:
-        maker, items, settings = mm_imdb_hdf5.plan(arguments.hdf5, arguments.quality)
+        maker, items, settings = hdf5.plan(arguments.hdf5, arguments.quality)
         print("  the HDF5 file knows 23 genres only: movies that the paper leaves out for others cannot be told")
     else:
         maker, items, settings = plan_raw(arguments.source, arguments.max_rejects)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.config import Task
-from train.prepare.open_clipart_metadata import Metadata
-from train.prepare.open_clipart_pictures import COLORS, Picture
+from train.prepare.open_clipart.images import COLORS, Picture
+from train.prepare.open_clipart.metadata import Metadata
 
 LEAST_OF_CATEGORY = 40
 MOST_KEYWORDS = 23

@@ -23,11 +23,11 @@ from tqdm import tqdm
 from dataset.parallel import available_cores, ordered_map
 from dataset.writer import Plan, Product, Reject, Settings, already_there, write_dataset
 from model.config import Task
-from train.prepare.open_clipart_groups import groups, splits_of, thinned, without_duplicates
-from train.prepare.open_clipart_labels import Item, labels_of, make_tasks
-from train.prepare.open_clipart_metadata import MOST_BYTES, read_metadata
-from train.prepare.open_clipart_pictures import LIMITS, look_at
-from train.prepare.open_clipart_source import Drawing, find, list_drawings
+from train.prepare.open_clipart.alike import groups, splits_of, thinned, without_duplicates
+from train.prepare.open_clipart.images import LIMITS, look_at
+from train.prepare.open_clipart.labels import Item, labels_of, make_tasks
+from train.prepare.open_clipart.metadata import MOST_BYTES, read_metadata
+from train.prepare.open_clipart.source import Drawing, find, list_drawings
 from train.prepare.ranges import check_ranges
 
 log = logging.getLogger(__name__)

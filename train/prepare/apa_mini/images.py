@@ -10,7 +10,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from train.prepare.apa_patterns import PATTERNS, smooth_noise
+from train.prepare.apa_mini.patterns import PATTERNS, smooth_noise
 
 COLORS = {
     "beige": (220, 200, 168),

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 
 from model.config import PreprocessConfig
 from model.images import decode_image
-from train.prepare.apa_pictures import jpeg
+from train.prepare.apa_mini.images import jpeg
 
 LIMITS = PreprocessConfig()
 THUMBNAIL_SIDE = 16

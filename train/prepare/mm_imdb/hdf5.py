@@ -23,7 +23,7 @@ from dataset.writer import Product, Reject, Settings
 from model.config import PreprocessConfig
 from model.preprocess import clean_title
 from train.prepare.hdf5 import check_rows, column, open_hdf5, read, read_all, runs
-from train.prepare.mm_imdb_genres import GENRES, genres_of
+from train.prepare.mm_imdb.genres import GENRES, genres_of
 from train.prepare.official import fingerprint, refuse_leakage
 
 SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}

@@ -22,10 +22,10 @@ from dataset.format import SPLITS
 from dataset.parallel import available_cores, ordered_map
 from dataset.writer import Plan, Product, Settings, already_there, write_dataset
 from model.config import Task
-from train.prepare.apa_patterns import PATTERNS
-from train.prepare.apa_pictures import COLORS, jpeg, product_picture
-from train.prepare.apa_titles import product_title
-from train.prepare.fashion_mnist import dresses
+from train.prepare.apa_mini.fashion_mnist import dresses
+from train.prepare.apa_mini.images import COLORS, jpeg, product_picture
+from train.prepare.apa_mini.patterns import PATTERNS
+from train.prepare.apa_mini.titles import product_title
 from train.prepare.ranges import check_ranges
 
 VERSION = 1

@@ -23,7 +23,7 @@ from server_process import ServerProcess, free_ports
 from client.predict import __main__ as predict
 from client.predict.tables import neutral
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_csv(path: Path, rows: list[tuple[str, str, str]]) -> Path:

@@ -13,8 +13,9 @@ from open_clipart_files import BIRDS, FRUITS, drawn, letters, svg, write_drawing
 from PIL import Image
 
 from dataset.format import DatasetInfo
-from train.prepare import open_clipart, open_clipart_source
+from train.prepare import open_clipart
 from train.prepare.__main__ import main
+from train.prepare.open_clipart import source as where
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +228,9 @@ def test_an_interrupted_run_leaves_nothing_behind(tree, tmp_path, monkeypatch):
 
 def fake_commands(folder: Path, monkeypatch, apt_get: str, tree: Path) -> None:
     """apt-get as given, and a dpkg that unpacks each package to one half of the tree."""
-    monkeypatch.setattr(open_clipart_source, "PACKAGED", folder / "usr/share/openclipart")
-    unpack = f'kind=${{2#openclipart-}}; kind=${{kind%%_*}}; mkdir -p "$3{open_clipart_source.PACKAGED}"\n'
-    unpack += f'cp -a "{tree}/$kind" "$3{open_clipart_source.PACKAGED}/$kind"\n'
+    monkeypatch.setattr(where, "PACKAGED", folder / "usr/share/openclipart")
+    unpack = f'kind=${{2#openclipart-}}; kind=${{kind%%_*}}; mkdir -p "$3{where.PACKAGED}"\n'
+    unpack += f'cp -a "{tree}/$kind" "$3{where.PACKAGED}/$kind"\n'
     folder.mkdir()
     for name, body in {"apt-get": apt_get, "dpkg": unpack}.items():
         (folder / name).write_text(f"#!/bin/sh\nset -e\n{body}")
@@ -243,11 +244,11 @@ def test_packages_are_downloaded_once(own_tree, tmp_path, monkeypatch):
     os.symlink("a.svg", own_tree / "svg/tools/link.svg")
     download = "touch openclipart-png_1_all.deb openclipart-svg_1_all.deb\n"
     fake_commands(tmp_path / "bin", monkeypatch, download, own_tree)
-    found = open_clipart_source.find()
+    found = where.find()
     assert found == tmp_path / "bin/cache/cma-clip/openclipart"
     assert contents(found) == contents(own_tree) and (found / "png/tools/link.png").is_symlink()
     (tmp_path / "bin/apt-get").write_text("#!/bin/sh\nexit 1\n")
-    assert open_clipart_source.find() == found
+    assert where.find() == found
 
 
 def test_without_any_source_the_cure_is_named(tmp_path, monkeypatch, capsys):

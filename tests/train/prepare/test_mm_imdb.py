@@ -15,8 +15,8 @@ from tiny import tiny_config
 from dataset.format import DatasetInfo
 from train.prepare import mm_imdb
 from train.prepare.__main__ import main
-from train.prepare.mm_imdb_genres import GENRES
-from train.prepare.mm_imdb_hdf5 import restore
+from train.prepare.mm_imdb.genres import GENRES
+from train.prepare.mm_imdb.hdf5 import restore
 
 SPLITS = {"train": ["0000005", "0000008", "0133093", "1000001"], "dev": ["0012349"], "test": ["0407887", "0000417"]}
 MOVIES = {

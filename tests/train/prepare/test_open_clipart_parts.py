@@ -10,10 +10,10 @@ import pytest
 from open_clipart_files import drawn, svg
 from PIL import Image
 
-from train.prepare import open_clipart_groups, open_clipart_metadata
-from train.prepare.open_clipart_groups import Joined, groups, near_duplicates, series_of, splits_of, thinned
-from train.prepare.open_clipart_metadata import Metadata, read_metadata, without_names
-from train.prepare.open_clipart_pictures import COLORS, in_square, look_at, main_color, trimmed
+from train.prepare.open_clipart import alike, metadata
+from train.prepare.open_clipart.alike import Joined, groups, near_duplicates, series_of, splits_of, thinned
+from train.prepare.open_clipart.images import COLORS, in_square, look_at, main_color, trimmed
+from train.prepare.open_clipart.metadata import Metadata, read_metadata, without_names
 
 BOMB = (
     b"""<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa">%s]><svg xmlns="http://www.w3.org/2000/svg"><title>&j;</title></svg>"""
@@ -60,7 +60,7 @@ def test_a_broken_or_hostile_svg_is_refused_at_once(content, expected):
 
 
 def test_a_huge_svg_is_refused_unread(monkeypatch):
-    monkeypatch.setattr(open_clipart_metadata, "MOST_BYTES", len(svg()))
+    monkeypatch.setattr(metadata, "MOST_BYTES", len(svg()))
     assert read_metadata(svg()).title == "A Pear"
     with pytest.raises(ValueError, match="more than"):
         read_metadata(svg() + b" ")
@@ -166,7 +166,7 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def alike(one: np.ndarray, other: np.ndarray) -> bool:
+def are_alike(one: np.ndarray, other: np.ndarray) -> bool:
     """The definition of a near-duplicate, written plainly."""
     a, b = one.ravel().astype(float), other.ravel().astype(float)
     return bool(np.sqrt(np.mean((a - b) ** 2)) <= 12 and np.corrcoef(a, b)[0, 1] >= 0.97)
@@ -179,10 +179,10 @@ def test_near_duplicates_are_those_of_the_definition(monkeypatch):
     thumbnails = np.clip(base[rng.integers(0, 5, 40)] + noise, 0, 255).astype(np.uint8)
     faint = 255 - np.minimum(thumbnails[:10] // 20, 9)
     thumbnails = np.concatenate([thumbnails, faint])
-    expected = {(i, j) for i in range(50) for j in range(i + 1, 50) if alike(thumbnails[i], thumbnails[j])}
+    expected = {(i, j) for i in range(50) for j in range(i + 1, 50) if are_alike(thumbnails[i], thumbnails[j])}
     assert 10 < len(expected) < 200
     for block in (1, 7, 512):
-        monkeypatch.setattr(open_clipart_groups, "BLOCK", block)
+        monkeypatch.setattr(alike, "BLOCK", block)
         assert set(near_duplicates(thumbnails)) == expected
 
 
