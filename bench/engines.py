@@ -1,6 +1,6 @@
 """Time an engine on this machine beside eager torch in one run: latency, products a second, memory.
 
-    python -m bench.engines BUNDLE --runtime torch --batch 1 8 64 --output runs/benchmark
+    python -m bench.engines BUNDLE --runtime torch --batch 1 8 64
 
 The engine is exported first, which compares it with torch: one that differs is not timed. It is called as the server
 calls it, NumPy in and NumPy out, and so is the same network in eager torch: in bf16 by autocast on a GPU, else float32.
@@ -11,26 +11,29 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
-import platform
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
-from cma_clip.files import write_atomically
-from cma_clip.machine import commit, processor
+from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from bench.memory import Memory
+from cma_clip.command import command
 from model.bundle import Bundle, load_bundle
+from model.config import BundleConfig
 from serve.engines import CLASSES, EXPORTED_AS, engine_class, load_engine
-from serve.export.parity import Run, random_inputs
+from serve.export.parity import Inputs, Run, random_inputs
 from serve.export.publish import export
 
-WARM_UP, SECONDS = 5, 10.0
+ROUNDS, SECONDS = 5, 10.0
+COLUMNS = ("B", "T", "engine", "median ms", "p20", "p80", "products/s", "times eager", "memory MB")
+Shapes = Sequence[tuple[int, int]]
 
 
 def eager(bundle: Bundle) -> Run:
@@ -47,63 +50,70 @@ def eager(bundle: Bundle) -> Run:
     return run
 
 
-def bytes_in_use() -> int:
-    """Of the GPU, whose allocators keep what they once had; without one, of this process at its peak."""
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return total - free
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) << 10
+def load(loader: Callable[[], Run], config: BundleConfig, shapes: Shapes) -> tuple[Run, dict[tuple[int, int], int]]:
+    """An engine after its first call of each shape, and its peak bytes then, the shapes before included."""
+    memory, run, peaks = Memory(), loader(), {}
+    for shape in shapes:
+        run(*random_inputs(config, *shape, seed=0))
+        peaks[shape] = memory.peak_bytes()
+    return run, peaks
 
 
-def latency(run: Run, inputs: Sequence[np.ndarray], calls: int) -> dict[str, float]:
-    """Milliseconds of calls one after another, the caller waiting for each; fewer calls where SECONDS are over."""
-    for _ in range(WARM_UP):
-        run(*inputs)
+def turn(run: Run, inputs: Inputs, calls: int) -> list[float]:
+    """Milliseconds of calls one after another, the caller waiting for each; fewer where SECONDS / ROUNDS are over.
+
+    A first call, which finds the threads of the rival still spinning, is not among them.
+    """
+    run(*inputs)
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < calls and time.perf_counter() - begin < SECONDS:
-        start = time.perf_counter()
-        run(*inputs)
-        times.append(1e3 * (time.perf_counter() - start))
-    p20, median, p80 = np.percentile(times, (20, 50, 80)).tolist()
-    rate = 1e3 * len(inputs[0]) / median
-    return {"p20_ms": p20, "median_ms": median, "p80_ms": p80, "products_per_s": rate, "calls": len(times)}
+    while len(times) < calls and sum(times) < 1e3 * SECONDS / ROUNDS:
+        times.append(1e3 * seconds_of(lambda: run(*inputs)))
+    return times
 
 
 def measure(
-    name: str, load: Callable[[], Run], bundle: Bundle, batches: Sequence[int], lengths: Sequence[int], calls: int
-) -> list[dict[str, Any]]:
-    """A row for each batch size and title length; memory counts from before loading, and the rows before."""
-    torch.cuda.empty_cache()
-    Path("/proc/self/clear_refs").write_text("5")  # the process's peak begins anew (man 5 proc)
-    before, run, rows = bytes_in_use(), load(), []
-    for batch, length in itertools.product(batches, lengths):
-        times = latency(run, random_inputs(bundle.config, batch, length, seed=0), calls)
-        rows.append({"name": name, "batch": batch, "length": length, **times, "peak_bytes": bytes_in_use() - before})
-    return rows
+    loaders: Mapping[str, Callable[[], Run]], config: BundleConfig, shapes: Shapes, calls: int
+) -> Iterator[list[dict[str, Any]]]:
+    """For each shape (batch, title length) a row for each rival."""
+    loaded = {name: load(loader, config, shapes) for name, loader in loaders.items()}
+    for batch, length in shapes:
+        inputs = random_inputs(config, batch, length, seed=0)
+        turns = {name: partial(turn, run, inputs, -(-calls // ROUNDS)) for name, (run, _) in loaded.items()}
+        rows = []
+        for name, times in in_turn(turns, ROUNDS).items():
+            spread = percentiles(list(itertools.chain(*times)))
+            row = {"name": name, "batch": batch, "length": length, "calls": sum(map(len, times))}
+            row |= {f"{percent}_ms": value for percent, value in spread.items()}
+            row |= {"products_per_s": 1e3 * batch / spread["median"], "peak_bytes": loaded[name][1][batch, length]}
+            rows.append(row)
+        yield rows
 
 
-def machine(runtime: str) -> dict[str, Any]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__, **engine_class(runtime).machine()[0]}
-    cpu = processor()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"gpu": gpu, "cpu": f"{cpu['cpu']}, {cpu['cores']} cores", "versions": versions, "commit": commit()}
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, shape by shape."""
-    columns = ("B", "T", "engine", "median ms", "p20", "p80", "products/s", "times eager", "memory MB")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+def table(result: dict[str, Any]) -> str:
+    """Shape by shape."""
+    rows, lines = result["rows"], []
     rival = {(r["batch"], r["length"]): r["median_ms"] for r in rows if r["name"].startswith("eager")}
-    for r in sorted(rows, key=lambda r: (r["batch"], r["length"])):
+    for r in rows:
+        times = (f"{r[name]:.2f}" for name in ("median_ms", "p20_ms", "p80_ms"))
         ratio, megabytes = rival[r["batch"], r["length"]] / r["median_ms"], r["peak_bytes"] / 1e6
-        times = f"{r['median_ms']:.2f} | {r['p20_ms']:.2f} | {r['p80_ms']:.2f} | {r['products_per_s']:.0f}"
-        lines.append(f"| {r['batch']} | {r['length']} | {r['name']} | {times} | {ratio:.2f} | {megabytes:.0f} |")
-    return "\n".join(lines) + "\n"
+        rate = f"{r['products_per_s']:.0f}"
+        lines.append([r["batch"], r["length"], r["name"], *times, rate, f"{ratio:.2f}", f"{megabytes:.0f}"])
+    return markdown(COLUMNS, lines)
 
 
+def draw(result: dict[str, Any], figure: Figure) -> None:
+    """Products a second over the batch."""
+    axes, rows = figure.subplots(), result["rows"]
+    for name, length in dict.fromkeys((r["name"], r["length"]) for r in rows):
+        line = [(r["batch"], r["products_per_s"]) for r in rows if (r["name"], r["length"]) == (name, length)]
+        axes.loglog(*zip(*line, strict=True), marker=".", label=f"{name}, {length} ids")
+    axes.set(xlabel="batch", ylabel="products/s")
+    axes.legend()
+
+
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Refuses an engine that cannot be built or loaded here, or differs from torch."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="time an engine beside eager torch")
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument("--runtime", choices=list(CLASSES), required=True)
@@ -112,33 +122,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--length", type=int, nargs="+", help="ids a title (default: second and longest of the bundle)")
     parser.add_argument("--calls", type=int, default=200, help="at most, for each figure")
-    parser.add_argument("--output", type=Path, help="directory for benchmark.json and .md")
+    parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/engines)")
     args = parser.parse_args(arguments)
-    try:
-        result = compare_with_eager(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps(result["machine"]), table(result["rows"]), sep="\n")
-    if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.output / "benchmark.json", json.dumps(result, indent=1) + "\n")
-        write_atomically(args.output / "benchmark.md", table(result["rows"]))
-    return 0
-
-
-def compare_with_eager(args: argparse.Namespace) -> dict[str, Any]:
-    """Raises ValueError where the engine cannot be built or loaded here, or differs from torch."""
     bundle, engine = load_bundle(args.bundle), engine_class(args.runtime)
-    shapes = (bundle, args.batch, args.length or bundle.config.preprocess.title_lengths[1::3], args.calls)
+    shapes = list(itertools.product(args.batch, args.length or bundle.config.preprocess.title_lengths[1::3]))
     parameters = {"precision": args.precision} if args.precision and args.runtime == "tensorrt" else {}
     with tempfile.TemporaryDirectory() as folder:
         deploy = Path(folder) / "deploy"
         reports = export(args.bundle, deploy, EXPORTED_AS.get(args.runtime, args.runtime), args.precision, args.data)
-        path = deploy / "engine/1" / engine.FILE
-        rows = measure(args.runtime, lambda: load_engine(args.runtime, path, parameters), *shapes)
-    rows += measure(f"eager {'bf16' if torch.cuda.is_available() else 'f32'}", lambda: eager(bundle), *shapes)
-    return {"machine": machine(args.runtime), "parity": reports, "rows": rows}
+        loaders: dict[str, Callable[[], Run]] = {
+            args.runtime: lambda: load_engine(args.runtime, deploy / "engine/1" / engine.FILE, parameters),
+            f"eager {'bf16' if torch.cuda.is_available() else 'f32'}": lambda: eager(bundle),
+        }
+        with Report("engines", args.output, table, draw, engine=engine.machine()[0], parity=reports) as report:
+            for rows in measure(loaders, bundle.config, shapes, args.calls):
+                report.add(*rows)
+    return report.exit_code
 
 
 if __name__ == "__main__":

@@ -1,33 +1,33 @@
 """Times the fused kernels against eager and compiled PyTorch, in one run on one GPU.
 
-    python -m bench.kernels --output benchmark
+    python -m bench.kernels --output runs/bench/kernels
 
-Runs the kernels' tests first and stops if one fails. Writes measurements.json, table.md and plot.png. Every
-shape is computed by four rivals from the same weights: `fused`, `eager` (a loop over tasks, as in
-kernels.reference with λ task by task), `stacked` (all tasks in batched matrix products) and `compiled` (the
-stacked form by torch.compile, max-autotune). Host time is the wall clock of a call of which the caller waits for
-the result; graph time is one replay of a captured CUDA graph.
+Runs the kernels' tests first and stops if one fails. Every shape is computed by four rivals in turn from the same
+weights: `fused`, `eager` (a loop over tasks, as in kernels.reference with λ task by task), `stacked` (all tasks in
+batched matrix products) and `compiled` (the stacked form by torch.compile, max-autotune). Host time is the wall
+clock of a call of which the caller waits for the result; graph time is one replay of a captured CUDA graph.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from cma_clip.command import Failure, command
 from kernels import modality_heads as fused
 from kernels import reference
 
@@ -38,6 +38,7 @@ TASKS = (1, 2, 4, 8)
 LABELS = (12, 121)
 WIDTH = 512
 DROPOUT = 0.1
+ROUNDS = 5
 MODES = ("forward", "forward + backward")
 TESTS = ("tests/kernels/test_modality_heads.py",)
 
@@ -122,20 +123,18 @@ def step(heads: Heads, function: Callable[[], tuple[Tensor, Tensor]], backward: 
     return forward_backward
 
 
-def host_time(work: Callable[[], Any], repeats: int = 100) -> list[float]:
+def host_time(work: Callable[[], Any], repeats: int = 20) -> list[float]:
     """Microseconds of single calls, each waited for."""
-    times = []
-    for _ in range(repeats):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+
+    def call() -> None:
         work()
         torch.cuda.synchronize()
-        times.append(1e6 * (time.perf_counter() - start))
-    return times
+
+    torch.cuda.synchronize()
+    return [1e6 * seconds_of(call) for _ in range(repeats)]
 
 
-def graph_time(work: Callable[[], Any], repeats: int = 20, replays: int = 50) -> list[float]:
-    """Microseconds of a replay, each figure the mean of `replays` in a row."""
+def captured(work: Callable[[], Any]) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -145,6 +144,11 @@ def graph_time(work: Callable[[], Any], repeats: int = 20, replays: int = 50) ->
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
+    return graph
+
+
+def graph_time(graph: torch.cuda.CUDAGraph, repeats: int = 4, replays: int = 50) -> list[float]:
+    """Microseconds of a replay, each figure the mean of `replays` in a row."""
     times = []
     for _ in range(repeats):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -165,30 +169,28 @@ def launches(work: Callable[[], Any]) -> int:
     return sum(event.count for event in profile.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA)
 
 
-def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median and the 20th and 80th percentile."""
-    if len(times) < 2:
-        return dict.fromkeys(("p20", "median", "p80"), times[0])
-    cuts = statistics.quantiles(times, n=10, method="inclusive")
-    return {"p20": cuts[1], "median": statistics.median(times), "p80": cuts[7]}
-
-
 def measure(batch: int, tasks: int, labels: int, mode: str, dtype: torch.dtype) -> list[dict[str, Any]]:
-    """All rivals at one shape, warmed up, checked against each other and then timed."""
+    """All rivals at one shape, warmed up and then timed in turn."""
     backward = mode != "forward"
     heads = Heads(batch, tasks, labels, dtype, "cuda", DROPOUT if backward else 0.0)
-    rows = []
-    for name, function in rivals(heads).items():
-        work = step(heads, function, backward)
+    works = {name: step(heads, function, backward) for name, function in rivals(heads).items()}
+    peaks = {}
+    for name, work in works.items():
         for _ in range(3):
             work()
         torch.cuda.reset_peak_memory_stats()
-        host, graph = summary(host_time(work)), summary(graph_time(work))
+        work()
+        peaks[name] = torch.cuda.max_memory_allocated()
+    host = in_turn({name: partial(host_time, work) for name, work in works.items()}, ROUNDS)
+    graph = in_turn({name: partial(graph_time, captured(work)) for name, work in works.items()}, ROUNDS)
+    rows = []
+    for name, work in works.items():
+        host_us, graph_us = (percentiles(list(chain(*times[name]))) for times in (host, graph))
         rows.append({
-            "batch": batch, "tasks": tasks, "labels": labels, "mode": mode, "rival": name, "host_us": host,
-            "graph_us": graph, "launches": launches(work), "peak_bytes": torch.cuda.max_memory_allocated(),
-            "tflops": heads.flops(backward) / graph["median"] / 1e6,
-            "gigabytes_per_s": heads.bytes(backward) / graph["median"] / 1e3,
+            "batch": batch, "tasks": tasks, "labels": labels, "mode": mode, "rival": name, "host_us": host_us,
+            "graph_us": graph_us, "launches": launches(work), "peak_bytes": peaks[name],
+            "tflops": heads.flops(backward) / graph_us["median"] / 1e6,
+            "gigabytes_per_s": heads.bytes(backward) / graph_us["median"] / 1e3,
         })  # fmt: skip
     return rows
 
@@ -197,8 +199,9 @@ def ceilings(dtype: torch.dtype) -> dict[str, float]:
     """What this GPU reaches: a large copy, and a large matrix product on random values."""
     source = torch.randn(1 << 28, device="cuda")
     a, b = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
-    copy = statistics.median(graph_time(source.clone, repeats=5, replays=5))
-    product = statistics.median(graph_time(lambda: a @ b, repeats=5, replays=5))
+    copy, product = (
+        statistics.median(graph_time(captured(work), repeats=5, replays=5)) for work in (source.clone, lambda: a @ b)
+    )
     return {"gigabytes_per_s": 2 * source.nbytes / copy / 1e3, "tflops": 2 * 8192**3 / product / 1e6}
 
 
@@ -244,34 +247,28 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[tuple[str, float, float]]:
     return found
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: the goals, then a line for each shape with the median of each rival."""
-    lines = ["| goal | measured | asked |", "|---|---|---|"]
-    lines += [f"| {name} | {value:.2f} | {limit} |" for name, value, limit in verdicts(rows)]
+def table(result: dict[str, Any]) -> str:
+    """The goals, then a line for each shape with the median of each rival."""
+    rows = result["rows"]
+    goals = [[name, f"{value:.2f}", limit] for name, value, limit in verdicts(rows)]
     names = list(dict.fromkeys(row["rival"] for row in rows))
-    lines += ["", "| mode | K | C | B | " + " | ".join(f"{n} host / graph µs (launches)" for n in names)]
-    lines[-1] += " | fused TFLOP/s, GB/s |"
-    lines.append("|" + "---|" * (5 + len(names)))
-    shapes = dict.fromkeys((r["mode"], r["tasks"], r["labels"], r["batch"]) for r in rows)
     cells = {(r["mode"], r["tasks"], r["labels"], r["batch"], r["rival"]): r for r in rows}
-    for shape in shapes:
-        row = (cells[*shape, name] for name in names)
+    lines = []
+    for shape in dict.fromkeys(key[:-1] for key in cells):
+        row, ours = (cells[*shape, name] for name in names), cells[*shape, "fused"]
         text = (f"{r['host_us']['median']:.1f} / {r['graph_us']['median']:.1f} ({r['launches']})" for r in row)
-        ours = cells[*shape, "fused"]
-        reached = f"{ours['tflops']:.1f}, {ours['gigabytes_per_s']:.0f}"
-        lines.append(f"| {' | '.join(map(str, shape))} | {' | '.join(text)} | {reached} |")
-    return "\n".join(lines) + "\n"
+        lines.append([*shape, *text, f"{ours['tflops']:.1f}, {ours['gigabytes_per_s']:.0f}"])
+    head = ["mode", "K", "C", "B", *(f"{n} host / graph µs (launches)" for n in names), "fused TFLOP/s, GB/s"]
+    most = "this GPU reaches {tflops:.0f} TFLOP/s and {gigabytes_per_s:.0f} GB/s\n".format(**result["ceilings"])
+    return "\n".join([markdown(["goal", "measured", "asked"], goals), most, markdown(head, lines)])
 
 
-def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(result: dict[str, Any], figure: Figure) -> None:
     """Graph time over the batch, one panel for a mode and number of tasks."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    rows = result["rows"]
     labels, tasks = max(r["labels"] for r in rows), sorted({r["tasks"] for r in rows})
-    figure, panels = plt.subplots(len(MODES), len(tasks), figsize=(4 * len(tasks), 7), squeeze=False, sharex=True)
+    figure.set_size_inches(4 * len(tasks), 7)
+    panels = figure.subplots(len(MODES), len(tasks), squeeze=False, sharex=True)
     for panel_row, mode in zip(panels, MODES, strict=True):
         for panel, k in zip(panel_row, tasks, strict=True):
             shown = [r for r in rows if (r["labels"], r["tasks"], r["mode"]) == (labels, k, mode)]
@@ -279,47 +276,29 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 line = [(r["batch"], r["graph_us"]["median"]) for r in shown if r["rival"] == name]
                 panel.loglog(*zip(*line, strict=True), marker=".", label=name)
             panel.set_title(f"{mode}, {k} tasks of {labels} labels", fontsize=9)
-            panel.set_xlabel("batch")
-            panel.set_ylabel("µs, graph replay")
+            panel.set(xlabel="batch", ylabel="µs, graph replay")
     panels[0][0].legend()
-    figure.tight_layout()
-    figure.savefig(path)
 
 
-def machine() -> dict[str, str]:
-    import triton
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
-    return {"gpu": torch.cuda.get_device_name(), "commit": commit.stdout.strip(), **versions}
-
-
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="directory for the results")
+    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description="time the fused kernels on one GPU")
+    parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/kernels)")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS)
     args = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("error: no CUDA device: times of the kernels mean something only on a GPU", file=sys.stderr)
-        return 2
+        raise ValueError("no CUDA device: times of the kernels mean something only on a GPU")
     if subprocess.run([sys.executable, "-m", "pytest", *TESTS], check=False).returncode:
-        print("error: the kernels' tests fail, so nothing is timed", file=sys.stderr)
-        return 1
+        raise Failure("the kernels' tests fail, so nothing is timed")
     dtype = getattr(torch, args.dtype)
-    args.output.mkdir(parents=True, exist_ok=True)
     shapes = [(b, k, c, mode) for mode in MODES for k in args.tasks for c in args.labels for b in args.batch]
-    result: dict[str, Any] = {"machine": machine(), "dtype": args.dtype, "ceilings": ceilings(dtype), "rows": []}
-    for batch, tasks, labels, mode in tqdm(shapes):
-        result["rows"] += measure(batch, tasks, labels, mode, dtype)
-        # A run that is stopped keeps what it has measured.
-        (args.output / "measurements.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.output / "table.md").write_text(table(result["rows"]))
-    plot(result["rows"], args.output / "plot.png")
-    print(json.dumps(result["machine"] | result["ceilings"]), table(result["rows"]), sep="\n")
-    return 0
+    with Report("kernels", args.output, table, draw, dtype=args.dtype, ceilings=ceilings(dtype)) as report:
+        for batch, tasks, labels, mode in tqdm(shapes):
+            report.add(*measure(batch, tasks, labels, mode, dtype))
+    return report.exit_code
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Times picture preprocessing against Pillow alone, in one run, and counts the samples that differ.
+"""Times image preprocessing against Pillow alone, in one run, and counts the samples that differ.
 
     python -m bench.preprocessing
 
 Pillow alone means the same checks, Pillow's decoder and Pillow's resize: what `decode_image` and
-`pillow_resize_and_crop` do. Times are CPU time of one thread, the two taking turns. Exit status 1: a picture is
+`pillow_resize_and_crop` do. Times are CPU time of one thread, the two taking turns. Exit status 1: an image is
 outside the tolerance.
 """
 
@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import argparse
 import io
-import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from cma_clip.command import command
 from model.config import PreprocessConfig
 from model.images import decode_image, image_to_pixels
 from model.resize import pillow_resize_and_crop
@@ -36,7 +39,7 @@ ENCODINGS = (
     {"quality": 92, "subsampling": "4:4:4"},
     {"quality": 85, "subsampling": "4:2:0", "progressive": True},
 )
-HEADER = ("picture", "KB", "Pillow ms", "ours ms", "p20 to p80", "ratio", "differ", "by")
+COLUMNS = ("image", "KB", "Pillow ms", "ours ms", "p20 to p80", "ratio", "differ", "by")
 
 
 class Difference(NamedTuple):
@@ -80,67 +83,70 @@ def difference(data: bytes) -> Difference:
     return Difference(float((levels > 0).mean()), int(levels.max()))
 
 
-def cpu_ms(compute: Callable[[bytes], np.ndarray], data: bytes) -> float:
-    started = time.thread_time()
-    compute(data)
-    return 1000 * (time.thread_time() - started)
+def rivals() -> dict[str, Callable[[bytes], np.ndarray]]:
+    return {"Pillow": pillow_pixels, "ours": our_pixels}
 
 
-def row(name: str, data: bytes, rounds: int) -> tuple[list[str], bool]:
-    """One line of the table, and whether the picture is within the tolerance."""
-    times = np.array([(cpu_ms(pillow_pixels, data), cpu_ms(our_pixels, data)) for _ in range(rounds + 1)][1:])
-    pillow, ours = np.median(times, axis=0)
-    low, high = np.percentile(times[:, 1], (20, 80))
-    differ = difference(data)
-    numbers = [f"{len(data) / 1024:.0f}", f"{pillow:.2f}", f"{ours:.2f}", f"{low:.2f} to {high:.2f}"]
-    return [name, *numbers, f"{pillow / ours:.2f}", f"{differ.share:.3%}", str(differ.largest)], differ.tolerable
+def measure(name: str, data: bytes, rounds: int) -> dict[str, Any]:
+    """CPU milliseconds of each rival, of which the first round does not count."""
+    turns = {rival: partial(seconds_of, partial(pixels, data), time.thread_time) for rival, pixels in rivals().items()}
+    times = {rival: percentiles([1000 * s for s in taken[1:]]) for rival, taken in in_turn(turns, rounds + 1).items()}
+    return {"image": name, "bytes": len(data), **times, "differ": difference(data)._asdict()}
 
 
-def pictures_per_second(compute: Callable[[bytes], np.ndarray], data: bytes, threads: int, count: int) -> float:
+def images_per_second(compute: Callable[[bytes], np.ndarray], data: bytes, threads: int, count: int) -> float:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(compute, [data] * threads))
-        started = time.perf_counter()
-        list(pool.map(compute, [data] * count))
-        return count / (time.perf_counter() - started)
+        return count / seconds_of(lambda: list(pool.map(compute, [data] * count)))
 
 
-def threads_table(count: int) -> list[list[str]]:
-    """Pictures of 1000 x 1000 a second, by the wall clock: what runs without the GIL gains by a second thread."""
-    data = encode_jpeg(photograph(1000, 1000), **ENCODINGS[0])
-    lines = [["threads", "Pillow, 1/s", "ours, 1/s"]]
+def measure_threads(count: int) -> list[dict[str, float]]:
+    """Images of 1000 x 1000 a second, by the wall clock: what runs without the GIL gains by a second thread."""
+    data, rows = encode_jpeg(photograph(1000, 1000), **ENCODINGS[0]), []
     for threads in (1, 2):
-        rates = [
-            statistics.median(pictures_per_second(compute, data, threads, count) for _ in range(3))
-            for compute in (pillow_pixels, our_pixels)
-        ]
-        lines.append([str(threads), *(f"{rate:.0f}" for rate in rates)])
-    return lines
+        turns = {name: partial(images_per_second, pixels, data, threads, count) for name, pixels in rivals().items()}
+        rows.append({"threads": threads} | {k: statistics.median(rates) for k, rates in in_turn(turns, 3).items()})
+    return rows
 
 
-def markdown(lines: list[list[str]]) -> str:
-    head, *body = (f"| {' | '.join(cells)} |" for cells in lines)
-    return "\n".join([head, "|" + " --- |" * len(lines[0]), *body])
+def table(result: dict[str, Any]) -> str:
+    lines = []
+    for r in result["rows"]:
+        pillow, ours, differ = r["Pillow"], r["ours"], Difference(**r["differ"])
+        cells = [r["image"], f"{r['bytes'] / 1024:.0f}", f"{pillow['median']:.2f}", f"{ours['median']:.2f}"]
+        cells += [f"{ours['p20']:.2f} to {ours['p80']:.2f}", f"{pillow['median'] / ours['median']:.2f}"]
+        lines.append([*cells, f"{differ.share:.3%}", differ.largest])
+    threads = [[r["threads"], f"{r['Pillow']:.0f}", f"{r['ours']:.0f}"] for r in result.get("threads", [])]
+    return markdown(COLUMNS, lines) + "\n" + markdown(("threads", "Pillow, 1/s", "ours, 1/s"), threads)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=21, help="repetitions of a picture")
-    parser.add_argument("--largest", type=int, default=4000, help="leave out pictures wider than that")
-    options = parser.parse_args()
-    parts = ("pillow", "simplejpeg", "cykooz-resizer", "numpy")
-    print(
-        ", ".join([platform.processor() or platform.machine(), *(f"{part} {version(part)}" for part in parts)]) + "\n"
+def draw(result: dict[str, Any], figure: Figure) -> None:
+    """How many times as fast as Pillow, image by image."""
+    ratios = {r["image"]: r["Pillow"]["median"] / r["ours"]["median"] for r in result["rows"]}
+    axes = figure.subplots()
+    axes.barh(list(ratios), list(ratios.values()))
+    axes.set_xlabel("Pillow's time / ours")
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.preprocessing", description="time image preprocessing against Pillow alone"
     )
-    cases = [(size, encoding) for size in SIZES if size[0] <= options.largest for encoding in ENCODINGS]
-    lines, tolerable = [list(HEADER)], True
-    for (width, height), encoding in tqdm(cases, disable=not sys.stderr.isatty()):
-        kind = f"{encoding['subsampling']} q{encoding['quality']}{' progressive' if 'progressive' in encoding else ''}"
-        data = encode_jpeg(photograph(width, height), **encoding)
-        line, within = row(f"{width} x {height} {kind}", data, options.rounds)
-        lines.append(line)
-        tolerable &= within
-    print(markdown(lines) + "\n\n" + markdown(threads_table(4 * options.rounds)))
-    return 0 if tolerable else 1
+    parser.add_argument("--rounds", type=int, default=21, help="repetitions of an image")
+    parser.add_argument("--largest", type=int, default=4000, help="leave out images wider than that")
+    parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/preprocessing)")
+    args = parser.parse_args(arguments)
+    cases = [(size, encoding) for size in SIZES if size[0] <= args.largest for encoding in ENCODINGS]
+    with Report("preprocessing", args.output, table, draw) as report:
+        for (width, height), encoding in tqdm(cases, disable=None):
+            kind = f"{encoding['subsampling']} q{encoding['quality']}{' progressive' * ('progressive' in encoding)}"
+            data = encode_jpeg(photograph(width, height), **encoding)
+            report.add(measure(f"{width} x {height} {kind}", data, args.rounds))
+        tolerable = all(Difference(**row["differ"]).tolerable for row in report.result["rows"])
+        verdict = {"every image is within the tolerance": tolerable}
+        report.save(threads=measure_threads(4 * args.rounds), verdict=verdict)
+    return report.exit_code
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from bench import kernels as benchmark
+from bench.harness import percentiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -40,24 +42,25 @@ def rows(host: dict[str, float], graph: dict[str, float]) -> list[dict]:
     return [
         {"batch": b, "tasks": k, "labels": 12, "mode": mode, "rival": name, "launches": 1}
         | {"tflops": 2.5, "gigabytes_per_s": 700.4}
-        | {"host_us": benchmark.summary([host[name]]), "graph_us": benchmark.summary([graph[name] * b])}
+        | {"host_us": percentiles([host[name]]), "graph_us": percentiles([graph[name] * b])}
         for b, k, mode in shapes
         for name in host
     ]
 
 
-def test_goals_are_ratios_of_medians(tmp_path):
+def test_goals_are_ratios_of_medians():
     measured = rows({"fused": 10, "eager": 50, "compiled": 20}, {"fused": 4, "eager": 8, "compiled": 6})
-    measured[-1]["graph_us"] = benchmark.summary([2048.0])  # compiled wins once, beyond batch 512
+    measured[-1]["graph_us"] = percentiles([2048.0])  # compiled wins once, beyond batch 512
     assert [round(value, 3) for _, value, _ in benchmark.verdicts(measured)] == [5.0, 5.0, 5.0, 1.5, 0.5]
-    text = benchmark.table(measured)
+    result = {"rows": measured, "ceilings": {"tflops": 612.4, "gigabytes_per_s": 2999.6}}
+    text = benchmark.table(result)
+    assert "this GPU reaches 612 TFLOP/s and 3000 GB/s" in text
     assert "| forward | 8 | 12 | 1 | 10.0 / 4.0 (1) | 50.0 / 8.0 (1) | 20.0 / 6.0 (1) | 2.5, 700 |" in text
-    benchmark.plot(measured, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 10_000
-
-
-def test_percentiles():
-    assert benchmark.summary([float(i) for i in range(11)]) == {"p20": 2.0, "median": 5.0, "p80": 8.0}
+    figure = Figure()
+    benchmark.draw(result, figure)
+    assert len(figure.axes) == 4 and [len(axes.lines) for axes in figure.axes] == [3] * 4
+    fused = figure.axes[0].lines[0].get_xydata().tolist()
+    assert fused == [[1.0, 4.0], [1024.0, 4096.0]]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run the benchmark")
