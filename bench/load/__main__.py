@@ -1,4 +1,4 @@
-"""Load on a running server, with real pictures over gRPC.
+"""Load on a running server, with real images over gRPC.
 
 python -m bench.load sweep    --data data/apa_mini                       latency and throughput over concurrency
 python -m bench.load overload --data data/apa_mini                       three times what it can do, then calm
@@ -14,117 +14,91 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from bench.load import experiments, perf_analyzer, plots, report
+from bench.harness import Report
+from bench.load import experiments, plots, tables
+from bench.load.calls import closed_loop
 from bench.load.in_process import InProcess
-from bench.load.load import closed_loop
-from bench.load.requests import Product, bad_requests, from_data_set, from_pictures, good_requests, mixture
+from bench.load.requests import TitleAndImage, bad_requests, from_data_set, good_requests, mixture
 from bench.load.summary import is_queue_limit
-from client.classifier import Classifier, ClassifierError
+from client.classifier import Classifier
+from cma_clip.command import Failure, command
+
+LARGEST_BATCH = 16  # in this process
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 where a verdict does not hold, 2 where nothing could be measured."""
+    """Returns the exit code: 1 where a verdict does not hold or no server answers, 2 for wrong input."""
     options = _parse(arguments)
+    products = from_data_set(options.data)
+    run, table, draw = COMMANDS[options.command]
     try:
-        products = from_pictures(options.pictures) if options.pictures else from_data_set(options.data)
-        result, table, draw = COMMANDS[options.command](options, products)
-    except (ValueError, OSError, ClassifierError, InferenceServerException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    output = options.output or Path("runs/bench") / options.command
-    result = {"machine": report.machine(), "products": len(products), **result}
-    table += _verdict_lines(result.get("verdict", {}))
-    report.write(output, result, table)
-    draw(output / "plot.png")
-    print(table + f"\n{output}/: table.md, result.json, plot.png")
-    return 0 if all(result.get("verdict", {}).values()) else 1
+        with Report(options.command, options.output, table, draw, products=len(products)) as report:
+            run(options, products, report)
+    except InferenceServerException as error:
+        raise Failure(str(error)) from error
+    return report.exit_code
 
 
-def _sweep(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    requests, server = good_requests(products, options.rows), _server(options.url, options.wait)
-    if options.perf_analyzer:
-        perf_analyzer.check(options.perf_analyzer)
-    rows = experiments.sweep(
-        options.url, requests, options.concurrency, options.seconds, options.timeout, options.admin_key
-    )
-    if options.perf_analyzer:
-        for row in rows:
-            row["perf_analyzer"] = perf_analyzer.measure(
-                options.perf_analyzer, options.url, products, row["concurrency"], options.seconds
-            )
-    failed = [name for row in rows for name in row["failures"] if not is_queue_limit(name)]
-    result = {"server": server, "rows_per_request": options.rows, "seconds": options.seconds, "sweep": rows}
-    result["verdict"] = {"no failure but refusals of a full queue": not failed}
-    return result, report.sweep_table(rows), lambda path: plots.draw_sweep(rows, path)
+def _sweep(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
+    report.save(server=_server(options.url, options.wait), seconds=options.seconds)
+    for row in experiments.sweep(options.url, good_requests(products), options.concurrency, options.seconds):
+        report.add(row)
+    failed = [name for row in report.result["rows"] for name in row["failures"] if not is_queue_limit(name)]
+    report.save(verdict={"no failure but refusals of a full queue": not failed})
 
 
-def _overload(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    requests, server = good_requests(products, options.rows), _server(options.url, options.wait)
-    figures = experiments.overload(
-        options.url,
-        requests,
-        _times(options.rate),
-        options.concurrency,
-        options.seconds,
-        options.timeout,
-        options.accepted_limit,
-    )
-    result = {"server": server, "rows_per_request": options.rows, **figures}
-    return result, report.overload_table(result), lambda path: plots.draw_overload(result, path)
+def _overload(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
+    server = _server(options.url, options.wait)
+    report.save(server=server, **experiments.overload(options.url, good_requests(products), options.concurrency))
 
 
-def _soak(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    good, server = good_requests(products), _server(options.url, options.wait)
-    rate = None
+def _soak(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
+    good, server, rate = good_requests(products), _server(options.url, options.wait), None
     if options.rate:
-        most = experiments.capacity(options.url, good, options.concurrency, options.timeout)
-        rate = _times(options.rate) * most
+        most = experiments.capacity(options.url, good, options.concurrency)
+        rate = float(options.rate.removesuffix("x")) * most
     requests = mixture(good, bad_requests(products[0]), options.bad, options.requests)
-    figures = experiments.soak(options.url, requests, options.pid, options.concurrency, options.timeout, rate)
-    result = {"server": server, "rate": rate, **figures}
-    return result, report.soak_table(result), lambda path: plots.draw_soak(result, path)
+    figures = experiments.soak(options.url, requests, options.pid, options.concurrency, rate)
+    report.save(server=server, rate=rate, **figures)
 
 
-def _compare(options: argparse.Namespace, products: list[Product]) -> tuple[dict[str, Any], str, Any]:
-    names = [name for name, _ in options.sides]
-    loads = {name: _load(where, options, products) for name, where in options.sides}
-    rows = experiments.compare(loads, options.concurrency, options.seconds, options.rounds)
-    result = {"sides": dict(options.sides), "seconds": options.seconds, "rounds": options.rounds, "compare": rows}
-    return result, report.compare_table(rows, names), lambda path: plots.draw_compare(rows, names, path)
+def _compare(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
+    loads = {name: _load(where, options.wait, products) for name, where in options.sides}
+    report.save(sides=dict(options.sides), seconds=options.seconds, rounds=options.rounds)
+    for row in experiments.compare(loads, options.concurrency, options.seconds, options.rounds):
+        report.add(row)
 
 
-COMMANDS = {"sweep": _sweep, "overload": _overload, "soak": _soak, "compare": _compare}
+COMMANDS = {
+    "sweep": (_sweep, tables.sweep_table, plots.draw_sweep),
+    "overload": (_overload, tables.overload_table, plots.draw_overload),
+    "soak": (_soak, tables.soak_table, plots.draw_soak),
+    "compare": (_compare, tables.compare_table, plots.draw_compare),
+}
 
 
-def _load(where: str, options: argparse.Namespace, products: list[Product]) -> experiments.Load:
+def _load(where: str, wait_s: float, products: list[TitleAndImage]) -> experiments.Load:
     """A server by its address, or a model repository in this process."""
     if Path(where).is_dir():
-        here = InProcess(Path(where), options.config)
-        return lambda concurrency, seconds: here.load(products, min(concurrency, options.batch), seconds)
-    _server(where, options.wait)
+        here = InProcess(Path(where))
+        return lambda concurrency, seconds: here.load(products, min(concurrency, LARGEST_BATCH), seconds)
+    _server(where, wait_s)
     requests = good_requests(products)
-    return lambda concurrency, seconds: closed_loop(
-        where, requests, concurrency, seconds=seconds, timeout_s=options.timeout
-    )
+    return lambda concurrency, seconds: closed_loop(where, requests, concurrency, seconds=seconds)
 
 
 def _server(url: str, wait_s: float) -> dict[str, str]:
+    """Address, name and version of a server, as soon as it is ready."""
     with Classifier(url) as classifier:
         classifier.wait_until_ready(wait_s)
-    return report.server(url)
-
-
-def _verdict_lines(verdict: dict[str, bool]) -> str:
-    return "".join(f"\n{'yes' if held else 'NO '}  {claim}" for claim, held in verdict.items()) + "\n"
-
-
-def _times(text: str) -> float:
-    """`3x` -> 3.0, of capacity."""
-    return float(text.removesuffix("x"))
+    with triton.InferenceServerClient(url) as client:
+        about = client.get_server_metadata()
+    return {"url": url, "name": about.name, "version": about.version}
 
 
 def _side(text: str) -> tuple[str, str]:
@@ -143,49 +117,34 @@ def _numbers(text: str) -> list[int]:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
-    source = common.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="directory written by train.prepare")
-    source.add_argument("--pictures", type=Path, metavar="DIR", help="a folder of pictures instead")
+    common.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     common.add_argument("--output", type=Path, help="directory for the results (runs/bench/COMMAND)")
-    common.add_argument("--timeout", type=float, default=10.0, metavar="S", help="deadline of a call (%(default)s)")
     common.add_argument("--wait", type=float, default=2.0, metavar="S", help="for the server to be ready (%(default)s)")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", default="localhost:8001", help="the server's gRPC address (%(default)s)")
-    rows = argparse.ArgumentParser(add_help=False)
-    rows.add_argument("--rows", type=int, default=1, metavar="N", help="products in a request (%(default)s)")
+    callers = argparse.ArgumentParser(add_help=False)
+    callers.add_argument("--concurrency", type=int, default=32, help="callers that find capacity (%(default)s)")
 
     parser = argparse.ArgumentParser(
         prog="python -m bench.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    sweep = commands.add_parser("sweep", parents=[common, server, rows])
+    sweep = commands.add_parser("sweep", parents=[common, server])
     sweep.add_argument("--concurrency", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], metavar="N,N,...")
     sweep.add_argument("--seconds", type=float, default=5.0, help="per concurrency (%(default)s)")
-    sweep.add_argument("--admin-key", metavar="KEY", help="of a server that restricts its statistics")
-    sweep.add_argument("--perf-analyzer", type=Path, metavar="PATH", help="measure with this binary too")
+    commands.add_parser("overload", parents=[common, server, callers])
 
-    overload = commands.add_parser("overload", parents=[common, server, rows])
-    overload.add_argument("--rate", default="3x", help="times capacity (%(default)s)")
-    overload.add_argument("--concurrency", type=int, default=32, help="callers to find capacity with (%(default)s)")
-    overload.add_argument("--seconds", type=float, default=10.0, help="of overload (%(default)s)")
-    overload.add_argument(
-        "--accepted-limit", type=float, default=2000.0, metavar="MS", help="p99 of accepted requests (%(default)s)"
-    )
-
-    soak = commands.add_parser("soak", parents=[common, server])
+    soak = commands.add_parser("soak", parents=[common, server, callers])
     soak.add_argument("--requests", type=int, default=100_000)
     soak.add_argument("--bad", type=float, default=0.05, help="share of bad requests (%(default)s)")
     soak.add_argument("--pid", type=int, required=True, help="of tritonserver")
-    soak.add_argument("--concurrency", type=int, default=32, help="callers (%(default)s)")
-    soak.add_argument("--rate", help="0.7x: at a fixed rate, times capacity, instead")
+    soak.add_argument("--rate", help="0.7x: at a fixed rate, times capacity, instead of as fast as it answers")
 
     compare = commands.add_parser("compare", parents=[common])
     compare.add_argument("sides", type=_side, nargs=2, metavar="NAME=WHERE", help="HOST:PORT, or a filled deploy/")
     compare.add_argument("--concurrency", type=_numbers, default=[1, 32], metavar="N,N,...")
     compare.add_argument("--seconds", type=float, default=3.0, help="of each turn (%(default)s)")
     compare.add_argument("--rounds", type=int, default=7, help="turns of each side (%(default)s)")
-    compare.add_argument("--batch", type=int, default=16, help="largest batch in this process (%(default)s)")
-    compare.add_argument("--config", default="cpu", help="deploy/engine/configs/NAME.pbtxt in this process")
     options = parser.parse_args(arguments)
     if options.command == "compare" and options.sides[0][0] == options.sides[1][0]:
         parser.error(f"both sides are called {options.sides[0][0]!r}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tritonclient.grpc as triton
 
-from bench.load.load import Outcome, closed_loop, open_loop
+from bench.harness import in_turn
+from bench.load.calls import TIMEOUT_S, Call, closed_loop, open_loop
 from bench.load.requests import OK, Request
 from bench.load.steps import counters, spent
-from bench.load.summary import growth, is_queue_limit, percentile_ms, reason, summarize, unexpected, windows
+from bench.load.summary import growth, is_queue_limit, latency_ms, reason, summarize, unexpected, windows
 from bench.load.watch import Sample, watching
 
 WARM_UP_S = 1.0
@@ -29,38 +32,31 @@ ALLOWED_GROWTH = {
     "p99_ms": (0.5, 50.0),
 }
 
-Load = Callable[[int, float], list[Outcome]]  # concurrency, seconds
+Load = Callable[[int, float], list[Call]]  # concurrency, seconds
 
 
 def sweep(
-    url: str,
-    requests: Sequence[Request],
-    concurrencies: Sequence[int],
-    seconds: float,
-    timeout_s: float,
-    admin_key: str | None = None,
-) -> list[dict[str, Any]]:
+    url: str, requests: Sequence[Request], concurrencies: Sequence[int], seconds: float
+) -> Iterator[dict[str, Any]]:
     """Per number of callers: figures of the load and time per step of the ensemble."""
-    rows = []
     for concurrency in concurrencies:
-        closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
+        closed_loop(url, requests, concurrency, seconds=WARM_UP_S)
         with triton.InferenceServerClient(url) as client:
-            before = counters(client, admin_key)
-            outcomes = closed_loop(url, requests, concurrency, seconds=seconds, timeout_s=timeout_s)
-            steps = spent(before, counters(client, admin_key))
-        rows.append({"concurrency": concurrency, **summarize(outcomes, seconds), "steps": steps})
-    return rows
+            before = counters(client)
+            calls = closed_loop(url, requests, concurrency, seconds=seconds)
+            steps = spent(before, counters(client))
+        yield {"concurrency": concurrency, **summarize(calls, seconds), "steps": steps}
 
 
-def capacity(url: str, requests: Sequence[Request], concurrency: int, timeout_s: float) -> float:
+def capacity(url: str, requests: Sequence[Request], concurrency: int, timeout_s: float = TIMEOUT_S) -> float:
     """OK answers a second at a fixed number of callers.
 
     Raises:
         ValueError: the server refused some, so that the rate is no measure of what it can do.
     """
     closed_loop(url, requests, concurrency, seconds=WARM_UP_S, timeout_s=timeout_s)
-    outcomes = closed_loop(url, requests, concurrency, seconds=CAPACITY_S, timeout_s=timeout_s)
-    figures = summarize(outcomes, CAPACITY_S)
+    calls = closed_loop(url, requests, concurrency, seconds=CAPACITY_S, timeout_s=timeout_s)
+    figures = summarize(calls, CAPACITY_S)
     if figures["failures"] or not figures["ok"]:
         raise ValueError(f"no capacity at {concurrency} callers, try fewer: failures {figures['failures']}")
     return figures["throughput"]
@@ -69,11 +65,11 @@ def capacity(url: str, requests: Sequence[Request], concurrency: int, timeout_s:
 def overload(
     url: str,
     requests: Sequence[Request],
-    factor: float,
     concurrency: int,
-    seconds: float,
-    timeout_s: float,
-    accepted_limit_ms: float,
+    factor: float = 3.0,
+    seconds: float = 10.0,
+    timeout_s: float = TIMEOUT_S,
+    accepted_limit_ms: float = 2000.0,
 ) -> dict[str, Any]:
     """Half of capacity, then `factor` times capacity, then half of it again, at fixed rates.
 
@@ -87,7 +83,7 @@ def overload(
     most = capacity(url, requests, concurrency, timeout_s)
     calm = open_loop(url, requests, most / 2, CALM_S, timeout_s)
     storm = open_loop(url, requests, most * factor, seconds, timeout_s)
-    overhang_s = max(outcome.done_s for outcome in storm) - seconds
+    overhang_s = max(call.done_s for call in storm) - seconds
     after = open_loop(url, requests, most / 2, RECOVERY_S, timeout_s)
     before, during = summarize(calm, CALM_S), summarize(storm, seconds)
     recovered_s = recovery(after, before["p99_ms"], max(0.0, overhang_s))
@@ -105,19 +101,16 @@ def overload(
     }  # fmt: skip
 
 
-def rejected(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+def rejected(calls: Sequence[Call]) -> dict[str, dict[str, Any]]:
     """Reason -> count, p50 and p99 in ms from sending to the refusal."""
     by_reason: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        if outcome.code != OK:
-            by_reason.setdefault(reason(outcome), []).append(outcome.done_s - outcome.sent_s)
-    return {
-        name: {"count": len(waits), "p50_ms": percentile_ms(waits, 50), "p99_ms": percentile_ms(waits, 99)}
-        for name, waits in by_reason.items()
-    }
+    for call in calls:
+        if call.code != OK:
+            by_reason.setdefault(reason(call), []).append(call.done_s - call.sent_s)
+    return {name: {"count": len(waits), **latency_ms(waits)} for name, waits in by_reason.items()}
 
 
-def recovery(after: Sequence[Outcome], normal_ms: float | None, overhang_s: float) -> float | None:
+def recovery(after: Sequence[Call], normal_ms: float | None, overhang_s: float) -> float | None:
     """Seconds from the end of an overload until the server was as before; None if it was not within RECOVERY_S.
 
     As before: from then on no failure, and every half second a median of at most `normal_ms`.
@@ -136,12 +129,10 @@ def recovery(after: Sequence[Outcome], normal_ms: float | None, overhang_s: floa
     return round(normal_from, 2) if normal_from <= min(RECOVERY_S, last_start) else None
 
 
-def timeline(outcomes: Sequence[Outcome], most: int = 5000) -> list[tuple[float, float, str]]:
+def timeline(calls: Sequence[Call], most: int = 5000) -> list[tuple[float, float, str]]:
     """(due s, latency ms, reason or OK) of at most `most` calls, for a plot."""
-    step = -(-len(outcomes) // most)
-    return [
-        (round(o.due_s, 3), round(1e3 * o.latency_s, 2), OK if o.code == OK else reason(o)) for o in outcomes[::step]
-    ]
+    step = -(-len(calls) // most)
+    return [(round(o.due_s, 3), round(1e3 * o.latency_s, 2), OK if o.code == OK else reason(o)) for o in calls[::step]]
 
 
 def soak(
@@ -149,7 +140,6 @@ def soak(
     requests: Sequence[Request],
     pid: int,
     concurrency: int,
-    timeout_s: float,
     rate: float | None = None,
     interval_s: float = 1.0,
 ) -> dict[str, Any]:
@@ -167,21 +157,21 @@ def soak(
     start = time.monotonic()
     with watching(pid, interval_s) as watch:
         if rate:
-            outcomes = open_loop(url, requests, rate, len(requests) / rate, timeout_s)
+            calls = open_loop(url, requests, rate, len(requests) / rate)
         else:
-            outcomes = closed_loop(url, requests, concurrency, count=len(requests), timeout_s=timeout_s)
+            calls = closed_loop(url, requests, concurrency, count=len(requests))
         elapsed_s = time.monotonic() - start
-    wrong = unexpected(outcomes, requests)
+    wrong = unexpected(calls, requests)
     series = {name: [getattr(s, name) for s in watch.samples] for name in ("rss", "fds", "threads", "shm")}
-    parts = windows(outcomes, max(interval_s, elapsed_s / 60))
+    parts = windows(calls, max(interval_s, elapsed_s / 60))
     grown = growths(watch.samples, series, parts)
     verdict = {
-        "every answer as expected": not wrong and len(outcomes) == len(requests),
+        "every answer as expected": not wrong and len(calls) == len(requests),
         "no process ended or began": not watch.fault and len({s.processes for s in watch.samples}) == 1,
         **{f"{name} flat": bool(g["growth"] <= g["allowed"]) for name, g in grown.items() if rate or name in series},
     }
     return {
-        **summarize(outcomes, elapsed_s), "seconds": elapsed_s, "expected": _expected(requests),
+        **summarize(calls, elapsed_s), "seconds": elapsed_s, "expected": Counter(r.expected for r in requests),
         "unexpected": [[*pair, count] for pair, count in wrong.most_common(20)],
         "at_s": [s.at_s for s in watch.samples], **series, "windows": parts, "grown": grown, "fault": watch.fault,
         "verdict": verdict,
@@ -204,39 +194,34 @@ def growths(
     return result
 
 
-def _expected(requests: Sequence[Request]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for request in requests:
-        counts[request.expected] = counts.get(request.expected, 0) + 1
-    return counts
-
-
-def compare(loads: dict[str, Load], concurrencies: Sequence[int], seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """Two ways to answer the same load, turn by turn (A B A B ...), so that a noisy machine is fair to both.
+def compare(
+    loads: Mapping[str, Load], concurrencies: Sequence[int], seconds: float, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Two ways to answer the same load, turn by turn.
 
     Returns:
         per number of callers: throughput and p50 of each (median over the rounds), `ratio` of the first's
         throughput to the second's and `p50_more_ms`, the first's p50 less the second's: medians over the rounds;
         `ratios` of all rounds.
+    Raises:
+        ValueError: a call failed, so there is nothing to compare.
     """
-    (first, second), rows = loads, []
     for concurrency in concurrencies:
         for load in loads.values():
             load(concurrency, WARM_UP_S)
-        measured: dict[str, list[dict[str, Any]]] = {name: [] for name in loads}
-        for _ in range(rounds):
-            for name, load in loads.items():
-                measured[name].append(summarize(load(concurrency, seconds), seconds))
-        pairs = list(zip(measured[first], measured[second], strict=True))
+        turns = {name: partial(load, concurrency, seconds) for name, load in loads.items()}
+        measured = {
+            name: [summarize(calls, seconds) for calls in taken] for name, taken in in_turn(turns, rounds).items()
+        }
         for name, figures in measured.items():
             if any(f["failures"] or not f["ok"] for f in figures):
                 raise ValueError(f"{name} at {concurrency} callers: failures {[f['failures'] for f in figures]}")
-        ratios = [a["throughput"] / b["throughput"] for a, b in pairs]
-        rows.append({
+        pairs = list(zip(*measured.values(), strict=True))
+        ratios = [first["throughput"] / second["throughput"] for first, second in pairs]
+        yield {
             "concurrency": concurrency,
             **{name: {key: statistics.median(f[key] for f in figures) for key in ("throughput", "p50_ms", "p99_ms")}
                for name, figures in measured.items()},
             "ratio": statistics.median(ratios), "ratios": ratios,
-            "p50_more_ms": statistics.median(a["p50_ms"] - b["p50_ms"] for a, b in pairs),
-        })  # fmt: skip
-    return rows
+            "p50_more_ms": statistics.median(first["p50_ms"] - second["p50_ms"] for first, second in pairs),
+        }  # fmt: skip

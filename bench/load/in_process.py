@@ -12,8 +12,8 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from bench.load.load import Outcome
-from bench.load.requests import OK, Product
+from bench.load.calls import Call
+from bench.load.requests import OK, TitleAndImage
 from cma_clip.machine import usable_cores
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
@@ -39,7 +39,7 @@ class InProcess:
         self.engine = engine(deploy / "engine/1" / engine.FILE, parameters)
         self.pool = ThreadPoolExecutor(usable_cores())
 
-    def answer(self, products: Sequence[Product]) -> list[str]:
+    def answer(self, products: Sequence[TitleAndImage]) -> list[str]:
         """One batch: the JSON of each product's prediction, as the server sends it.
 
         Raises:
@@ -54,17 +54,17 @@ class InProcess:
         answers = predictions(probabilities(logits_BC, tasks), text_share_BK, present_B2, tasks)
         return [json.dumps(answer) for answer in answers]
 
-    def load(self, products: Sequence[Product], batch: int, seconds: float) -> list[Outcome]:
+    def load(self, products: Sequence[TitleAndImage], batch: int, seconds: float) -> list[Call]:
         """One batch after the other for `seconds`; a product's latency is its batch's."""
-        outcomes: list[Outcome] = []
+        calls: list[Call] = []
         start, first = time.perf_counter(), 0
         while (sent_s := time.perf_counter() - start) < seconds:
             chosen = [(first + i) % len(products) for i in range(batch)]
             self.answer([products[i] for i in chosen])
             done_s = time.perf_counter() - start
-            outcomes += [Outcome(i, sent_s, sent_s, done_s, OK, "") for i in chosen]
+            calls += [Call(i, sent_s, sent_s, done_s, OK, "") for i in chosen]
             first += batch
-        return outcomes
+        return calls
 
 
 def _parameters(path: Path) -> dict[str, str]:

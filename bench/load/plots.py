@@ -1,23 +1,20 @@
-"""One picture for each kind of load."""
+"""A figure for each kind of load."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 MEGABYTE = 1 << 20
 OK_COLOR, REFUSED_COLOR = "#4477aa", "#cc6677"
 
 
-def draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def draw_sweep(result: dict[str, Any], figure: Figure) -> None:
     """Latency and throughput over the number of callers; time per step, stacked."""
-    figure, (latency, rate, stack) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    figure.set_size_inches(14, 4)
+    latency, rate, stack = figure.subplots(1, 3)
+    rows = result["rows"]
     callers = [row["concurrency"] for row in rows]
     for key, label in (("p50_ms", "p50"), ("p99_ms", "p99")):
         latency.loglog(callers, [row[key] or float("nan") for row in rows], marker=".", label=label)
@@ -38,24 +35,23 @@ def draw_sweep(rows: Sequence[dict[str, Any]], path: Path) -> None:
     stack.set_xticks(places, map(str, callers))
     stack.set(xlabel="callers", ylabel="ms of a call")
     stack.legend(fontsize=7)
-    _save(figure, path)
 
 
-def draw_overload(result: dict[str, Any], path: Path) -> None:
+def draw_overload(result: dict[str, Any], figure: Figure) -> None:
     """Latency of each call during the overload over the time at which it was due."""
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots()
     for refused, color, label in ((False, OK_COLOR, "answered"), (True, REFUSED_COLOR, "refused")):
         calls = [(due, ms) for due, ms, reason in result["timeline"] if (reason != "OK") == refused]
         if calls:
             axes.semilogy(*zip(*calls, strict=True), ".", markersize=2, color=color, label=label)
     axes.set(xlabel="due at, s", ylabel="latency, ms", title=f"{result['factor']:g} times capacity")
     axes.legend(markerscale=5)
-    _save(figure, path)
 
 
-def draw_soak(result: dict[str, Any], path: Path) -> None:
+def draw_soak(result: dict[str, Any], figure: Figure) -> None:
     """What was watched, over time."""
-    figure, panels = plt.subplots(2, 3, figsize=(12, 6), layout="constrained", sharex=True)
+    figure.set_size_inches(12, 6)
+    panels = figure.subplots(2, 3, sharex=True)
     for axes, name in zip(panels.flat, ("rss", "shm", "fds", "threads"), strict=False):
         scale = MEGABYTE if name in ("rss", "shm") else 1
         axes.plot(result["at_s"], [value / scale for value in result[name]])
@@ -66,23 +62,16 @@ def draw_soak(result: dict[str, Any], path: Path) -> None:
         axes.plot(times, [part[key] or float("nan") for part in result["windows"]])
         axes.set(title=key.replace("_", ", "), xlabel="s")
         _from_zero(axes)
-    _save(figure, path)
 
 
-def draw_compare(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+def draw_compare(result: dict[str, Any], figure: Figure) -> None:
     """The ratio of each round, by number of callers."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes, rows = figure.subplots(), result["rows"]
     axes.boxplot([row["ratios"] for row in rows], tick_labels=[str(row["concurrency"]) for row in rows])
     axes.axhline(1, color="grey", linewidth=0.5)
-    axes.set(xlabel="callers", ylabel=f"throughput, {names[0]} / {names[1]}")
+    axes.set(xlabel="callers", ylabel="throughput, " + " / ".join(result["sides"]))
     _from_zero(axes)
-    _save(figure, path)
 
 
 def _from_zero(axes: Any) -> None:
     axes.set_ylim(0, 1.1 * axes.dataLim.ymax)
-
-
-def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

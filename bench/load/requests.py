@@ -16,10 +16,9 @@ from client.protocol import MODEL
 from dataset.format import DatasetInfo
 
 OK = "OK"
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 MOST_PRODUCTS = 256
 
-Product = tuple[bytes, bytes]  # title, encoded picture; either may be empty
+TitleAndImage = tuple[bytes, bytes]  # encoded; either may be empty
 
 
 class Request(NamedTuple):
@@ -29,7 +28,7 @@ class Request(NamedTuple):
     expected: str = OK
 
 
-def from_data_set(directory: Path) -> list[Product]:
+def from_data_set(directory: Path) -> list[TitleAndImage]:
     """The first products of a data set's test split (or of the split it has).
 
     Raises:
@@ -37,45 +36,31 @@ def from_data_set(directory: Path) -> list[Product]:
     """
     info = DatasetInfo.read(directory)
     split = info.splits.get("test") or next(iter(info.splits.values()), None)
-    if split is None or not split.shards:
+    shards = split.shards[:1] if split else []
+    tables = [pq.read_table(directory / shard.file, columns=["title", "image"]) for shard in shards]
+    rows = (row for table in tables for row in table.slice(0, MOST_PRODUCTS).to_pylist())
+    products = [((row["title"] or "").encode(), row["image"] or b"") for row in rows]
+    found = [(title, image) for title, image in products if title.strip() or image]
+    if not found:
         raise ValueError(f"{directory}: no products in it")
-    rows = pq.read_table(directory / split.shards[0].file, columns=["title", "image"]).slice(0, MOST_PRODUCTS)
-    products = [((row["title"] or "").encode(), row["image"] or b"") for row in rows.to_pylist()]
-    return _any(directory, [product for product in products if product[0].strip() or product[1]])
+    return found
 
 
-def from_pictures(directory: Path) -> list[Product]:
-    """The first pictures below a folder, titled by their file names.
-
-    Raises:
-        ValueError: there is none.
-    """
-    files = sorted(path for path in directory.rglob("*") if path.suffix.lower() in PICTURES)[:MOST_PRODUCTS]
-    titles = (path.stem.replace("_", " ").replace("-", " ") for path in files)
-    return _any(directory, [(title.encode(), path.read_bytes()) for title, path in zip(titles, files, strict=True)])
-
-
-def _any(directory: Path, products: list[Product]) -> list[Product]:
-    if not products:
-        raise ValueError(f"{directory}: no products in it")
-    return products
-
-
-def good_requests(products: Sequence[Product], rows: int = 1) -> list[Request]:
+def good_requests(products: Sequence[TitleAndImage], rows: int = 1) -> list[Request]:
     """A request of `rows` products for each product; those after it fill it up."""
     around = [*products, *products] * rows
     return [Request(serialize(around[first : first + rows])) for first in range(len(products))]
 
 
-def bad_requests(product: Product) -> list[Request]:
+def bad_requests(product: TitleAndImage) -> list[Request]:
     """One request of every kind that the server must refuse, with the code it must say."""
     title, image = product
-    jpeg, bomb = _picture("JPEG", (64, 64)), _picture("PNG", (9000, 9000), "1")
+    jpeg, bomb = _image("JPEG", (64, 64)), _image("PNG", (9000, 9000), "1")
     kinds: list[tuple[bytes, bytes, str]] = [
         (title, jpeg[: len(jpeg) // 2], "IMG_TRUNCATED"),
         (title, jpeg[:-2], "IMG_TRUNCATED"),
         (title, b"<html>not found</html>", "IMG_UNDECODABLE"),
-        (title, _picture("TIFF", (8, 8)), "IMG_FORMAT_NOT_ALLOWED"),
+        (title, _image("TIFF", (8, 8)), "IMG_FORMAT_NOT_ALLOWED"),
         (title, bomb, "IMG_TOO_MANY_PIXELS"),
         (b"\xff\xfe red dress", image, "TXT_INVALID_UTF8"),
         (b"x" * 140_000, image, "TXT_TOO_LONG"),
@@ -91,7 +76,7 @@ def mixture(good: Sequence[Request], bad: Sequence[Request], share: float, count
     return [bad[c % len(bad)] if b else good[c % len(good)] for b, c in zip(is_bad, choice, strict=True)]
 
 
-def serialize(products: Sequence[Product]) -> bytes:
+def serialize(products: Sequence[TitleAndImage]) -> bytes:
     """A ModelInferRequest for the ensemble with one row a product."""
     request = service_pb2.ModelInferRequest(model_name=MODEL)
     for name, column in zip(("TITLE", "IMAGE"), zip(*products, strict=True), strict=True):
@@ -105,7 +90,7 @@ def with_length(value: bytes) -> bytes:
     return len(value).to_bytes(4, "little") + value
 
 
-def _picture(format: str, size: tuple[int, int], mode: str = "RGB") -> bytes:
+def _image(format: str, size: tuple[int, int], mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, format)
     return buffer.getvalue()

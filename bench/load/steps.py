@@ -7,22 +7,16 @@ from typing import Any
 import tritonclient.grpc as triton
 
 from client.protocol import MODEL
-from serve.profiles import GRPC_ADMIN_HEADER
 
 COMPUTE = ("compute_input", "compute_infer", "compute_output")
 Counters = dict[str, dict[str, int]]
 
 
-def counters(client: triton.InferenceServerClient, admin_key: str | None = None) -> Counters:
-    """Model -> its counters since the server started: calls and nanoseconds; the ensemble's steps in their order.
-
-    Args:
-        admin_key: for a server that restricts its statistics.
-    """
-    headers = {GRPC_ADMIN_HEADER: admin_key} if admin_key else None
-    order = client.get_model_config(MODEL, headers=headers).config.ensemble_scheduling.step
+def counters(client: triton.InferenceServerClient) -> Counters:
+    """Model -> its counters since the server started: calls and nanoseconds; the ensemble's steps in their order."""
+    order = client.get_model_config(MODEL).config.ensemble_scheduling.step
     found: Counters = {step.model_name: {} for step in order}
-    for model in client.get_inference_statistics(headers=headers).model_stats:
+    for model in client.get_inference_statistics().model_stats:
         if model.name not in found:
             continue
         stats = model.inference_stats

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.load.load import Outcome
+from bench.harness import percentiles
+from bench.load.calls import Call
 from bench.load.requests import OK, Request
 
 QUEUE_LIMITS = ("Exceeds maximum queue size", "Request timeout expired")
@@ -18,7 +19,7 @@ REFUSAL = re.compile(r"([A-Z][A-Z0-9_]+): ")
 LONGEST_REASON = 60
 
 
-def summarize(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+def summarize(calls: Sequence[Call], seconds: float) -> dict[str, Any]:
     """Figures of one load.
 
     Args:
@@ -27,34 +28,34 @@ def summarize(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
         sent, ok, throughput (OK answers a second), p50_ms and p99_ms of OK answers, failures (reason ->
         count), late_p99_ms (how late the generator itself was: a large one says that it was the limit).
     """
-    good = [outcome for outcome in outcomes if outcome.code == OK]
+    good = [call for call in calls if call.code == OK]
     return {
-        "sent": len(outcomes),
+        "sent": len(calls),
         "ok": len(good),
-        "throughput": sum(outcome.done_s <= seconds for outcome in good) / seconds,
-        "p50_ms": percentile_ms([outcome.latency_s for outcome in good], 50),
-        "p99_ms": percentile_ms([outcome.latency_s for outcome in good], 99),
-        "late_p99_ms": percentile_ms([outcome.sent_s - outcome.due_s for outcome in outcomes], 99),
-        "failures": dict(Counter(reason(outcome) for outcome in outcomes if outcome.code != OK).most_common()),
+        "throughput": sum(call.done_s <= seconds for call in good) / seconds,
+        **latency_ms([call.latency_s for call in good]),
+        "late_p99_ms": latency_ms([call.sent_s - call.due_s for call in calls])["p99_ms"],
+        "failures": dict(Counter(reason(call) for call in calls if call.code != OK).most_common()),
     }
 
 
-def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
-    """In milliseconds; None where there is nothing to take it of."""
-    return round(1e3 * float(np.percentile(seconds, percent)), 3) if len(seconds) else None
+def latency_ms(seconds: Sequence[float]) -> dict[str, float | None]:
+    """p50_ms and p99_ms; None where there is nothing to take them of."""
+    found = percentiles([1e3 * value for value in seconds], {"p50_ms": 50, "p99_ms": 99})
+    return {name: value if value is None else round(value, 3) for name, value in found.items()}
 
 
-def reason(outcome: Outcome) -> str:
+def reason(call: Call) -> str:
     """Why a call failed, the same for all that failed alike: a refusal's code, or gRPC's status and what was said."""
-    message = ENSEMBLE.sub("", " ".join(outcome.message.split()))
-    if outcome.code == "INVALID_ARGUMENT" and (refusal := REFUSAL.match(message)):
+    message = ENSEMBLE.sub("", " ".join(call.message.split()))
+    if call.code == "INVALID_ARGUMENT" and (refusal := REFUSAL.match(message)):
         return refusal[1]
     for limit in QUEUE_LIMITS:
         if limit in message:
-            return f"{outcome.code} {limit}"
-    if outcome.code == "DEADLINE_EXCEEDED":
-        return outcome.code
-    return f"{outcome.code} {re.sub(r'[0-9a-f]{8,}', '…', message)[:LONGEST_REASON]}".rstrip()
+            return f"{call.code} {limit}"
+    if call.code == "DEADLINE_EXCEEDED":
+        return call.code
+    return f"{call.code} {re.sub(r'[0-9a-f]{8,}', '…', message)[:LONGEST_REASON]}".rstrip()
 
 
 def is_queue_limit(failure: str) -> bool:
@@ -62,9 +63,9 @@ def is_queue_limit(failure: str) -> bool:
     return failure in {f"UNAVAILABLE {limit}" for limit in QUEUE_LIMITS}
 
 
-def unexpected(outcomes: Sequence[Outcome], requests: Sequence[Request]) -> Counter[tuple[str, str]]:
+def unexpected(calls: Sequence[Call], requests: Sequence[Request]) -> Counter[tuple[str, str]]:
     """(expected, got) -> how often, for the calls whose answer was not the one they must get."""
-    answers = ((requests[o.request].expected, OK if o.code == OK else reason(o)) for o in outcomes)
+    answers = ((requests[o.request].expected, OK if o.code == OK else reason(o)) for o in calls)
     return Counter(pair for pair in answers if pair[0] != pair[1])
 
 
@@ -85,16 +86,15 @@ def growth(times: Sequence[float], values: Sequence[float], warm_up: float = 0.3
     return slope * float(since[-1] - since[0])
 
 
-def windows(outcomes: Sequence[Outcome], width_s: float) -> list[dict[str, Any]]:
+def windows(calls: Sequence[Call], width_s: float) -> list[dict[str, Any]]:
     """Figures of every `width_s` seconds, by when requests were due; a shorter last window is left out."""
-    last = max(outcome.due_s for outcome in outcomes)
-    parts: list[list[Outcome]] = [[] for _ in range(int(last / width_s) + 1)]
-    for outcome in outcomes:
-        parts[int(outcome.due_s / width_s)].append(outcome)
+    last = max(call.due_s for call in calls)
+    parts: list[list[Call]] = [[] for _ in range(int(last / width_s) + 1)]
+    for call in calls:
+        parts[int(call.due_s / width_s)].append(call)
     whole = parts[:-1] or parts
     rows = []
     for index, part in enumerate(whole):
-        good = [outcome.latency_s for outcome in part if outcome.code == OK]
-        figures = {"p50_ms": percentile_ms(good, 50), "p99_ms": percentile_ms(good, 99)}
-        rows.append({"at_s": index * width_s, "sent": len(part), "failed": len(part) - len(good), **figures})
+        good = [call.latency_s for call in part if call.code == OK]
+        rows.append({"at_s": index * width_s, "sent": len(part), "failed": len(part) - len(good), **latency_ms(good)})
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
-PROC = Path("/proc")
+import psutil
 
 
 class Sample(NamedTuple):
@@ -41,46 +39,46 @@ def look(pid: int, at_s: float = 0.0) -> Sample:
     rss = fds = threads = 0
     regions: dict[str, int] = {}
     for process in processes:
-        folder = PROC / str(process)
         try:
-            rss += int((folder / "statm").read_text().split()[1]) * PAGE
-            threads += len(list((folder / "task").iterdir()))
-            fds += len(list((folder / "fd").iterdir()))
-            regions |= _shared(folder)
-        except PermissionError:
-            raise ValueError(f"process {process} belongs to another user: watch it as that user or as root") from None
-        except (FileNotFoundError, ProcessLookupError):  # it ended a moment ago; `tree` misses it next time
+            rss += process.memory_info().rss
+            threads += process.num_threads()
+            fds += process.num_fds()
+            regions |= _shared(process.pid)
+        except (psutil.AccessDenied, PermissionError):
+            fault = f"process {process.pid} belongs to another user: watch it as that user or as root"
+            raise ValueError(fault) from None
+        except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):  # it ended a moment ago
             continue
-    return Sample(at_s, processes, rss, fds, threads, sum(regions.values()))
+    return Sample(at_s, tuple(process.pid for process in processes), rss, fds, threads, sum(regions.values()))
 
 
-def tree(pid: int) -> tuple[int, ...]:
-    """The process and all below it, ascending.
+def tree(pid: int) -> list[psutil.Process]:
+    """The process and all below it, ascending; without those that ended and that nobody has asked after yet.
 
     Raises:
         ValueError: there is no such process.
     """
-    parents = {}
-    for folder in PROC.iterdir():
-        if folder.name.isdecimal():
-            try:
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if state != "Z":
-                parents[int(folder.name)] = int(parent)
-    if pid not in parents:
+    try:
+        root = psutil.Process(pid)
+        found = [process for process in (root, *root.children(recursive=True)) if _runs(process)]
+    except psutil.NoSuchProcess:
+        found = []
+    if pid not in [process.pid for process in found]:
         raise ValueError(f"there is no process {pid}")
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found and child not in found}:
-        found |= more
-    return tuple(sorted(found))
+    return sorted(found, key=lambda process: process.pid)
 
 
-def _shared(folder: Path) -> dict[str, int]:
-    """Inode -> mapped bytes of the files of /dev/shm that a process maps."""
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _shared(pid: int) -> dict[str, int]:
+    """Inode -> mapped bytes of the files of /dev/shm that a process maps.
+
+    psutil would read smaps, for which the kernel walks all of the server's pages.
+    """
     sizes: dict[str, int] = {}
-    for line in (folder / "maps").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         if " /dev/shm/" in line:
             addresses, _, _, _, inode, *_ = line.split()
             start, end = (int(address, 16) for address in addresses.split("-"))

@@ -1,4 +1,4 @@
-"""The load generators and what is made of their outcomes; against a real server: test_bench.py, test_overload.py."""
+"""The load generators and what is made of their calls; against a real server: test_load_served.py."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from PIL import Image
 from scripted_server import Refuse, ScriptedServer
 from tritonclient.grpc import service_pb2
 
-from bench.load.load import Outcome, closed_loop, open_loop
+from bench.load.calls import Call, closed_loop, open_loop
 from bench.load.requests import (
     OK,
     Request,
     bad_requests,
     from_data_set,
-    from_pictures,
     good_requests,
     mixture,
     serialize,
 )
 from bench.load.steps import spent
-from bench.load.summary import growth, is_queue_limit, percentile_ms, reason, summarize, unexpected, windows
+from bench.load.summary import growth, is_queue_limit, latency_ms, reason, summarize, unexpected, windows
 from bench.load.watch import look, tree, watching
+from cma_clip.command import Failure
 from model.config import PreprocessConfig
 from model.preprocess import pixels_and_presence
 
@@ -38,23 +38,23 @@ def titled(*titles: str) -> list[Request]:
     return [Request(serialize([(title.encode(), b"")])) for title in titles]
 
 
-def outcome(due: float, done: float, code: str = OK, message: str = "", request: int = 0, sent: float | None = None):
-    return Outcome(request, due, due if sent is None else sent, done, code, message)
+def answered(due: float, done: float, code: str = OK, message: str = "", request: int = 0, sent: float | None = None):
+    return Call(request, due, due if sent is None else sent, done, code, message)
 
 
 def test_closed_loop_keeps_its_callers_busy_and_no_more():
     with ScriptedServer(lambda title, times: time.sleep(0.02)) as server:
-        outcomes = closed_loop(server.url, titled("a", "b", "c"), 5, count=30)
+        calls = closed_loop(server.url, titled("a", "b", "c"), 5, count=30)
     assert server.most_open == 5
     assert sorted(server.asked) == ["a"] * 10 + ["b"] * 10 + ["c"] * 10
-    assert {o.code for o in outcomes} == {OK} and all(o.due_s == o.sent_s for o in outcomes)
-    assert all(0.02 <= o.latency_s < 1 for o in outcomes)
+    assert {call.code for call in calls} == {OK} and all(call.due_s == call.sent_s for call in calls)
+    assert all(0.02 <= call.latency_s < 1 for call in calls)
 
 
 def test_closed_loop_starts_nothing_after_its_time():
     with ScriptedServer(lambda title, times: time.sleep(0.05)) as server:
-        outcomes = closed_loop(server.url, titled("a"), 2, seconds=0.4)
-    assert 4 <= len(outcomes) <= 16 and max(o.sent_s for o in outcomes) < 0.4
+        calls = closed_loop(server.url, titled("a"), 2, seconds=0.4)
+    assert 4 <= len(calls) <= 16 and max(call.sent_s for call in calls) < 0.4
 
 
 def test_open_loop_sends_on_time_whatever_the_server_does():
@@ -63,23 +63,23 @@ def test_open_loop_sends_on_time_whatever_the_server_does():
     with ScriptedServer(lambda title, times: free.wait(5) and None) as server:
         timer = threading.Timer(0.5, free.set)
         timer.start()
-        outcomes = open_loop(server.url, titled("a"), rate=50, seconds=1)
-    assert [round(o.due_s * 50, 6) for o in sorted(outcomes, key=lambda o: o.due_s)] == list(range(50))
-    stalled = [o for o in outcomes if o.due_s < 0.4]
+        calls = open_loop(server.url, titled("a"), rate=50, seconds=1)
+    assert [round(call.due_s * 50, 6) for call in sorted(calls, key=lambda call: call.due_s)] == list(range(50))
+    stalled = [call for call in calls if call.due_s < 0.4]
     assert len(stalled) == 20 and server.most_open >= 20
-    for o in stalled:
-        assert o.latency_s == pytest.approx(0.5 - o.due_s, abs=0.15)
-    assert percentile_ms([o.latency_s for o in outcomes if o.due_s > 0.7], 50) < 100
+    for call in stalled:
+        assert call.latency_s == pytest.approx(0.5 - call.due_s, abs=0.15)
+    assert latency_ms([call.latency_s for call in calls if call.due_s > 0.7])["p50_ms"] < 100
 
 
 def test_latency_counts_from_the_time_that_was_due():
-    late = outcome(due=1.0, sent=1.3, done=1.5)
+    late = answered(due=1.0, sent=1.3, done=1.5)
     assert late.latency_s == pytest.approx(0.5)
     figures = summarize([late], seconds=2)
     assert (figures["p50_ms"], figures["late_p99_ms"]) == (500, 300)
 
 
-def test_a_call_that_fails_is_an_outcome():
+def test_a_call_that_fails_is_recorded():
     def script(title, times):
         if title == "bad":
             raise Refuse("INVALID_ARGUMENT", "in ensemble 'cma_clip', IMG_TRUNCATED: the JPEG data is incomplete")
@@ -87,14 +87,14 @@ def test_a_call_that_fails_is_an_outcome():
             time.sleep(0.4)
 
     with ScriptedServer(script) as server:
-        outcomes = closed_loop(server.url, titled("good", "bad", "slow"), 1, count=3, timeout_s=0.2)
-    assert [(o.request, o.code) for o in outcomes] == [(0, OK), (1, "INVALID_ARGUMENT"), (2, "DEADLINE_EXCEEDED")]
-    assert [reason(o) for o in outcomes[1:]] == ["IMG_TRUNCATED", "DEADLINE_EXCEEDED"]
+        calls = closed_loop(server.url, titled("good", "bad", "slow"), 1, count=3, timeout_s=0.2)
+    assert [(call.request, call.code) for call in calls] == [(0, OK), (1, "INVALID_ARGUMENT"), (2, "DEADLINE_EXCEEDED")]
+    assert [reason(call) for call in calls[1:]] == ["IMG_TRUNCATED", "DEADLINE_EXCEEDED"]
 
 
 def test_no_server_is_one_line(monkeypatch):
-    monkeypatch.setattr("bench.load.load.CONNECT_S", 0.2)
-    with pytest.raises(ValueError, match=r"^no server at 127.0.0.1:1$"):
+    monkeypatch.setattr("bench.load.calls.CONNECT_S", 0.2)
+    with pytest.raises(Failure, match=r"^no server at 127.0.0.1:1$"):
         closed_loop("127.0.0.1:1", titled("a"), 1, count=1)
     with pytest.raises(ValueError, match="give seconds or count"):
         closed_loop("127.0.0.1:1", titled("a"), 1)
@@ -146,27 +146,17 @@ def test_a_mixture_has_its_share_and_is_the_same_again(jpeg):
     assert mixed == mixture(good, bad, 0.05, 4000) != mixture(good, bad, 0.05, 4000, seed=1)
 
 
-def test_pictures_of_a_folder_are_titled_by_their_names(tmp_path, jpeg):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/red_maxi-dress.JPG").write_bytes(jpeg)
-    (tmp_path / "notes.txt").write_text("no picture")
-    assert from_pictures(tmp_path) == [(b"red maxi dress", jpeg)]
-    (tmp_path / "sub/red_maxi-dress.JPG").unlink()
-    with pytest.raises(ValueError, match="no products in it"):
-        from_pictures(tmp_path)
-
-
 def test_products_of_a_data_set_are_its_test_split(data, products):
     assert from_data_set(data) == [(title.encode(), image) for title, image in products]
 
 
 def test_percentiles_and_throughput():
-    outcomes = [outcome(0, (n + 1) / 100) for n in range(100)] + [outcome(0, 0.001, "UNAVAILABLE", "x")]
-    figures = summarize(outcomes, seconds=0.5)
+    calls = [answered(0, (n + 1) / 100) for n in range(100)] + [answered(0, 0.001, "UNAVAILABLE", "x")]
+    figures = summarize(calls, seconds=0.5)
     assert figures["p50_ms"] == pytest.approx(505) and figures["p99_ms"] == pytest.approx(990.1)
     assert (figures["sent"], figures["ok"], figures["throughput"]) == (101, 100, 100)
     assert figures["failures"] == {"UNAVAILABLE x": 1}
-    assert percentile_ms([], 50) is None
+    assert latency_ms([]) == {"p50_ms": None, "p99_ms": None}
 
 
 @pytest.mark.parametrize(
@@ -182,17 +172,17 @@ def test_percentiles_and_throughput():
     ],
 )  # fmt: skip
 def test_failures_alike_have_one_reason(code, message, expected, full):
-    assert reason(outcome(0, 1, code, message)) == expected and is_queue_limit(expected) == full
+    assert reason(answered(0, 1, code, message)) == expected and is_queue_limit(expected) == full
 
 
 def test_exactly_the_bad_must_fail_and_with_their_code():
     requests = [Request(b""), Request(b"", "IMG_TRUNCATED"), Request(b"", "NO_MODALITY")]
-    right = [outcome(0, 1), outcome(0, 1, "INVALID_ARGUMENT", "IMG_TRUNCATED: x", request=1)]
+    right = [answered(0, 1), answered(0, 1, "INVALID_ARGUMENT", "IMG_TRUNCATED: x", request=1)]
     assert not unexpected(right, requests)
     wrong = [
-        outcome(0, 1, "INVALID_ARGUMENT", "IMG_TRUNCATED: x", request=0),
-        outcome(0, 1, OK, request=1),
-        outcome(0, 1, "INTERNAL", "NO_MODALITY: x", request=2),
+        answered(0, 1, "INVALID_ARGUMENT", "IMG_TRUNCATED: x", request=0),
+        answered(0, 1, OK, request=1),
+        answered(0, 1, "INTERNAL", "NO_MODALITY: x", request=2),
     ]
     assert unexpected([*right, *wrong], requests) == {
         (OK, "IMG_TRUNCATED"): 1,
@@ -211,8 +201,8 @@ def test_growth_sees_a_slow_leak_through_noise_and_not_the_warm_up():
 
 
 def test_windows_count_by_due_time():
-    outcomes = [outcome(0.1, 0.2), outcome(0.9, 3.0), outcome(1.5, 1.6, "UNAVAILABLE"), outcome(2.1, 2.2)]
-    rows = windows(outcomes, 1.0)
+    calls = [answered(0.1, 0.2), answered(0.9, 3.0), answered(1.5, 1.6, "UNAVAILABLE"), answered(2.1, 2.2)]
+    rows = windows(calls, 1.0)
     assert [(row["at_s"], row["sent"], row["failed"]) for row in rows] == [(0, 2, 0), (1, 1, 1)]
     assert rows[0]["p50_ms"] == pytest.approx(1100) and rows[1]["p99_ms"] is None
 
@@ -274,4 +264,4 @@ def test_the_watch_counts_a_process_tree():
 def test_a_process_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="there is no process 4194304"):
         look(4194304)
-    assert os.getpid() in tree(os.getppid())
+    assert os.getpid() in {process.pid for process in tree(os.getppid())}

@@ -14,11 +14,11 @@ from google.protobuf import text_format
 from server_process import ServerProcess
 from tritonclient.grpc import model_config_pb2
 
+from bench.load.calls import Call, closed_loop
 from bench.load.experiments import overload, recovery
-from bench.load.load import Outcome, closed_loop
 from bench.load.requests import OK, good_requests
 from bench.load.steps import counters
-from bench.load.summary import percentile_ms, summarize
+from bench.load.summary import latency_ms, summarize
 from client import Classifier
 
 ROWS = 16  # so that few requests are a load, and the generator leaves the server its cores
@@ -55,7 +55,7 @@ def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
 def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
     monkeypatch.setattr("bench.load.experiments.CAPACITY_S", 3.0)
     requests = good_requests(encoded, ROWS)
-    result = overload(narrow.url, requests, 3.0, 4, seconds=3, timeout_s=30, accepted_limit_ms=5000)
+    result = overload(narrow.url, requests, 4, seconds=3, timeout_s=30, accepted_limit_ms=5000)
     assert all(result["verdict"].values()), result["verdict"] | {"during": result["during"]}
     assert list(result["rejected"]) == ["UNAVAILABLE Exceeds maximum queue size"]
     (refused,) = result["rejected"].values()
@@ -70,8 +70,8 @@ def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
 def test_L4_a_wait_longer_than_the_limit(server, encoded, tmp_path):
     repository = with_queue_policy(server.repository, tmp_path / "deploy", size=0, timeout_ms=100)
     with ServerProcess(repository, tmp_path / "server.log") as patient:
-        outcomes = closed_loop(patient.url, good_requests(encoded, ROWS), 48, count=144, timeout_s=30)
-    figures = summarize(outcomes, seconds=max(o.done_s for o in outcomes))
+        calls = closed_loop(patient.url, good_requests(encoded, ROWS), 48, count=144, timeout_s=30)
+    figures = summarize(calls, seconds=max(call.done_s for call in calls))
     assert list(figures["failures"]) == ["UNAVAILABLE Request timeout expired"]
     assert figures["ok"] > 0 and figures["ok"] + sum(figures["failures"].values()) == 144
 
@@ -89,18 +89,19 @@ def test_L6_callers_that_give_up_harm_nobody(server, encoded):
         after = closed_loop(server.url, requests, 4, seconds=1)
         worked = counters(client)["engine"]["rows"] - before["engine"]["rows"]
     # A queue that is full already, on a slow machine, refuses the rest at once.
-    others_said = {o.message for o in hasty if o.code not in (OK, "DEADLINE_EXCEEDED")}
+    others_said = {call.message for call in hasty if call.code not in (OK, "DEADLINE_EXCEEDED")}
     assert all("Exceeds maximum queue size" in message for message in others_said), others_said
-    assert {o.code for o in [*alone, *beside, *after]} == {OK}
-    given_up = sum(o.code != OK for o in hasty)
+    assert {call.code for call in [*alone, *beside, *after]} == {OK}
+    given_up = sum(call.code != OK for call in hasty)
     answered = len(beside) + len(after) + len(hasty) - given_up
     assert given_up > 100 and worked - answered < given_up / 2, "cancelled calls are not worked on"
-    assert percentile_ms([o.latency_s for o in after], 50) < 3 * percentile_ms([o.latency_s for o in alone], 50)
+    p50_ms = [latency_ms([call.latency_s for call in calls])["p50_ms"] for calls in (after, alone)]
+    assert p50_ms[0] < 3 * p50_ms[1]
 
 
-def after_overload(*latencies_ms: float) -> list[Outcome]:
+def after_overload(*latencies_ms: float) -> list[Call]:
     """One answer every half second, and the one that closes the last window."""
-    return [Outcome(0, n / 2, n / 2, n / 2 + ms / 1000, OK, "") for n, ms in enumerate([*latencies_ms, 1])]
+    return [Call(0, n / 2, n / 2, n / 2 + ms / 1000, OK, "") for n, ms in enumerate([*latencies_ms, 1])]
 
 
 def test_recovery_is_the_end_of_the_last_slow_half_second():
@@ -108,5 +109,5 @@ def test_recovery_is_the_end_of_the_last_slow_half_second():
     assert recovery(after_overload(50, 5, 50, 5, 5), normal_ms=10, overhang_s=0.2) == 1.7
     assert recovery(after_overload(5, 5, 50), normal_ms=10, overhang_s=0) is None
     assert recovery(after_overload(5, 5, 5), normal_ms=10, overhang_s=7) is None
-    failed = [*after_overload(5, 5, 5), Outcome(0, 0.6, 0.6, 0.7, "UNAVAILABLE", "")]
-    assert recovery(sorted(failed, key=lambda o: o.due_s), normal_ms=10, overhang_s=0) == 1.0
+    failed = [*after_overload(5, 5, 5), Call(0, 0.6, 0.6, 0.7, "UNAVAILABLE", "")]
+    assert recovery(sorted(failed, key=lambda call: call.due_s), normal_ms=10, overhang_s=0) == 1.0

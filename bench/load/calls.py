@@ -15,13 +15,14 @@ from typing import NamedTuple
 import grpc
 
 from bench.load.requests import OK, Request
+from cma_clip.command import Failure
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-CONNECT_S = 10.0
+CONNECT_S, TIMEOUT_S = 10.0, 10.0
 
 
-class Outcome(NamedTuple):
+class Call(NamedTuple):
     """What became of one call; times are seconds since the load began.
 
     Attributes:
@@ -53,8 +54,8 @@ def closed_loop(
     *,
     seconds: float = math.inf,
     count: float = math.inf,
-    timeout_s: float = 10.0,
-) -> list[Outcome]:
+    timeout_s: float = TIMEOUT_S,
+) -> list[Call]:
     """`concurrency` callers; each sends its next request when its last is answered.
 
     Args:
@@ -62,12 +63,13 @@ def closed_loop(
         seconds, count: what ends the load: no request starts after `seconds` or beyond `count`.
         timeout_s: deadline of each call.
     Raises:
-        ValueError: nothing ends the load, or no server is there.
+        ValueError: nothing ends the load.
+        Failure: no server is there.
     """
     if min(seconds, count) == math.inf:
         raise ValueError("closed_loop: give seconds or count")
 
-    async def run() -> list[Outcome]:
+    async def run() -> list[Call]:
         async with _Caller(url, requests, timeout_s) as caller:
             numbers = iter(range(int(count) if count < math.inf else 1 << 62))
 
@@ -76,27 +78,27 @@ def closed_loop(
                     await caller.call(number)
 
             await asyncio.gather(*(work() for _ in range(concurrency)))
-            return caller.outcomes
+            return caller.calls
 
     return asyncio.run(run())
 
 
 def open_loop(
-    url: str, requests: Sequence[Request], rate: float, seconds: float, timeout_s: float = 10.0
-) -> list[Outcome]:
+    url: str, requests: Sequence[Request], rate: float, seconds: float, timeout_s: float = TIMEOUT_S
+) -> list[Call]:
     """`rate` requests a second at even distances for `seconds`, however many are unanswered.
 
     Raises:
-        ValueError: no server is there.
+        Failure: no server is there.
     """
 
-    async def run() -> list[Outcome]:
-        async with _Caller(url, requests, timeout_s) as caller, asyncio.TaskGroup() as calls:
+    async def run() -> list[Call]:
+        async with _Caller(url, requests, timeout_s) as caller, asyncio.TaskGroup() as tasks:
             for number in range(round(rate * seconds)):
                 due_s = number / rate
                 await asyncio.sleep(max(0.0, due_s - caller.now()))
-                calls.create_task(caller.call(number, due_s))
-        return caller.outcomes
+                tasks.create_task(caller.call(number, due_s))
+        return caller.calls
 
     return asyncio.run(run())
 
@@ -106,7 +108,7 @@ class _Caller:
 
     def __init__(self, url: str, requests: Sequence[Request], timeout_s: float) -> None:
         self.url, self.requests, self.timeout_s = url, requests, timeout_s
-        self.outcomes: list[Outcome] = []
+        self.calls: list[Call] = []
 
     async def __aenter__(self) -> _Caller:
         self.channel = grpc.aio.insecure_channel(self.url, options=OPTIONS)
@@ -114,7 +116,7 @@ class _Caller:
             await asyncio.wait_for(self.channel.channel_ready(), CONNECT_S)
         except TimeoutError:
             await self.channel.close()
-            raise ValueError(f"no server at {self.url}") from None
+            raise Failure(f"no server at {self.url}") from None
         self.infer, self.start = self.channel.unary_unary(METHOD), time.perf_counter()
         return self
 
@@ -131,4 +133,4 @@ class _Caller:
             await self.infer(self.requests[index].payload, timeout=self.timeout_s)
         except grpc.aio.AioRpcError as error:
             code, message = error.code().name, error.details() or ""
-        self.outcomes.append(Outcome(index, sent_s if due_s is None else due_s, sent_s, self.now(), code, message))
+        self.calls.append(Call(index, sent_s if due_s is None else due_s, sent_s, self.now(), code, message))
