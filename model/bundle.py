@@ -17,8 +17,8 @@ from model.clip_towers import create_clip
 from model.cma_clip import Network
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
+from model.networks import create_network
 from model.preprocess import TitleTokenizer, pixels_and_presence
-from model.rivals import create_network
 from model.tokenizer import build_tokenizer
 
 # B batch, T token ids, C labels of all tasks, K tasks

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.clip_towers import ClipTowers, OpenClip
-from model.config import ModelConfig, PreprocessConfig, Task
-from model.modality_heads import ModalityHeads
+from model.clip_towers import ClipTowers
+from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 
 # B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
@@ -26,42 +24,19 @@ class Output(NamedTuple):
 class Network(nn.Module):
     """What training, export and serving ask of a network: `forward` as CMAClip's.
 
-    Attributes:
-        unused: prefixes of the parameters that no answer depends on.
+    Args:
+        towers: CLIP's.
+        heads: of all tasks; gives logits and λ.
+        mixer: a transformer over tokens, where there is one.
     """
 
-    unused: tuple[str, ...] = ()
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
+    def __init__(self, towers: ClipTowers, heads: nn.Module, mixer: SequenceAttention | None = None) -> None:
         super().__init__()
-        self.towers = ClipTowers(clip, preprocess)
+        self.towers, self.sequence_attention, self.modality_heads = towers, mixer, heads
 
 
 class CMAClip(Network):
-    """CLIP towers, sequence-wise attention, modality-wise attention and a head per task.
-
-    Args:
-        config: sizes and switches.
-        preprocess: lengths and normalisation.
-        tasks: in the order of the logits.
-        clip: open_clip model from `create_clip`.
-    """
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        width = self.towers.width
-        self.sequence_attention = (
-            SequenceAttention(config, width, preprocess.context_length, self.towers.image_tokens)
-            if config.sequence_attention
-            else None
-        )
-        self.modality_heads = ModalityHeads(
-            tasks, width, config.head_width or width, config.dropout, config.modality_attention, config.kernels
-        )
+    """CLIP towers, sequence-wise attention (or none), modality-wise attention and a head per task."""
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         """Classify products.
@@ -78,3 +53,8 @@ class CMAClip(Network):
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
         return Output(*self.modality_heads(text_cls_BD, image_cls_BD, present_B2))
+
+
+def cma_clip(parts: Parts) -> Network:
+    mixer = parts.mixer() if parts.config.sequence_attention else None
+    return CMAClip(parts.towers, parts.heads(learned_share=parts.config.modality_attention), mixer)

@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cma_clip.files import file_sha256
 from cma_clip.settings import StrictModel, read_json
-
-Architecture = Literal["cma_clip", "image_only", "text_only", "clip_linear_probe", "late_fusion", "mmbt"]
+from model.networks import check_architecture
 
 
 class Task(StrictModel):
@@ -97,7 +96,7 @@ class ModelConfig(StrictModel):
     """The network (paper, sections 2 and 3.2.1).
 
     Attributes:
-        architecture: `cma_clip`, or one of the rivals of Tables 1 to 3 over the same towers (model.rivals).
+        architecture: `cma_clip`, or one of the rivals of Tables 1 to 3 over the same towers (model.networks).
         clip: open_clip model name, or one of this project's in model/clip_configs (`cma-clip-tiny`).
         pretrained: open_clip weight tag (`openai`) or a local weight file; None leaves the towers random.
         sequence_attention: False removes it (section 4, "without SWA").
@@ -110,7 +109,7 @@ class ModelConfig(StrictModel):
             (plain PyTorch), or `auto`: the kernels on CUDA where they support the sizes. No weight depends on it.
     """
 
-    architecture: Architecture = "cma_clip"
+    architecture: Annotated[str, AfterValidator(check_architecture)] = "cma_clip"
     clip: str = "ViT-B-32-quickgelu"
     pretrained: str | None = None
     sequence_attention: bool = True

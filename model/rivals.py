@@ -1,62 +1,40 @@
 """The rivals of Tables 1 to 3, over the same towers, trained and served by the same code as CMA-CLIP.
 
 Each takes what CMAClip takes and gives what it gives. λ is 1 where only the title is read, 0 where only
-the picture is, and 0.5 where a network does not weigh them.
+the image is, and 0.5 where a network does not weigh them. model.networks has a row for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.clip_towers import OpenClip, text_mask
-from model.cma_clip import CMAClip, Network, Output
-from model.config import Architecture, ModelConfig, PreprocessConfig, Task
-from model.modality_heads import ModalityHeads
+from model.clip_towers import text_mask
+from model.cma_clip import Network, Output
+from model.config import ModelConfig
+from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 
-# B batch, T text tokens, P image tokens, S = T + P, D width, V width of the text tower, K tasks
-
-TEXT_ENCODER = (
-    "towers.clip.positional_embedding",
-    "towers.clip.transformer.",
-    "towers.clip.ln_final.",
-    "towers.clip.text_projection",
-)
-WORDS = ("towers.clip.token_embedding.",)
-IMAGE_TOWER = ("towers.clip.visual.",)
+# B batch, T text tokens, P image tokens, S = T + P, D width, F features, V width of the text tower, K tasks
 
 
 class ImageOnly(Network):
     """The image tower's class token and the heads: ViT in Table 2."""
-
-    unused = TEXT_ENCODER + WORDS
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        self.modality_heads = _heads(config, tasks, self.towers.width)
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         image_cls_BD = self.towers.encode_image(pixels_BHWC)[:, 0]
         return Output(*self.modality_heads(image_cls_BD, image_cls_BD, _only(present_B2, 1)))
 
 
+def image_only(parts: Parts) -> Network:
+    return ImageOnly(parts.towers, parts.heads())
+
+
 class TextOnly(Network):
     """The text tower, a bidirectional transformer as BERT's over its tokens, and the heads: BERT in Table 2."""
 
-    unused = (*IMAGE_TOWER, "sequence_attention.image_position")
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)
-        self.sequence_attention = SequenceAttention(config, *sizes)
-        self.modality_heads = _heads(config, tasks, self.towers.width)
+    sequence_attention: SequenceAttention
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         text_BTD, end_B = self.towers.encode_text(input_ids_BT)
@@ -66,34 +44,42 @@ class TextOnly(Network):
         return Output(*self.modality_heads(x_BTD[:, 0], x_BTD[:, 0], _only(present_B2, 0)))
 
 
-class ClipLinearProbe(Network):
-    """Logistic regression on the two frozen, pooled features side by side: CLIP in Table 2."""
+def text_only(parts: Parts) -> Network:
+    mixer = parts.mixer()
+    return TextOnly(parts.towers, parts.heads(), mixer)
 
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        self.num_tasks = len(tasks)
-        self.modality_heads = nn.Linear(2 * self.towers.width, sum(len(task.labels) for task in tasks))
+
+class PooledFeatures(Network):
+    """T_CLS and I_CLS of the towers side by side, an absent one as 0, under heads."""
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
-        features_BF = pooled_features(self, input_ids_BT, pixels_BHWC, present_B2)
-        share_BK = torch.full_like(features_BF[:, :1], 0.5, dtype=torch.float32).expand(-1, self.num_tasks)
-        return Output(self.modality_heads(features_BF), share_BK)
-
-
-class LateFusion(Network):
-    """The two pooled features side by side under MLP heads, trained throughout: AutoGluon's MultiModalPredictor."""
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        self.modality_heads = _heads(config, tasks, 2 * self.towers.width, hidden=self.towers.width)
-
-    def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
-        features_BF = pooled_features(self, input_ids_BT, pixels_BHWC, present_B2)
+        text_BTD, image_BPD, _ = self.towers(input_ids_BT, pixels_BHWC)
+        features_BF = torch.cat([text_BTD[:, 0] * present_B2[:, :1], image_BPD[:, 0] * present_B2[:, 1:]], dim=1)
         return Output(*self.modality_heads(features_BF, features_BF, torch.ones_like(present_B2)))
+
+
+def late_fusion(parts: Parts) -> Network:
+    """MLP heads, trained throughout: AutoGluon's MultiModalPredictor."""
+    return PooledFeatures(parts.towers, parts.heads(2 * parts.sizes[0]))
+
+
+class LinearHeads(nn.Module):
+    """Logistic regression for all tasks, in the place of the heads; their weights lie side by side."""
+
+    def __init__(self, width: int, labels: int, num_tasks: int) -> None:
+        super().__init__()
+        linear = nn.Linear(width, labels)
+        self.weight, self.bias, self.num_tasks = linear.weight, linear.bias, num_tasks
+
+    def forward(self, features_BF: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+        share_BK = torch.full_like(features_BF[:, :1], 0.5, dtype=torch.float32).expand(-1, self.num_tasks)
+        return F.linear(features_BF, self.weight, self.bias), share_BK
+
+
+def clip_linear_probe(parts: Parts) -> Network:
+    """Logistic regression on the two frozen features: CLIP in Table 2."""
+    labels = sum(len(task.labels) for task in parts.tasks)
+    return PooledFeatures(parts.towers, LinearHeads(2 * parts.sizes[0], labels, len(parts.tasks)))
 
 
 class WordTransformer(SequenceAttention):
@@ -111,15 +97,7 @@ class MMBT(Network):
     tower: the text tower's own transformer is left out. CLIP's start token stands for BERT's [CLS].
     """
 
-    unused = TEXT_ENCODER
-
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
-        super().__init__(config, preprocess, tasks, clip)
-        sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)
-        self.sequence_attention = WordTransformer(config, *sizes, clip.token_embedding.embedding_dim)
-        self.modality_heads = _heads(config, tasks, self.towers.width)
+    sequence_attention: WordTransformer
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         words_BTD = self.sequence_attention.words(self.towers.clip.token_embedding(input_ids_BT))
@@ -132,34 +110,12 @@ class MMBT(Network):
         return Output(*self.modality_heads(answer_BD, answer_BD, torch.ones_like(present_B2)))
 
 
-ARCHITECTURES: dict[Architecture, type[Network]] = {
-    "cma_clip": CMAClip,
-    "image_only": ImageOnly,
-    "text_only": TextOnly,
-    "clip_linear_probe": ClipLinearProbe,
-    "late_fusion": LateFusion,
-    "mmbt": MMBT,
-}
-
-
-def create_network(config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip) -> Network:
-    """The network that `config.architecture` names, its towers with the weights of `clip`, the rest random."""
-    return ARCHITECTURES[config.architecture](config, preprocess, tasks, clip)
-
-
-def pooled_features(network: Network, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Tensor:
-    """T_CLS and I_CLS side by side, [B, 2 D]; an absent one is 0."""
-    text_BTD, image_BPD, _ = network.towers(input_ids_BT, pixels_BHWC)
-    return torch.cat([text_BTD[:, 0] * present_B2[:, :1], image_BPD[:, 0] * present_B2[:, 1:]], dim=1)
-
-
-def _heads(config: ModelConfig, tasks: Sequence[Task], width: int, hidden: int | None = None) -> ModalityHeads:
-    """CMA-CLIP's heads, given the same vector for title and picture."""
-    hidden = config.head_width or hidden or width
-    return ModalityHeads(tasks, width, hidden, config.dropout, learned_share=False, kernels=config.kernels)
+def mmbt(parts: Parts) -> Network:
+    mixer = WordTransformer(parts.config, *parts.sizes, parts.clip.token_embedding.embedding_dim)
+    return MMBT(parts.towers, parts.heads(), mixer)
 
 
 def _only(present_B2: Tensor, modality: int) -> Tensor:
-    """Presence of a product that has this modality and not the other: λ is 1 for the title, 0 for the picture."""
+    """Presence of a product that has this modality and not the other: λ is 1 for the title, 0 for the image."""
     columns = [torch.ones_like(present_B2[:, 0]), torch.zeros_like(present_B2[:, 0])]
     return torch.stack(columns if modality == 0 else columns[::-1], dim=1)

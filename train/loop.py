@@ -18,13 +18,14 @@ from tqdm import tqdm
 
 from model.cma_clip import Network
 from model.config import BundleConfig, Task
+from model.networks import NETWORKS, StageName
 from train import checkpoint
 from train.class_weights import positive_weights
 from train.data import ProductDataset, ShuffledBatches
 from train.evaluation import Ranks, mean_loss, predict, score
 from train.logs import RunLog
 from train.losses import ClassificationObjective, ContrastiveObjective
-from train.recipe import Recipe, StageName
+from train.recipe import Recipe
 from train.stages import StageState, train_mode
 from train.thresholds import fit_thresholds
 
@@ -115,7 +116,7 @@ class StageRun:
             first_update=self.state.update,
         )
         self.engine.train()
-        train_mode(self.network, self.stage)
+        train_mode(self.network, self.stage, NETWORKS[self.recipe.model.architecture])
         batches = iter(self.train.loader(sampler, self.recipe.loader_workers))
         with self._progress() as bar:
             while self.state.update < self.updates_per_epoch:

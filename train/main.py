@@ -19,6 +19,7 @@ from deepspeed.accelerator import get_accelerator
 
 from dataset.format import DatasetInfo
 from model.config import PreprocessConfig, Task
+from model.networks import NETWORKS, StageName
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
@@ -26,7 +27,7 @@ from train.class_weights import check_class_weights
 from train.data import ProductDataset
 from train.evaluation import Ranks
 from train.loop import StageRun, Stopped
-from train.recipe import Recipe, StageName, deepspeed_config, load_recipe, merge_deepspeed_config
+from train.recipe import Recipe, deepspeed_config, load_recipe, merge_deepspeed_config
 
 EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
 
@@ -115,7 +116,7 @@ def train_stage(
     stage_dir = args.output / args.stage
     torch.manual_seed(recipe.seed)
     network, preprocess = stages.build_network(recipe, tasks, start)
-    stages.freeze(network, args.stage)
+    stages.freeze(network, args.stage, NETWORKS[recipe.model.architecture])
     train, validation = open_splits(args.data, recipe, preprocess)
     batch_size = getattr(recipe.stages, args.stage).batch_size
     if len(train) < batch_size:

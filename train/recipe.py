@@ -14,7 +14,6 @@ from cma_clip.settings import StrictModel, one_line
 from model.config import ModelConfig
 
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
-StageName = Literal["contrastive", "warmup", "end_to_end", "tuning"]
 
 
 class StageConfig(StrictModel):

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
-
-from torch import nn
 
 from cma_clip.files import file_sha256
 from cma_clip.settings import StrictModel, read_json
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import Architecture, BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
-from model.rivals import create_network
-from train.recipe import Recipe, StageName
+from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
+from model.networks import NETWORKS, Architecture, StageName, create_network
+from train.recipe import Recipe
 
-# Prefixes of the parameters that a stage changes.
+# The modules that a stage changes, by the names that a network, or its row in model.networks, gives them.
 TRAINABLE: dict[StageName, tuple[str, ...]] = {
-    "contrastive": ("towers.",),
-    "warmup": ("sequence_attention.", "modality_heads."),
-    "end_to_end": ("towers.", "sequence_attention.", "modality_heads."),
-    "tuning": ("modality_heads.",),
-}
-# Only the contrastive loss has a use for it.
-LOGIT_SCALE = "towers.clip.logit_scale"
-# What follows contrastive. A linear probe's towers stay frozen.
-STAGES_OF: dict[Architecture, tuple[StageName, ...]] = {
-    name: ("warmup",) if name == "clip_linear_probe" else ("warmup", "end_to_end", "tuning")
-    for name in get_args(Architecture)
+    "contrastive": ("towers",),
+    "warmup": ("sequence_attention", "modality_heads"),
+    "end_to_end": ("towers", "sequence_attention", "modality_heads"),
+    "tuning": ("modality_heads",),
 }
 PREVIOUS: dict[StageName, StageName | None] = {
     "contrastive": None,
@@ -75,10 +65,11 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence
             trained the towers.
     """
     architecture, previous = recipe.model.architecture, PREVIOUS[stage]
+    stages = NETWORKS[architecture].stages
     if previous is None:
         return None
-    if stage not in STAGES_OF[architecture]:
-        raise ValueError(f"stage {stage}: the stages of {architecture} are {', '.join(STAGES_OF[architecture])}")
+    if stage not in stages:
+        raise ValueError(f"stage {stage}: the stages of {architecture} are {', '.join(stages)}")
     state = read_state(output / previous)
     if state and state.finished:
         _check_same_network(output / previous / "best", recipe, tasks)
@@ -131,28 +122,35 @@ def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> 
     return network, preprocess
 
 
-def freeze(network: Network, stage: StageName) -> None:
+def freeze(network: Network, stage: StageName, architecture: Architecture) -> None:
     """Leave only the stage's parameters trainable.
 
     Raises:
-        ValueError: the switches of the recipe leave the stage nothing to train.
+        ValueError: no stage would ever train a parameter that is not declared as unused, or the switches of the
+            recipe leave this stage nothing to train.
     """
-    unused = () if stage == "contrastive" else (LOGIT_SCALE, *network.unused)
+    some_stage = {part for name in ("contrastive", *architecture.stages) for part in TRAINABLE[name]}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad = name.startswith(TRAINABLE[stage]) and not name.startswith(unused)
+        part, is_unused = architecture.part_of(name), architecture.is_unused(name)
+        if part not in some_stage and not is_unused:
+            raise ValueError(
+                f"{name} would be trained in no stage of {architecture.title}: its row in model/networks.py has to say"
+                f" which of {', '.join(sorted(some_stage))} it is trained as, or that it is unused"
+            )
+        parameter.requires_grad = part in TRAINABLE[stage] and (stage == "contrastive" or not is_unused)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"stage {stage} has nothing to train in this network")
 
 
-def train_mode(network: nn.Module, stage: StageName) -> None:
+def train_mode(network: Network, stage: StageName, architecture: Architecture) -> None:
     """Dropout where the stage trains; frozen parts behave as they do when they serve."""
     for name, module in network.named_children():
-        module.train(f"{name}." in TRAINABLE[stage])
+        module.train(architecture.part_of(name) in TRAINABLE[stage])
 
 
 def next_command(stage: StageName, model: ModelConfig, recipe_path: Path, data: Path, output: Path, tasks: int) -> str:
     """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
-    following = next((name for name in STAGES_OF[model.architecture] if PREVIOUS[name] == stage), None)
+    following = next((name for name in NETWORKS[model.architecture].stages if PREVIOUS[name] == stage), None)
     if following is None or (following == "tuning" and tasks == 1):
         return f"python -m serve.export {output / 'bundle'} --deploy deploy"
     return f"deepspeed train/main.py --stage {following} --config {recipe_path} --data {data} --output {output}"

@@ -14,7 +14,7 @@ from server_process import free_ports
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
 from model.config import BundleConfig, ModelConfig, Task
-from model.rivals import create_network
+from model.networks import create_network
 
 ROOT = Path(__file__).parents[2]
 TASKS = [

@@ -11,8 +11,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cma_clip.settings import StrictModel, one_line
-from train.recipe import Recipe, StageName, load_recipe
-from train.stages import STAGES_OF
+from model.networks import NETWORKS, StageName
+from train.recipe import Recipe, load_recipe
 
 STUDIES = Path(__file__).parents[1] / "studies"
 Options = dict[str, str | int | float | bool]
@@ -133,7 +133,14 @@ def runs_of(name: str, study: Study, output: Path, precision: str, towers: Path 
             architecture = load_recipe(study.recipe, options).model.architecture
             directory = output / name / variant / f"seed{seed}"
             run = Run(
-                name, variant, seed, study.data.directory, study.recipe, options, STAGES_OF[architecture], directory
+                name,
+                variant,
+                seed,
+                study.data.directory,
+                study.recipe,
+                options,
+                NETWORKS[architecture].stages,
+                directory,
             )
             runs.append(run)
     return runs

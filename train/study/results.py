@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from cma_clip.settings import StrictModel, read_json
+from model.networks import NETWORKS
 
 REFERENCE = "full"
 # How tables and plots name a variant, in their order; others follow under their own names.
@@ -20,12 +21,7 @@ NAMES = {
     "full": "full",
     "no_mwa": "without MWA",
     "no_mwa_no_swa": "without MWA and SWA",
-    "image_only": "image only",
-    "text_only": "text only",
-    "late_fusion": "late fusion",
-    "clip_linear_probe": "CLIP linear probe",
-    "mmbt": "MMBT",
-}
+} | {name: row.title for name, row in NETWORKS.items() if name != "cma_clip"}
 COUNTS = ("products", "left_out")
 Values = dict[str, int | float | None]
 

@@ -1,0 +1,70 @@
+"""`cma-clip NAME …`: every command of the project under one name; `python -m MODULE …` is the same."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cma_clip.command import EXIT_BAD_INPUT
+
+
+class Command(NamedTuple):
+    """A row: the module whose `main()` it is, the pip extra that brings what it imports, and what it does."""
+
+    module: str
+    extra: str
+    does: str
+
+
+COMMANDS = {
+    "prepare": Command("train.prepare.__main__", "train", "make a data set to train on"),
+    "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
+    "score": Command("train.score", "train", "judge a bundle on a split"),
+    "study": Command("train.study.__main__", "train", "train variants by seeds and compare them"),
+    "study-report": Command("train.study.report", "train", "tables and plots of a study's runs"),
+    "irrelevant": Command("train.study.irrelevant", "train", "how far a wrong title or image leads a bundle astray"),
+    "export": Command("serve.export.__main__", "train", "build an engine from a bundle and publish it in deploy/"),
+    "serve": Command("serve.launch", "serve", "check the machine, then start tritonserver with a profile"),
+    "local-server": Command("serve.local_server", "local-server", "put a tritonserver for demos beside python"),
+    "classify": Command("client.classify", "", "ask the server about one product"),
+    "predict": Command("client.predict.__main__", "predict", "ask the server about a whole catalogue"),
+    "canary": Command("client.canary", "", "is the server really alive?"),
+    "report": Command("client.report", "train", "answers for some products, as text and as an image"),
+    "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),
+    "bench-kernels": Command("bench.kernels", "train", "time the fused kernels on a GPU"),
+    "bench-load": Command("bench.load.__main__", "train", "put load on a server: sweep, overload, soak, compare"),
+    "bench-preprocessing": Command("bench.preprocessing", "train", "time image preprocessing beside Pillow"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns its exit code."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("--help", "-h"):
+        print(menu())
+        return 0
+    if name not in COMMANDS:
+        return _refuse(f"{name!r} is none of cma-clip's commands: {', '.join(COMMANDS)}")
+    sys.argv = [f"cma-clip {name}", *rest]
+    row = COMMANDS[name]
+    try:
+        return importlib.import_module(row.module).main()
+    except ModuleNotFoundError as missing:
+        package = f"cma-clip[{row.extra}]" if row.extra else "cma-clip"
+        return _refuse(f"cma-clip {name} needs {missing.name}, which is not installed: pip install '{package}'")
+
+
+def menu() -> str:
+    lines = [f"  {name:21}{row.does}" for name, row in COMMANDS.items()]
+    return "\n".join(["usage: cma-clip COMMAND …   (cma-clip COMMAND --help says more)", "", *lines])
+
+
+def _refuse(line: str) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
