@@ -27,9 +27,9 @@ from bench.memory import Memory
 from cma_clip.command import command
 from model.bundle import Bundle, load_bundle
 from model.config import BundleConfig
-from serve.engines import CLASSES, EXPORTED_AS, engine_class, load_engine
 from serve.export.parity import Inputs, Run, random_inputs
 from serve.export.publish import export
+from serve.runtimes import RUNTIMES, engine_class, load_engine, row_of
 
 ROUNDS, SECONDS = 5, 10.0
 COLUMNS = ("B", "T", "engine", "median ms", "p20", "p80", "products/s", "times eager", "memory MB")
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Refuses an engine that cannot be built or loaded here, or differs from torch."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="time an engine beside eager torch")
     parser.add_argument("bundle", type=Path, help="directory written by training")
-    parser.add_argument("--runtime", choices=list(CLASSES), required=True)
+    parser.add_argument("--runtime", choices=list(RUNTIMES), required=True)
     parser.add_argument("--precision", help="of the matrix products (default: the runtime's own)")
     parser.add_argument("--data", type=Path, help="data set to compare on and to calibrate int8 on")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
@@ -124,17 +124,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=200, help="at most, for each figure")
     parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/engines)")
     args = parser.parse_args(arguments)
-    bundle, engine = load_bundle(args.bundle), engine_class(args.runtime)
+    bundle, file = load_bundle(args.bundle), row_of(args.runtime).file
     shapes = list(itertools.product(args.batch, args.length or bundle.config.preprocess.title_lengths[1::3]))
     parameters = {"precision": args.precision} if args.precision and args.runtime == "tensorrt" else {}
     with tempfile.TemporaryDirectory() as folder:
         deploy = Path(folder) / "deploy"
-        reports = export(args.bundle, deploy, EXPORTED_AS.get(args.runtime, args.runtime), args.precision, args.data)
+        reports = export(args.bundle, deploy, args.runtime, args.precision, args.data)
         loaders: dict[str, Callable[[], Run]] = {
-            args.runtime: lambda: load_engine(args.runtime, deploy / "engine/1" / engine.FILE, parameters),
+            args.runtime: lambda: load_engine(args.runtime, deploy / "engine/1" / file, parameters),
             f"eager {'bf16' if torch.cuda.is_available() else 'f32'}": lambda: eager(bundle),
         }
-        with Report("engines", args.output, table, draw, engine=engine.machine()[0], parity=reports) as report:
+        with Report("engines", args.output, table, draw, engine=engine_class(args.runtime).machine()[0], parity=reports) as report:
             for rows in measure(loaders, bundle.config, shapes, args.calls):
                 report.add(*rows)
     return report.exit_code

@@ -13,8 +13,8 @@ from tritonclient.grpc import model_config_pb2
 
 from cma_clip.files import file_sha256
 from model.config import BundleConfig
-from serve.engines import EXPORTED_AS, FILES
 from serve.host import compute_capabilities, tensorrt_version
+from serve.runtimes import RUNTIMES
 from serve.stamp import EngineStamp
 
 
@@ -42,11 +42,10 @@ def check_engine(repository: Path, config_name: str | None) -> None:
     The libraries of a python step are compared by itself as it loads.
     """
     folder = repository / "engine"
-    runtime = _runtime(folder, config_name)
-    engine = served_version(folder) / FILES[runtime]
+    runtime, _ = engine_runtime(folder, config_name)
+    engine = served_version(folder) / RUNTIMES[runtime].file
     if not engine.is_file():
-        exported = EXPORTED_AS.get(runtime, runtime)
-        cure = f"export: python -m serve.export BUNDLE --deploy {repository} --runtime {exported}"
+        cure = f"export: python -m serve.export BUNDLE --deploy {repository} --runtime {runtime}"
         raise ValueError(f"{engine}: no such file; {cure}")
     stamp, bundle = EngineStamp.read(engine), file_sha256(repository / "bundle.json")
     versions = _tensorrt_as_in(stamp) if runtime == "tensorrt" else stamp.versions
@@ -77,6 +76,21 @@ def read_config(folder: Path, config_name: str | None) -> model_config_pb2.Model
         raise ValueError(f"{path}:{error}") from None
 
 
+def engine_runtime(folder: Path, config_name: str | None) -> tuple[str, dict[str, str]]:
+    """The runtime that an engine's configuration names, and the parameters that are handed to it.
+
+    Raises:
+        ValueError: as `read_config`, or there is no such runtime.
+    """
+    config = read_config(folder, config_name)
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    runtime = parameters.pop("runtime", "tensorrt" if config.platform == "tensorrt_plan" else "")
+    if runtime not in RUNTIMES:
+        expected = f"expected one of {', '.join(RUNTIMES)}"
+        raise ValueError(f"{_config_path(folder, config_name)}: runtime is {runtime!r}, {expected}")
+    return runtime, parameters
+
+
 def served_version(folder: Path) -> Path:
     """The version folder with the highest number: Triton serves that one."""
     versions = [path for path in folder.iterdir() if path.name.isdecimal()]
@@ -95,13 +109,3 @@ def writable(repository: Path) -> str | None:
 def _config_path(folder: Path, config_name: str | None) -> Path:
     named = folder / f"configs/{config_name}.pbtxt"
     return named if config_name and named.is_file() else folder / "config.pbtxt"
-
-
-def _runtime(folder: Path, config_name: str | None) -> str:
-    config = read_config(folder, config_name)
-    tensorrt = "tensorrt" if config.platform == "tensorrt_plan" else ""
-    runtime = config.parameters["runtime"].string_value if "runtime" in config.parameters else tensorrt
-    if runtime not in FILES:
-        expected = f"expected one of {', '.join(FILES)}"
-        raise ValueError(f"{_config_path(folder, config_name)}: runtime is {runtime!r}, {expected}")
-    return runtime

@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from model.config import BundleConfig
 from model.refusal import Refusal
+from serve.batching import Arrays
 from serve.step_metrics import StepMetrics
 
 # B rows of one request; a product is one row, a request usually one product
 
-Arrays = tuple[np.ndarray, ...]
+Outcome = Any  # outputs (Arrays), or the pb_utils.TritonError of a request that failed
 
 
 class RequestCancelledError(Exception):
@@ -67,7 +67,7 @@ class TritonStep:
             ValueError: a file is missing or does not fit the bundle; the message names it.
         """
 
-    def answer(self, *inputs: np.ndarray) -> Arrays:
+    def answer(self, *inputs: Any, **named: Any) -> Arrays:
         """The outputs for one request's inputs, all with B rows.
 
         Raises:
@@ -79,11 +79,11 @@ class TritonStep:
         """Called by Triton with one batch. A request that fails leaves the others of its batch alone."""
         return [self.respond(outcome) for outcome in self.answer_all(requests)]
 
-    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+    def answer_all(self, requests: Sequence[Any]) -> list[Outcome]:
         """Outputs or the error of each request, in order."""
         return [self.answer_one(request) for request in requests]
 
-    def answer_one(self, request: Any) -> Arrays | pb_utils.TritonError:
+    def answer_one(self, request: Any) -> Outcome:
         return self.attempt(lambda: self.answer(*self.read(request)))
 
     def read(self, request: Any) -> Arrays:
@@ -96,20 +96,20 @@ class TritonStep:
             raise RequestCancelledError
         return tuple(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs)
 
-    def attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    def attempt(self, work: Callable[..., Any], *arguments: Any) -> Outcome:
         """The result of `work(*arguments)`, or the TritonError to answer with.
 
-        A Refusal is the caller's fault: INVALID_ARGUMENT. Any other exception
-        is ours: INTERNAL with an opaque id; what happened stands under that id in the server's log only.
+        A Refusal is the caller's fault: INVALID_ARGUMENT. Any other exception is ours: INTERNAL with an opaque id;
+        what happened stands under that id in the server's log only.
         """
         try:
             return work(*arguments)
         except RequestCancelledError:
             return pb_utils.TritonError("the caller gave up", pb_utils.TritonError.CANCELLED)
-        except Exception as error:
-            if isinstance(error, Refusal):
-                self.metrics.add("cma_clip_refusals_total", code=error.code)
-                return pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Refusal as refusal:
+            self.metrics.add("cma_clip_refusals_total", code=refusal.code)
+            return pb_utils.TritonError(str(refusal), pb_utils.TritonError.INVALID_ARG)
+        except Exception:
             incident = uuid.uuid4().hex[:12]
             self.metrics.add("cma_clip_incidents_total", step=self.name)
             pb_utils.Logger.log_error(f"incident {incident}: {traceback.format_exc()}")
@@ -119,7 +119,7 @@ class TritonStep:
         """Called by Triton once, before it unloads the step."""
         self.metrics.close()
 
-    def respond(self, outcome: Arrays | pb_utils.TritonError) -> Any:
+    def respond(self, outcome: Outcome) -> Any:
         if isinstance(outcome, pb_utils.TritonError):
             return pb_utils.InferenceResponse(error=outcome)
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, outcome, strict=True)]
@@ -129,7 +129,7 @@ class TritonStep:
 class BatchStep(TritonStep):
     """Base of a step that answers all requests of a batch in one call."""
 
-    def check(self, *inputs: np.ndarray) -> None:
+    def check(self, *inputs: Any, **named: Any) -> None:
         """Refuse one request before it joins the batch.
 
         Raises:
@@ -140,7 +140,7 @@ class BatchStep(TritonStep):
         """The outputs of each request, in order, for the inputs of each."""
         raise NotImplementedError
 
-    def answer_all(self, requests: Sequence[Any]) -> list[Arrays | pb_utils.TritonError]:
+    def answer_all(self, requests: Sequence[Any]) -> list[Outcome]:
         outcomes = [self.attempt(self._checked, request) for request in requests]
         good = [index for index, inputs in enumerate(outcomes) if not isinstance(inputs, pb_utils.TritonError)]
         if good:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -39,7 +40,22 @@ class StepMetrics:
         with self._lock:
             self._pending[key] += amount
 
+    def count(self, answer: Mapping[str, Mapping[str, Any]]) -> None:
+        """A product's answer as a dashboard shows it: the mix of labels, mean score and mean λ of each task.
+
+        Args:
+            answer: task -> labels (label), accepted, top, text_share, as PREDICTION has them.
+        """
+        for task, said in answer.items():
+            accepted = str(said["accepted"]).lower()
+            for label in said.get("labels", [said.get("label")]):
+                self.add("cma_clip_answers_total", task=task, label=label, accepted=accepted)
+            self.add("cma_clip_score_sum", said["top"][0][1], task=task)
+            self.add("cma_clip_text_share_sum", said["text_share"], task=task)
+            self.add("cma_clip_text_share_count", task=task)
+
     def hand_over(self) -> None:
+        """Give the server what was added since the last time."""
         with self._lock:
             pending, self._pending = self._pending, defaultdict(float)
         for key, amount in pending.items():

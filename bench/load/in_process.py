@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from bench.load.calls import Call
 from bench.load.requests import OK, TitleAndImage
@@ -18,7 +16,8 @@ from cma_clip.machine import usable_cores
 from model.config import BundleConfig
 from model.decode import predictions, probabilities
 from model.preprocess import TitleTokenizer, pixels_and_presence
-from serve.engines import engine_class
+from serve.check import engine_runtime
+from serve.runtimes import load_engine, row_of
 
 
 class InProcess:
@@ -28,15 +27,14 @@ class InProcess:
         deploy: filled by serve.export.
         config: the engine's configuration, as for tritonserver's --model-config-name.
     Raises:
-        ValueError: a file is missing or does not fit, or the configuration names no python runtime.
+        ValueError: a file is missing or does not fit.
     """
 
     def __init__(self, deploy: Path, config: str = "cpu") -> None:
         self.bundle = BundleConfig.read(deploy / "bundle.json")
         self.tokenizer = TitleTokenizer.load(deploy / "tokenizer.json", self.bundle.preprocess)
-        parameters = _parameters(deploy / f"engine/configs/{config}.pbtxt")
-        engine = engine_class(parameters.pop("runtime"))
-        self.engine = engine(deploy / "engine/1" / engine.FILE, parameters)
+        runtime, parameters = engine_runtime(deploy / "engine", config)
+        self.engine = load_engine(runtime, deploy / "engine/1" / row_of(runtime).file, parameters)
         self.pool = ThreadPoolExecutor(usable_cores())
 
     def answer(self, products: Sequence[TitleAndImage]) -> list[str]:
@@ -65,14 +63,3 @@ class InProcess:
             calls += [Call(i, sent_s, sent_s, done_s, OK, "") for i in chosen]
             first += batch
         return calls
-
-
-def _parameters(path: Path) -> dict[str, str]:
-    try:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    except (OSError, text_format.ParseError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    parameters = {name: value.string_value for name, value in config.parameters.items()}
-    if "runtime" not in parameters:
-        raise ValueError(f"{path}: no parameter `runtime`, so no engine that runs without a server")
-    return parameters

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from cma_clip.machine import usable_cores
-from serve.engines import FILES, INPUTS, OUTPUTS
+from serve.engines import INPUTS, OUTPUTS
 
 
 class OnnxRuntimeEngine:
@@ -21,9 +21,6 @@ class OnnxRuntimeEngine:
     Raises:
         ValueError: ONNX Runtime cannot load the file.
     """
-
-    FILE = FILES["onnxruntime"]
-    CALL_COST = 50  # as OpenVINO
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         options = onnxruntime.SessionOptions()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cma_clip.machine import usable_cores
-from serve.engines import FILES, INPUTS, OUTPUTS
+from serve.engines import INPUTS, OUTPUTS
 
 # Its telemetry calls home from a forked copy of the process, which can hang and outlive the server.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
@@ -26,9 +26,6 @@ class OpenVINOEngine:
     Raises:
         ValueError: OpenVINO cannot compile the file.
     """
-
-    FILE = FILES["openvino"]
-    CALL_COST = 50  # measured: about 20 ms of 40 ms a product, full-size network, 2 cores
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         core = openvino.Core()

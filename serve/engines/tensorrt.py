@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from serve.engines import FILES, INPUTS, OUTPUTS
+from serve.engines import INPUTS, OUTPUTS
 
 
 class TensorRTEngine:
@@ -24,9 +24,6 @@ class TensorRTEngine:
     Raises:
         ValueError: no GPU, the library is missing or of another version, or the plan is for another GPU.
     """
-
-    FILE = FILES["tensorrt"]
-    CALL_COST = float("inf")
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         module = parameters.get("module", "tensorrt")

@@ -10,8 +10,6 @@ import torch
 import torch._inductor
 from torch import Tensor
 
-from serve.engines import FILES
-
 LARGEST_BATCH = 64
 PARAMETERS = ("device", "threads")
 
@@ -26,9 +24,6 @@ class TorchEngine:
     Raises:
         ValueError: an unknown parameter or value, another device than the package's, or torch cannot load it.
     """
-
-    FILE = FILES["torch"]
-    CALL_COST = float("inf")  # a GPU takes them all at once
 
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         if unknown := sorted(set(parameters) - set(PARAMETERS)):

@@ -9,33 +9,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cma_clip.command import command
 from serve.export.publish import export
-from serve.export.runtimes import RUNTIMES
-
-CONFIG_NAMES = {"openvino": " --model-config-name=cpu", "tensorrt": "", "torch": " --model-config-name=gpu-torch"}
+from serve.runtimes import RUNTIMES
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m serve.export", description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument(
         "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
     )
     parser.add_argument("--runtime", choices=list(RUNTIMES), default="openvino")
-    own = "; ".join(f"{runtime}: {', '.join(precisions)}" for runtime, precisions in RUNTIMES.items())
+    own = "; ".join(f"{name}: {', '.join(row.precisions)}" for name, row in RUNTIMES.items())
     parser.add_argument("--precision", help=f"of the matrix products; {own}; the first is the default")
     parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
     args = parser.parse_args(arguments)
-    try:
-        reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, report in reports.items():
+    for name, report in export(args.bundle, args.deploy, args.runtime, args.precision, args.data).items():
         print(describe(name, report))
     server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
-    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{CONFIG_NAMES[args.runtime]}")
-    return 0
+    config = RUNTIMES[args.runtime].config
+    flag = f" --model-config-name={config}" if config else ""
+    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{flag}")
 
 
 def describe(name: str, report: dict[str, Any]) -> str:

@@ -11,10 +11,25 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from model.bundle import Bundle
 from serve.engines import INPUTS
+from serve.export.graph import write_onnx
 from serve.export.mixed_precision import FLOAT32_PART, PRODUCTS, module_scopes
 from serve.export.parity import Inputs, product_cases
 
 CALIBRATED_ON = 128
+
+
+def write_int8(bundle: Bundle, path: Path, data: Path | None) -> None:
+    """Write the bundle's network with 8-bit matrix products.
+
+    Raises:
+        ValueError: there is no data set, or as `quantize` and `write_onnx`.
+    """
+    if data is None:
+        raise ValueError("--precision int8 needs --data: a data set to calibrate on and to measure the drift on")
+    exact = path.with_name("exact.onnx")
+    write_onnx(bundle, exact)
+    quantize(bundle, exact, path, data)
+    exact.unlink()
 
 
 def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:

@@ -11,13 +11,12 @@ from typing import Any
 
 from cma_clip.files import new_directory, write_atomically
 from model.bundle import Bundle, load_bundle
-from serve.engines import FILES
+from serve.export.built import Candidate, Order
 from serve.export.parity import compare, product_cases, random_cases
-from serve.export.runtimes import Candidate, builder
+from serve.runtimes import RUNTIMES, builder, row_of
 from serve.stamp import EngineStamp, stamp_path
 
 REPOSITORY = Path(__file__).parents[2] / "deploy"
-ENGINE_FILES = sorted(set(FILES.values()))
 COMPARED_PRODUCTS = 500
 
 
@@ -35,7 +34,7 @@ def export(
         deploy: the repository; made as a copy of the project's where it does not exist. Engines of other
             runtimes in it stay if they were exported from the same bundle.
         runtime: one of RUNTIMES.
-        precision: of the matrix products; None is the runtime's own.
+        precision: of the matrix products, one of the runtime's; None is the first of them.
         data: data set directory. Its validation split is compared too, on its training split int8 is calibrated.
     Returns:
         parity report of each candidate by name; also stored in the stamp beside the engine file.
@@ -43,13 +42,15 @@ def export(
         ValueError: the bundle is unfit, the graph is invalid, parity fails, or the runtime cannot be
             built here. What `deploy` served before stays then.
     """
-    build = builder(runtime, precision)
-    bundle = load_bundle(bundle_dir)
+    offered = row_of(runtime).precisions
+    if precision not in (None, *offered):
+        raise ValueError(f"--precision {precision}: {runtime} has {', '.join(offered)}")
+    build, bundle = builder(runtime), load_bundle(bundle_dir)
     prepare_repository(deploy)
     served_config = bundle.config.model_dump_json(indent=2) + "\n"
     bundle_sha256 = hashlib.sha256(served_config.encode()).hexdigest()
     with new_directory(deploy / "engine" / "1") as partial:
-        built = build(bundle, partial, precision, data)
+        built = build(Order(bundle, partial, runtime, precision or offered[0], data))
         reports = {}
         for candidate in built.candidates:
             reports[candidate.name] = judge(bundle, candidate, data if candidate is built.candidates[-1] else None)
@@ -90,12 +91,16 @@ def _keep(version: Path, partial: Path, bundle_sha256: str) -> None:
     """Take over the python step, and other runtimes' engines where they fit the bundle."""
     for step in version.glob("*.py"):
         shutil.copy2(step, partial)
-    for engine in (version / name for name in ENGINE_FILES):
+    for engine in (version / name for name in engine_files()):
         if (partial / engine.name).exists() or not stamp_path(engine).is_file():
             continue
         if EngineStamp.read(engine).bundle_sha256 == bundle_sha256:
             for file in (engine, stamp_path(engine)):
                 os.link(file, partial / file.name)
+
+
+def engine_files() -> list[str]:
+    return sorted({row.file for row in RUNTIMES.values()})
 
 
 def prepare_repository(deploy: Path) -> None:
@@ -112,7 +117,7 @@ def prepare_repository(deploy: Path) -> None:
         raise ValueError(
             f"{deploy}: no such model repository; run this from a checkout of the project, or copy its deploy/"
         )
-    engines = [pattern for name in ENGINE_FILES for pattern in (name, f"{name}.*")]
+    engines = [pattern for name in engine_files() for pattern in (name, f"{name}.*")]
     for model in sorted(REPOSITORY.iterdir()):
         if (model / "config.pbtxt").is_file():
             shutil.copytree(

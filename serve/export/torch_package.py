@@ -18,9 +18,11 @@ from torch.export import ExportedProgram
 from model.bundle import Bundle
 from model.cma_clip import Network
 from model.modality_heads import ModalityHeads
-from serve.engines.torch import LARGEST_BATCH, versions
+from serve.engines.torch import LARGEST_BATCH, TorchEngine, versions
+from serve.export.built import Built, Candidate, Order
 from serve.export.graph import dynamic_shapes, tracing
 from serve.export.parity import random_inputs
+from serve.runtimes import row_of
 
 # B batch, T token ids, H and W image size, N heads, E width of a head, V width of a tower
 
@@ -96,6 +98,21 @@ def _round_matrices(network: Network) -> None:
             factors += [(module, "hidden_weight"), (module, "output_weight")]
     for module, name in factors:
         setattr(module, name, nn.Parameter(getattr(module, name).to(torch.bfloat16), requires_grad=False))
+
+
+def build(order: Order) -> Built:
+    """A package for this machine's GPU, or for its CPU where it has none.
+
+    Raises:
+        ValueError: as `build_package`.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = PRECISIONS[device] if order.precision == "auto" else order.precision
+    path = order.folder / row_of(order.runtime).file
+    libraries = build_package(order.bundle, path, device, precision)
+    engine = TorchEngine(path, {})
+    gpu, capability = (torch.cuda.get_device_name(), engine.machine()[1]) if device == "cuda" else (None, None)
+    return Built(path, precision, [Candidate(f"torch {precision}", precision, engine)], libraries, gpu, capability)
 
 
 def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ def graph(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def exported_once(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.export.runtimes.write_onnx", lambda _, path: shutil.copy2(graph, path))
+    monkeypatch.setattr("serve.export.graph.write_onnx", lambda _, path: shutil.copy2(graph, path))
 
 
 def test_a_turn_is_the_latency_of_single_calls():

@@ -17,11 +17,12 @@ from tiny import ROOT, TASKS, tiny_bundle_config, tiny_network
 from cma_clip.files import file_sha256
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig, Task
-from serve.engines import INPUTS, load_engine
-from serve.export import publish, runtimes
+from serve.engines import INPUTS
+from serve.export import graph, publish
 from serve.export.__main__ import main
 from serve.export.parity import compare, random_inputs
 from serve.export.publish import export
+from serve.runtimes import load_engine
 from serve.stamp import EngineStamp
 
 
@@ -158,7 +159,7 @@ def test_parity_inputs_cover_every_mix_of_modalities():
 def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path, tmp_path: Path, monkeypatch):
     copy = Path(shutil.copytree(deploy, tmp_path / "deploy"))
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
-    write = runtimes.write_onnx
+    write = graph.write_onnx
 
     def write_another(bundle, path):
         with torch.no_grad():
@@ -167,7 +168,7 @@ def test_E5_a_graph_that_differs_is_not_published(bundle_dir: Path, deploy: Path
         with torch.no_grad():
             bundle.network.modality_heads.output_bias[1] -= 0.5
 
-    monkeypatch.setattr(runtimes, "write_onnx", write_another)
+    monkeypatch.setattr(graph, "write_onnx", write_another)
     with pytest.raises(ValueError, match="onnxruntime f32 differs from torch.*nothing published"):
         export(bundle_dir, copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before

@@ -10,8 +10,7 @@ import pytest
 from launch_files import write_command, write_engine, write_repository, write_tensorrt
 from server_process import free_ports
 
-from serve import host as machine
-from serve import launch
+from serve import host, launch
 from serve.profiles import PRODUCTION, TABLE
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -40,9 +39,9 @@ def executed(monkeypatch, server) -> list:
     calls: list = []
     monkeypatch.setattr(launch.os, "execv", lambda *call: calls.extend(call))
     monkeypatch.setattr(launch.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(launch.doctor, "writable", lambda repository: None)
-    monkeypatch.setattr(machine, "little_shared_memory", lambda: None)
-    monkeypatch.setattr(machine, "remove_stale_regions", lambda: ["region"])
+    monkeypatch.setattr(launch.check, "writable", lambda repository: None)
+    monkeypatch.setattr(host, "little_shared_memory", lambda: None)
+    monkeypatch.setattr(host, "remove_stale_regions", lambda: ["region"])
     return calls
 
 
@@ -159,7 +158,7 @@ def test_F7_a_bad_configuration_ends_with_1_before_a_server_starts(capsys, repos
 
 def test_F8_an_engine_for_another_tensorrt_ends_with_1(capsys, monkeypatch, tmp_path, repository, executed):
     library = write_tensorrt(tmp_path, "10.16.0.5")
-    monkeypatch.setattr(machine.ctypes.util, "find_library", lambda name: str(library))
+    monkeypatch.setattr(host.ctypes.util, "find_library", lambda name: str(library))
     write_command(tmp_path / "bin/nvidia-smi", "echo 9.0")
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     stamp = {"runtime": "tensorrt", "gpu": "H100", "compute_capability": "9.0"}

@@ -20,13 +20,16 @@ from mixed_files import break_layer, tiny_bundle, tiny_graphs
 from rounded import rounded_session
 from tritonclient.grpc import model_config_pb2
 
-from model.config import BundleConfig
-from serve.engines import INPUTS, engine_class, load_engine
+from model.config import BundleConfig, PreprocessConfig
+from serve.engines import INPUTS
 from serve.engines.tensorrt import choose_profile, library_version
+from serve.export import plan as plans
 from serve.export import tensorrt as tensorrt_engine
 from serve.export.bisect import Arrays
 from serve.export.mixed_precision import write_mixed
-from serve.export.tensorrt import LARGEST_BATCH, add_profile, build_engine, import_tensorrt, main, parse
+from serve.export.plan import LARGEST_BATCH, add_profile, build_engine, import_tensorrt, parse
+from serve.export.tensorrt import main
+from serve.runtimes import engine_class, load_engine
 from serve.stamp import EngineStamp
 
 CONFIG = Path(__file__).parents[2] / "deploy/engine/config.pbtxt"
@@ -41,6 +44,10 @@ def full_size_mixed(precision: str) -> Path:
     return graph.parents[3] / f"{precision}.onnx"
 
 
+def shapes(preprocess: PreprocessConfig) -> tuple[tuple[int, ...], int]:
+    return preprocess.title_lengths, preprocess.image_size
+
+
 @pytest.fixture(scope="module")
 def builder() -> Any:
     return tensorrt_rtx.Builder(log())
@@ -48,7 +55,7 @@ def builder() -> Any:
 
 @functools.cache
 def log() -> Any:
-    return tensorrt_engine._log(tensorrt_rtx)
+    return plans.build_log(tensorrt_rtx)
 
 
 def layers(network: Any) -> Iterator[tuple[str, str, set[str]]]:
@@ -93,28 +100,18 @@ def test_E6_the_tiny_network_is_parsed_with_the_types_of_the_graph(builder: Any,
 
 def test_the_full_size_network_is_built_with_every_profile(tmp_path: Path):
     preprocess = BundleConfig.read(full_size.bundle_dir() / "config.json").preprocess
-    target = build_engine(tensorrt_rtx, full_size_mixed("f16"), tmp_path / "model.plan", preprocess)
+    target = build_engine(tensorrt_rtx, full_size_mixed("f16"), tmp_path / "model.plan", *shapes(preprocess))
     assert target == ({"tensorrt_rtx": library_version(tensorrt_rtx)}, None, None)
     size = (tmp_path / "model.plan").stat().st_size
     assert 2 * 189e6 < size < 4 * 189e6, "weights in 16 bits, once for all profiles"
 
 
-def test_the_command_builds_for_a_compute_capability(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_builds_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     bundle, plan = tiny_graphs() / "bundle", tmp_path / "model.plan"
-    options = [
-        "--module",
-        "tensorrt_rtx",
-        "--precision",
-        "bf16",
-        "--compute-capability",
-        "8.9",
-        "--title-lengths",
-        "24",
-    ]
-    assert main([str(bundle), "--output", str(plan), *options]) == 0
+    assert main([str(bundle), "--output", str(plan), "--module", "tensorrt_rtx", "--precision", "bf16"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{plan}: ") and "bf16, tensorrt_rtx 1." in printed
-    assert printed.endswith("for GPUs of compute capability 8.9\n")
+    assert printed.endswith("for several kinds of GPUs\n")
     assert {path.name for path in tmp_path.iterdir()} == {"model.plan"}  # no timing cache: RTX measures nothing
     # Without a GPU the plan cannot be run, but its weights stand in it byte for byte, where it has not repacked them.
     graph, content = onnx.load(tiny_graphs() / "bf16.onnx").graph, plan.read_bytes()
@@ -170,12 +167,8 @@ def test_what_cannot_be_built_is_refused_in_one_line(builder: Any, tmp_path: Pat
     with pytest.raises(ValueError, match=r"model.onnx: tensorrt_rtx refuses node 'node_permute.*UInt8") as error:
         parse(tensorrt_rtx, builder, log(), tiny_graphs() / "model.onnx")
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"compute capability 9.0: tensorrt_rtx builds for 7.5, 8.0, 8.6, 8.9, 12.0"):
-        build_engine(tensorrt_rtx, f16, plan, preprocess, compute_capability="9.0")
-    with pytest.raises(ValueError, match=r"every GPU from compute capability 8.6 on as it is"):
-        build_engine(tensorrt_rtx, f16, plan, preprocess, any_gpu=True)
     with pytest.raises(ValueError, match=r"f16.onnx: tensorrt_rtx 1[.\d]+ cannot build it: .*tensor pixels"):
-        build_engine(tensorrt_rtx, f16, plan, preprocess.model_copy(update={"image_size": 63}))
+        build_engine(tensorrt_rtx, f16, plan, preprocess.title_lengths, 63)
     assert main([str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not plan.exists()
@@ -188,9 +181,8 @@ def test_a_missing_library_says_how_to_install_it():
 
 @without_gpu
 def test_tensorrt_itself_builds_and_runs_on_a_gpu_only(tmp_path: Path):
-    fake = SimpleNamespace(__name__="tensorrt")
     with pytest.raises(ValueError, match="tensorrt builds on the GPU that will serve, and there is none here"):
-        tensorrt_engine._builder(fake, None)
+        plans.check_gpu(SimpleNamespace(__name__="tensorrt"))
     with pytest.raises(ValueError, match=r"model.plan: no such file"):
         load_engine("tensorrt", tmp_path / "model.plan", {})
     (tmp_path / "model.plan").write_bytes(b"plan")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -18,7 +17,7 @@ from PIL import Image
 
 from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
 from model.refusal import Code, Refusal
-from serve.stamp import EngineStamp
+from serve.served_engine import ServedEngine
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 TASKS = [
@@ -269,14 +268,14 @@ def engine_request(*titles: list[int], size: int = 16) -> Request:
 
 @pytest.fixture
 def engine(log):
-    """The engine step over an engine that returns sums; `calls` collects what it was given."""
-    step, calls = load_step("engine", "engine_step"), []
+    """The engine step over an engine that returns sums; `asked` collects what it was given."""
+    step, asked = load_step("engine", "engine_step"), []
 
     def run(input_ids, pixels, present):
-        calls.append(input_ids)
+        asked.append(input_ids)
         return input_ids.sum(axis=1, keepdims=True), pixels[:, 0, 0, :1]
 
-    step.run, step.asked, step.call_cost = run, calls, 1000
+    step.engine, step.asked = ServedEngine(run, CONFIG, call_cost=1000), asked
     return step
 
 
@@ -290,17 +289,6 @@ def test_engine_runs_ragged_titles_in_one_call(engine):
     assert [ids.shape for ids in engine.asked] == [(4, 24)]
     assert [values(answer)["logits"].tolist() for answer in responses] == [[[1202]], [[604], [3]], [[140]]]
     assert [values(answer)["text_share"].tolist() for answer in responses] == [[[5]], [[6], [6]], [[7]]]
-
-
-def test_engine_runs_a_length_alone_where_padding_costs_more_than_a_call(engine):
-    requests = [engine_request([598, word, 599]) for word in (1, 2, 3)] + [engine_request([7] * 20)]
-    requests.insert(1, engine_request([9] * 70))
-    expected = [values(answer)["logits"].tolist() for answer in engine.execute(requests)]
-    for cost, shapes in ((50, [(1, 77), (4, 24)]), (23, [(1, 77), (1, 24), (3, 16)]), (300, [(5, 77)])):
-        engine.asked.clear()
-        engine.call_cost = cost
-        assert [values(answer)["logits"].tolist() for answer in engine.execute(requests)] == expected
-        assert [ids.shape for ids in engine.asked] == shapes
 
 
 @pytest.mark.parametrize(
@@ -319,53 +307,16 @@ def test_engine_refuses_a_bad_tensor_alone(engine, bad, name):
 
 
 def test_engine_failure_is_one_incident_for_the_batch(engine, log):
-    engine.run = lambda *inputs: 1 / 0
+    engine.engine.run = lambda *inputs: 1 / 0
     responses = engine.execute([engine_request([598, 5, 599])] * 2)
     assert [response.error.code for response in responses] == [TritonError.INTERNAL] * 2
     assert len(log) == 1 and "ZeroDivisionError" in log[0]
 
 
-@pytest.fixture
-def loadable(engine, monkeypatch, tmp_path):
-    """The engine step with a model file to load, and a runtime that gives back `engine.run`."""
-
-    class Runtime:
-        FILE, CALL_COST = "model.onnx", 50
-        machine = staticmethod(lambda: ({}, None))
-
-        def __new__(cls, path, parameters):
-            assert path == engine.version_folder / "model.onnx" and parameters == {"HINT": "f32"}
-            return engine.run
-
-    folder = tmp_path / "engine/1"
-    folder.mkdir(parents=True)
-    engine.repository, engine.version_folder = tmp_path, folder
-    engine.parameters, engine.gpu = {"runtime": "fake", "HINT": "f32"}, None
-    monkeypatch.setitem(type(engine).load.__globals__, "engine_class", lambda runtime: Runtime)
-    (folder / "model.onnx").touch()
-    (tmp_path / "bundle.json").write_text("{}")
-    sha256 = hashlib.sha256(b"{}").hexdigest()
-    EngineStamp(runtime="fake", precision="f32", bundle_sha256=sha256).write(folder / "model.onnx")
-    return engine
-
-
-def test_F9_engine_of_another_width_is_refused(loadable):
-    loadable.run = lambda *inputs: (np.zeros((1, 4)), np.zeros((1, 2)))
-    with pytest.raises(ValueError, match=r"model.onnx: logits is 4 wide, bundle.json's tasks need 5"):
-        loadable.load()
-    loadable.run = lambda *inputs: (np.zeros((1, 5)), np.zeros((1, 1)))
-    with pytest.raises(ValueError, match=r"text_share is 1 wide, bundle.json's tasks need 2"):
-        loadable.load()
-
-
-def test_engine_of_another_export_is_refused(loadable, tmp_path):
-    (tmp_path / "bundle.json").write_text("{ }")
-    with pytest.raises(ValueError, match=r"model.onnx: was not exported together with bundle.json"):
-        loadable.load()
-
-
-def test_F11_engine_warms_up_every_title_length(loadable):
-    lengths = []
-    loadable.run = lambda ids, *others: lengths.append(ids.shape[1]) or (np.zeros((1, 5)), np.zeros((1, 2)))
-    loadable.load()
-    assert tuple(lengths) == CONFIG.preprocess.title_lengths
+def test_the_engine_step_hands_runtime_gpu_and_parameters_on(log, monkeypatch, tmp_path):
+    loaded, step = [], load_step("engine", "engine_step")
+    monkeypatch.setattr(ServedEngine, "load", lambda *arguments: loaded.append(arguments))
+    step.version_folder, step.parameters, step.gpu = tmp_path, {"runtime": "torch", "threads": "2"}, "3"
+    step.load()
+    assert loaded == [("torch", tmp_path, CONFIG, {"device": "cuda:3", "threads": "2"})]
+    assert step.parameters == {"runtime": "torch", "threads": "2"}

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 from launch_files import write_engine, write_repository
 
-from serve import check as doctor
-from serve.engines import CLASSES
+from serve import check
 
 
 @pytest.fixture
@@ -19,13 +16,13 @@ def repository(tmp_path):
 @pytest.fixture
 def h100(monkeypatch):
     """A machine with TensorRT 10.16 and one H100."""
-    monkeypatch.setattr(doctor, "tensorrt_version", lambda: "10.16.0.5")
-    monkeypatch.setattr(doctor, "compute_capabilities", lambda: ["9.0"])
+    monkeypatch.setattr(check, "tensorrt_version", lambda: "10.16.0.5")
+    monkeypatch.setattr(check, "compute_capabilities", lambda: ["9.0"])
 
 
-def refusal(check, *arguments) -> str:
+def refusal(function, *arguments) -> str:
     with pytest.raises(ValueError) as caught:
-        check(*arguments)
+        function(*arguments)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -33,32 +30,26 @@ def refusal(check, *arguments) -> str:
 
 @pytest.mark.parametrize("config_name", ["cpu", "onnxruntime"])
 def test_an_export_is_fine(repository, config_name):
-    doctor.check_models(repository, config_name)
-    doctor.check_engine(repository, config_name)
-
-
-@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
-def test_engine_files_are_named_as_the_engines_name_them(runtime):
-    module = importlib.import_module(f"serve.engines.{runtime}")
-    assert doctor.FILES[runtime] == getattr(module, CLASSES[runtime]).FILE
-    assert doctor.FILES.keys() == CLASSES.keys()
+    check.check_models(repository, config_name)
+    check.check_engine(repository, config_name)
 
 
 def test_F7_each_missing_file_is_named_with_its_cure(repository):
     for config_name, file, runtime in (
         ("cpu", "model.onnx", "openvino"),
-        ("onnxruntime", "model.onnx", "openvino"),
+        ("onnxruntime", "model.onnx", "onnxruntime"),
+        ("gpu-torch", "model.pt2", "torch"),
         (None, "model.plan", "tensorrt"),
     ):
         engine = repository / "engine/1" / file
         engine.unlink(missing_ok=True)
         command = f"python -m serve.export BUNDLE --deploy {repository} --runtime {runtime}"
-        assert refusal(doctor.check_engine, repository, config_name) == f"{engine}: no such file; export: {command}"
+        assert refusal(check.check_engine, repository, config_name) == f"{engine}: no such file; export: {command}"
     step = repository / "decode/1/decode_step.py"
     step.unlink()
-    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{step}: no such file")
+    assert refusal(check.check_models, repository, "cpu").startswith(f"{step}: no such file")
     (repository / "bundle.json").unlink()
-    assert "serve.export BUNDLE" in refusal(doctor.check_models, repository, "cpu")
+    assert "serve.export BUNDLE" in refusal(check.check_models, repository, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +64,7 @@ def test_F7_a_bad_configuration_is_named_with_its_line(repository, file, line, s
     path = repository / file
     text = path.read_text() + line + "\n"
     path.write_text(text)
-    message = refusal(doctor.check_models, repository, "cpu")
+    message = refusal(check.check_models, repository, "cpu")
     assert message.startswith(f"{path}:") and says in message
     number = int(message.removeprefix(f"{path}:").split(":")[0])
     assert number - text.count("\n") in (0, 1)
@@ -82,25 +73,25 @@ def test_F7_a_bad_configuration_is_named_with_its_line(repository, file, line, s
 def test_F7_a_bad_label_is_named(repository):
     bundle = repository / "bundle.json"
     bundle.write_text(bundle.read_text().replace('"red"', "7"))
-    message = refusal(doctor.check_models, repository, "cpu")
+    message = refusal(check.check_models, repository, "cpu")
     assert message.startswith(f"{bundle}: ") and "tasks.0.labels.0" in message
 
 
 @pytest.mark.parametrize("name", ["backup", ".git"])
 def test_a_folder_that_is_no_model_is_named(repository, name):
     (repository / name).mkdir()
-    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{repository / name}/config.pbtxt: no such file")
+    assert refusal(check.check_models, repository, "cpu").startswith(f"{repository / name}/config.pbtxt: no such file")
 
 
 def test_a_model_without_a_version_is_named(repository):
     (repository / "cma_clip/1").rename(repository / "cma_clip/one")
-    assert refusal(doctor.check_models, repository, "cpu").startswith(f"{repository}/cma_clip: no version folder")
+    assert refusal(check.check_models, repository, "cpu").startswith(f"{repository}/cma_clip: no version folder")
 
 
 def test_the_highest_version_is_the_one_served(repository):
     for name in ("2", "10"):
         (repository / "decode" / name).mkdir()
-    assert doctor.served_version(repository / "decode").name == "10"
+    assert check.served_version(repository / "decode").name == "10"
 
 
 @pytest.mark.parametrize("version", ["10.16.0", "10.16.0.5"])
@@ -113,7 +104,7 @@ def test_F8_an_engine_of_this_machine_is_fine(repository, h100, version):
         gpu="H100",
         compute_capability="9.0",
     )
-    doctor.check_engine(repository, None)
+    check.check_engine(repository, None)
 
 
 @pytest.mark.parametrize(
@@ -130,30 +121,30 @@ def test_F8_an_engine_of_another_machine_is_refused(repository, h100, versions, 
     stamp = {"versions": versions, "gpu": "RTX A4000", "compute_capability": capability}
     engine = write_engine(repository, "model.plan", runtime="tensorrt", **stamp)
     rebuild = f"rebuild: python -m serve.export BUNDLE --deploy {repository} --runtime tensorrt"
-    assert refusal(doctor.check_engine, repository, None) == f"{engine}: {says}{rebuild}"
+    assert refusal(check.check_engine, repository, None) == f"{engine}: {says}{rebuild}"
 
 
 @pytest.mark.parametrize(("gpus", "here"), [([], "no GPU"), (["9.0", "8.9"], "8.9")])
 def test_F8_every_gpu_counts(repository, h100, monkeypatch, gpus, here):
-    monkeypatch.setattr(doctor, "compute_capabilities", lambda: gpus)
+    monkeypatch.setattr(check, "compute_capabilities", lambda: gpus)
     stamp = {"versions": {"tensorrt": "10.16.0"}, "gpu": "H100", "compute_capability": "9.0"}
     write_engine(repository, "model.plan", runtime="tensorrt", **stamp)
-    assert f"H100 (compute capability 9.0), here is {here}; " in refusal(doctor.check_engine, repository, None)
+    assert f"H100 (compute capability 9.0), here is {here}; " in refusal(check.check_engine, repository, None)
 
 
 def test_F8_an_engine_of_another_export_is_refused(repository):
     with (repository / "bundle.json").open("a") as file:
         file.write("\n")
-    assert "model.onnx: was not exported together with bundle.json" in refusal(doctor.check_engine, repository, "cpu")
+    assert "model.onnx: was not exported together with bundle.json" in refusal(check.check_engine, repository, "cpu")
 
 
 def test_a_repository_that_the_server_could_change_is_a_warning(repository, monkeypatch):
     assert (
-        doctor.writable(repository)
+        check.writable(repository)
         == f"{repository} can be written by the server's user: mount the repository read-only"
     )
     step = repository / "decode/1/decode_step.py"
-    monkeypatch.setattr(doctor.os, "access", lambda path, mode: path == step)
-    assert doctor.writable(repository).startswith(f"{step} can be written")
-    monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
-    assert doctor.writable(repository) is None
+    monkeypatch.setattr(check.os, "access", lambda path, mode: path == step)
+    assert check.writable(repository).startswith(f"{step} can be written")
+    monkeypatch.setattr(check.os, "access", lambda path, mode: False)
+    assert check.writable(repository) is None

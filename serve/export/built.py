@@ -1,0 +1,64 @@
+"""What a runtime's builder is asked for, and what it hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from model.bundle import Bundle
+from serve.export.parity import Run
+
+
+class Order(NamedTuple):
+    """An engine file to build.
+
+    Attributes:
+        folder: where to; its name is the runtime's row's. Beside it lie the engine's configurations.
+        runtime, precision: as in the table of runtimes; the precision is one of the runtime's.
+        data: data set directory, None where there is none.
+    """
+
+    bundle: Bundle
+    folder: Path
+    runtime: str
+    precision: str
+    data: Path | None = None
+
+
+class Candidate(NamedTuple):
+    """An engine to be compared with torch before its file is published.
+
+    Attributes:
+        name: what the report calls it.
+        precision: of its matrix products.
+        run: the engine.
+        lengths: title lengths that it takes; () is any.
+        where: names the first layer that goes wrong; asked for only if the comparison fails.
+    """
+
+    name: str
+    precision: str
+    run: Run
+    lengths: Sequence[int] = ()
+    where: Callable[[], str] | None = None
+
+
+class Built(NamedTuple):
+    """An engine file that has been written.
+
+    Attributes:
+        precision, versions, gpu, compute_capability: as in EngineStamp.
+        candidates: the last is what will serve; it is compared on a data set's products too.
+    """
+
+    file: Path
+    precision: str
+    candidates: list[Candidate]
+    versions: dict[str, str] = {}
+    gpu: str | None = None
+    compute_capability: str | None = None
+
+
+# Raises ValueError where this machine, the bundle or the data set does not allow it.
+Builder = Callable[[Order], Built]
