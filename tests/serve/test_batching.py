@@ -38,7 +38,7 @@ def request(*titles: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("cost", "shapes"), [(50, [(1, 77), (5, 24)]), (39, [(1, 77), (1, 24), (4, 16)]), (300, [(6, 77)])]
+    ("cost", "shapes"), [(32, [(1, 77), (5, 24)]), (31, [(1, 77), (1, 24), (4, 16)]), (300, [(6, 77)])]
 )
 def test_each_request_gets_its_rows_whatever_call_they_went_through(cost: float, shapes: list[tuple[int, int]]):
     asked = []
