@@ -134,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.runtime: lambda: load_engine(args.runtime, deploy / "engine/1" / file, parameters),
             f"eager {'bf16' if torch.cuda.is_available() else 'f32'}": lambda: eager(bundle),
         }
-        with Report("engines", args.output, table, draw, engine=engine_class(args.runtime).machine()[0], parity=reports) as report:
+        versions, _ = engine_class(args.runtime).machine()
+        with Report("engines", args.output, table, draw, engine=versions, parity=reports) as report:
             for rows in measure(loaders, bundle.config, shapes, args.calls):
                 report.add(*rows)
     return report.exit_code
