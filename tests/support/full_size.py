@@ -11,8 +11,8 @@ import torch
 
 from model.bundle import save_bundle
 from model.clip_towers import create_clip, preprocess_config
-from model.cma_clip import CMAClip
 from model.config import BundleConfig, ModelConfig, Task
+from model.networks import create_network
 from serve.export.publish import export
 
 TASKS = [
@@ -35,7 +35,7 @@ def bundle_dir() -> Path:
     torch.manual_seed(0)
     config = ModelConfig()
     clip = create_clip(config)
-    network = CMAClip(config, preprocess_config(clip), TASKS, clip)
+    network = create_network(config, preprocess_config(clip), TASKS, clip)
     directory = Path(_FOLDER.name, "bundle")
     save_bundle(directory, BundleConfig(model=config, preprocess=preprocess_config(clip), tasks=TASKS), network)
     return directory

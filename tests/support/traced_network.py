@@ -21,8 +21,8 @@ from triton.backends.compiler import GPUTarget
 
 from model.bundle import Bundle
 from model.clip_towers import create_clip, preprocess_config
-from model.cma_clip import CMAClip
 from model.config import BundleConfig, ModelConfig, Task
+from model.networks import create_network
 from serve.export.torch_package import ServedNetwork, export_program
 
 OPERATORS = ("aten.linear", "aten.layer_norm", "aten.scaled_dot_product_attention", "cma_clip.modality_heads")
@@ -49,7 +49,7 @@ config = ModelConfig()
 tasks = [Task(name=f"task{n}", kind="single_label", labels=[str(i) for i in range(n)]) for n in (12, 17)]
 clip = create_clip(config)
 preprocess = preprocess_config(clip)
-network = CMAClip(config, preprocess, tasks, clip)
+network = create_network(config, preprocess, tasks, clip)
 bundle = SimpleNamespace(config=BundleConfig(model=config, preprocess=preprocess, tasks=tasks))
 # Autocast switches itself off where there is no GPU.
 patch("torch.cuda.amp.common.amp_definitely_not_available", return_value=False).start()
