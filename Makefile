@@ -1,6 +1,7 @@
 # make demo         data, training, export, server and answers on this machine
 # make test         everything that needs no GPU
 # make lint         style and types
+# make lock         newest versions of everything into requirements/, which both environments are held to
 # make bench-serve  latency, throughput and overload of the server over deploy/ (after make demo)
 # make soak         100,000 requests, 5 % of them bad; memory, file handles and shared memory watched
 # make clean        removes what demo and test made, and both environments; your own data and runs stay
@@ -11,6 +12,8 @@ RANKS ?= $(if $(HAS_GPU),1,2)
 ifndef HAS_GPU
 export DS_ACCELERATOR := cpu
 endif
+TRAIN_EXTRAS := train,dev
+SERVE_EXTRAS := local-server
 DATA := data/apa_mini
 RUN := runs/apa_mini
 RECIPE := train/recipes/apa_mini.yaml
@@ -32,7 +35,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 SHELL := /bin/bash
 
 .NOTPARALLEL:
-.PHONY: demo test lint clean data train serve bench-serve soak
+.PHONY: demo test lint lock clean data train serve bench-serve soak
 .DELETE_ON_ERROR:
 
 demo: .venv/.ready .venv-serve/.ready
@@ -69,14 +72,27 @@ lint: .venv/.ready
 	ruff format --check .
 	mypy
 
-.venv/.ready: pyproject.toml
+# $(call lock,FILE,EXTRAS) installs into an environment of its own and writes down what came.
+define lock
+rm -rf build/lock
+$(PYTHON) -m venv build/lock
+build/lock/bin/pip install --quiet '.[$(2)]'
+build/lock/bin/pip freeze --exclude cma-clip > requirements/$(1).txt
+rm -rf build/lock
+endef
+
+lock:
+	$(call lock,train,$(TRAIN_EXTRAS))
+	$(call lock,serve,$(SERVE_EXTRAS))
+
+.venv/.ready: pyproject.toml requirements/train.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --editable '.[train,dev]'
+	.venv/bin/pip install --quiet --constraint requirements/train.txt --editable '.[$(TRAIN_EXTRAS)]'
 	touch $@
 
-.venv-serve/.ready: pyproject.toml serve/local_server.py
+.venv-serve/.ready: pyproject.toml requirements/serve.txt serve/local_server.py
 	$(PYTHON) -m venv .venv-serve
-	.venv-serve/bin/pip install --quiet --editable '.[local-server]'
+	.venv-serve/bin/pip install --quiet --constraint requirements/serve.txt --editable '.[$(SERVE_EXTRAS)]'
 	.venv-serve/bin/python -m serve.local_server --install
 	touch $@
 

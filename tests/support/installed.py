@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OURS = {file.parent.name for file in ROOT.glob("*/__init__.py")}
 BLOCKER = """
 import sys
 class Absent:
@@ -21,47 +24,41 @@ class Absent:
 """
 
 
-def installed(extra: str) -> set[str]:
-    """Import names of all that `pip install cma-clip[extra]` brings, by pyproject.toml; "" is no extra."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    own = [*project["dependencies"], *project["optional-dependencies"].get(extra, [])]
-    wanted, brought = [Requirement(line) for line in own], set()
+def distributions(extra: str) -> set[str]:
+    """Names of all that `pip install cma-clip[extra]` brings, by pyproject.toml; "" is no extra."""
+    wanted, seen = [Requirement(f"cma-clip[{extra}]" if extra else "cma-clip")], set()
     while wanted:
         requirement = wanted.pop()
-        name = canonicalize_name(requirement.name)
-        if (name, *requirement.extras) in brought:
-            continue
-        brought.add((name, *requirement.extras))
-        if name == project["name"]:
-            further = [line for one in requirement.extras for line in project["optional-dependencies"][one]]
-        else:
-            further = _requirements(name)
-        extras = requirement.extras or {""}
-        parsed = [Requirement(line) for line in further]
-        wanted += [one for one in parsed if not one.marker or any(one.marker.evaluate({"extra": e}) for e in extras)]
-    names = {name for name, *_ in brought}
-    return {
-        module
-        for module, distributions in packages_distributions().items()
-        if names & {canonicalize_name(distribution) for distribution in distributions}
-    }
+        key = (canonicalize_name(requirement.name), *sorted(requirement.extras))
+        if key not in seen:
+            seen.add(key)
+            wanted += _needs(key[0], requirement.extras)
+    return {name for name, *_ in seen}
+
+
+def _needs(distribution: str, extras: Iterable[str]) -> list[Requirement]:
+    """What a distribution that is installed here asks for; our own by the source, not by what is installed."""
+    if distribution == PROJECT["name"]:
+        chosen = [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
+        parsed = [Requirement(line) for line in [*PROJECT["dependencies"], *chosen]]
+    else:
+        try:
+            parsed = [Requirement(line) for line in requires(distribution) or []]
+        except PackageNotFoundError:
+            parsed = []
+    settings = [{"extra": extra} for extra in ("", *extras)]
+    return [one for one in parsed if one.marker is None or any(map(one.marker.evaluate, settings))]
+
+
+def modules_of(extra: str) -> set[str]:
+    """What can be imported then, by top-level names."""
+    brought = distributions(extra)
+    owners = packages_distributions().items()
+    return {module for module, names in owners if brought & {canonicalize_name(name) for name in names}} - OURS
 
 
 def run_isolated(code: str, extra: str, packages: set[str]) -> subprocess.CompletedProcess[str]:
     """Run code where only the standard library, that extra and these packages of ours can be imported."""
-    allowed = installed(extra) - _ours() | packages | sys.stdlib_module_names
-    start = (
-        f"{BLOCKER}allowed = {sorted(allowed)!r}\nsys.meta_path.insert(0, Absent())\nsys.path.insert(0, {str(ROOT)!r})"
-    )
-    return subprocess.run([sys.executable, "-I", "-c", f"{start}\n{code}"], capture_output=True, text=True, check=False)
-
-
-def _ours() -> set[str]:
-    return {file.parent.name for file in ROOT.glob("*/__init__.py")}
-
-
-def _requirements(distribution: str) -> list[str]:
-    try:
-        return requires(distribution) or []
-    except PackageNotFoundError:
-        return []
+    allowed = sorted(modules_of(extra) | packages | sys.stdlib_module_names)
+    start = f"{BLOCKER}allowed = {allowed}\nsys.meta_path.insert(0, Absent())\nsys.path.insert(0, {str(ROOT)!r})\n"
+    return subprocess.run([sys.executable, "-I", "-c", start + code], capture_output=True, text=True, check=False)

@@ -1,9 +1,10 @@
-"""Each extra of pyproject.toml brings what its part of the project imports: the others' packages are out of reach."""
+"""Each extra brings what its part of the project imports, and the locks hold a version of all that an extra brings."""
 
 from __future__ import annotations
 
 import pytest
-from installed import installed, run_isolated
+from installed import ROOT, distributions, modules_of, run_isolated
+from packaging.utils import canonicalize_name
 
 # What Triton itself lays into the environment of a step.
 TRITONS_OWN = "import sys, types; sys.modules['triton_python_backend_utils'] = types.ModuleType('')"
@@ -26,7 +27,7 @@ def test_an_extra_brings_what_its_part_imports(extra, packages, modules):
 
 
 def test_the_client_alone_brings_no_image_library_and_no_torch():
-    brought = installed("")
+    brought = modules_of("")
     assert {"numpy", "grpc", "tritonclient", "pydantic", "tqdm"} <= brought
     assert not brought & {"torch", "PIL", "pyarrow", "tokenizers", "deepspeed", "openvino", "simplejpeg", "h5py"}
 
@@ -47,3 +48,14 @@ with Classifier("127.0.0.1:{free_port}") as classifier:
 """
     result = run_isolated(ask, "", CLIENT)
     assert result.stdout == "UNAVAILABLE\n", result.stderr
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("train", ("train", "dev")), ("serve", ("local-server",))])
+def test_a_lock_holds_one_version_of_all_that_its_environment_needs(lock, extras):
+    """Fails where a dependency is new: `make lock` renews both."""
+    lines = (ROOT / f"requirements/{lock}.txt").read_text().splitlines()
+    names = [canonicalize_name(line.partition("==")[0]) for line in lines]
+    assert all(line.count("==") == 1 and " " not in line for line in lines)
+    assert len(set(names)) == len(names) and "cma-clip" not in names
+    needed = {name for extra in extras for name in distributions(extra)}
+    assert needed - set(names) - {"cma-clip", "setuptools"} == set()
