@@ -28,8 +28,8 @@ class ModalityHeads(nn.Module):
         hidden: H.
         dropout: after the hidden layer.
         learned_share: False fixes λ at 0.5 (section 4, "without MWA").
-        kernels: `triton` computes by the fused kernels, `reference` in plain PyTorch; `auto` by the kernels on
-            CUDA where they support the sizes. The weights are the same.
+        kernels: `triton` computes by the fused kernels, `reference` in plain PyTorch; `auto` by the kernels where
+            they are right and faster on the GPU at hand (kernels.choice). The weights are the same.
     Raises:
         ValueError: `triton` is asked for and cannot be.
     """
@@ -66,11 +66,18 @@ class ModalityHeads(nn.Module):
         inputs = (text_cls_BD, image_cls_BD, present_B2, self.relevance)
         weights = (self.hidden_weight, self.hidden_bias, self.output_weight, self.output_bias)
         dropout = self.dropout if self.training else 0.0
-        if self.kernels == "triton" or (self.kernels == "auto" and text_cls_BD.is_cuda and not self.obstacle):
+        if self._by_kernels(text_cls_BD):
             from kernels.modality_heads import modality_heads
 
             return modality_heads(*inputs, *weights, self.first_label, self.labels, dropout)
         return reference.modality_heads(*inputs, *weights, self.labels, dropout)
+
+    def _by_kernels(self, text_cls_BD: Tensor) -> bool:
+        if self.kernels != "auto" or not text_cls_BD.is_cuda or self.obstacle:
+            return self.kernels == "triton"
+        from kernels.choice import takes_kernels
+
+        return takes_kernels(text_cls_BD, self.relevance, self.hidden_weight, self.labels)
 
 
 def _obstacle(width: int, hidden: int, labels: Sequence[int]) -> str | None:

@@ -68,14 +68,18 @@ def test_heads_start_as_linear_layers_do():
         assert torch.equal(heads.hidden_weight[k], first.weight) and torch.equal(output, second.weight)
 
 
-@pytest.mark.parametrize(("switch", "used"), [("auto", DEVICE == "cuda"), ("triton", True), ("reference", False)])
-def test_the_switch_chooses_what_computes(switch, used, monkeypatch):
-    called = []
+@pytest.mark.parametrize(
+    ("switch", "won", "used"),
+    [("auto", True, DEVICE == "cuda"), ("auto", False, False), ("triton", False, True), ("reference", True, False)],
+)
+def test_the_switch_chooses_what_computes(switch, won, used, monkeypatch):
+    called, asked = [], []
+    monkeypatch.setattr("kernels.choice.takes_kernels", lambda *heads: asked.append(heads) or won)
     kernel = "kernels.modality_heads.modality_heads"
     monkeypatch.setattr(kernel, lambda *arguments: called.append(arguments) or (None, None))
     heads = ModalityHeads(TASKS, 128, 128, dropout=0.0, kernels=switch).to(DEVICE)
     heads(torch.zeros(2, 128, device=DEVICE), torch.zeros(2, 128, device=DEVICE), torch.ones(2, 2).bool().to(DEVICE))
-    assert bool(called) == used
+    assert bool(called) == used and bool(asked) == (switch == "auto" and DEVICE == "cuda")
 
 
 def test_sizes_that_the_kernels_cannot_are_refused_or_told(monkeypatch, caplog):

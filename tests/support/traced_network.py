@@ -45,7 +45,7 @@ def on_fake_gpu(network: nn.Module) -> None:
 
 
 triton.runtime.driver.set_active(NoDriver())
-config = ModelConfig()
+config = ModelConfig(kernels="triton")
 tasks = [Task(name=f"task{n}", kind="single_label", labels=[str(i) for i in range(n)]) for n in (12, 17)]
 clip = create_clip(config)
 preprocess = preprocess_config(clip)

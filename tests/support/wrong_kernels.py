@@ -1,0 +1,37 @@
+"""Fused kernels that are wrong in one gradient, and the sizes at which tests try them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.agreement import Case, Heads
+from kernels.modality_heads import modality_heads
+
+ARGUMENTS = ("text", "image", "present", "relevance", "w1", "b1", "w2", "b2")
+CASE = Case(128, 128, (3, 17), True, torch.float32, torch.float32, None, "highest", True, 8)
+
+
+class _Scaled(torch.autograd.Function):
+    """Itself forward; backward its gradient is `factor` times too large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def wrong_gradient(name: str, factor: float = 1.01) -> Heads:
+    """The fused kernels with one gradient off by a hundredth."""
+
+    def heads(*inputs: Any) -> tuple[Tensor, Tensor]:
+        place = ARGUMENTS.index(name)
+        return modality_heads(*inputs[:place], _Scaled.apply(inputs[place], factor), *inputs[place + 1 :])
+
+    return heads
