@@ -34,6 +34,8 @@ EXIT_BAD_INPUT, EXIT_STOPPED = 2, 75
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args, overrides = parse_arguments(arguments)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("kernels").setLevel(logging.INFO)  # what `kernels: auto` takes
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning, "open_clip")
     try:
