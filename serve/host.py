@@ -7,7 +7,10 @@ import ctypes.util
 import os
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_MEMORY = 2**30  # bytes
@@ -31,13 +34,12 @@ def check_port(service: str, address: str, port: int) -> None:
 
 
 def little_shared_memory(folder: Path = SHARED_MEMORY) -> str | None:
-    """A warning where less than 1 GiB is free. Pictures and tensors go from step to step through it."""
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
+    """A warning where less than 1 GiB is free. Images and tensors go from step to step through it."""
+    free = psutil.disk_usage(str(folder)).free
     if free >= MIN_SHARED_MEMORY:
         return None
     cure = "docker run --shm-size=1g, or in Kubernetes an emptyDir of medium Memory"
-    return f"{folder} has {free // 2**20} MiB free, less than 1 GiB: large pictures may fail; {cure}"
+    return f"{folder} has {free // 2**20} MiB free, less than 1 GiB: large images may fail; {cure}"
 
 
 def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
@@ -46,22 +48,20 @@ def remove_stale_regions(folder: Path = SHARED_MEMORY) -> list[str]:
     The python backend removes its regions as it stops, and a killed one cannot. A live server's are mapped.
     """
     own = [path for path in folder.glob(f"{REGION}*") if path.stat().st_uid == os.geteuid()]
-    mapped = _mapped_files() if own else ""
+    mapped = _mapped_files() if own else set()
     stale = [path for path in own if str(path) not in mapped]
     for path in stale:
         path.unlink(missing_ok=True)
     return [path.name for path in stale]
 
 
-def _mapped_files() -> str:
-    """The maps of all processes that this user may look at, its own among them."""
-    found = []
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            found.append(maps.read_text(errors="replace"))
-        except OSError:  # it ended, or is another user's, who cannot have mapped a file of ours
-            continue
-    return "".join(found)
+def _mapped_files() -> set[str]:
+    """Paths that some process maps, of all that this user may look at, its own among them."""
+    found: set[str] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it ended, or is another user's, who cannot have mapped a file of ours
+            found |= {region.path for region in process.memory_maps()}
+    return found
 
 
 def tensorrt_version(library: str | None = None) -> str:

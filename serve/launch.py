@@ -3,7 +3,8 @@
     python -m serve.launch --profile demo --repository deploy --config-name cpu
     python -m serve.launch --profile production --repository /models -- --grpc-port=9001
 
-What stands after -- goes to tritonserver and replaces the profile's flag of the same name.
+What stands after -- goes to tritonserver and replaces the profile's flag of the same name. Options and files that do
+not fit end with exit code 2; with 1 what this machine or the repository does not allow, a line for each reason.
 """
 
 from __future__ import annotations
@@ -15,55 +16,57 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cma_clip.command import EXIT_FAILED, Failure, command
 from serve import check, host
 from serve.local_server import NVIDIA_SERVER, check_ports
 from serve.profiles import IMAGE, OLDEST, PRODUCTION, PROFILES, Settings, Version, flag_name, render, replaced
+from serve.runtimes import RUNTIMES
 
 ADMIN_KEY = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
-def main(arguments: list[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes tritonserver; returns an exit code only where it does not."""
-    own, further = _split(sys.argv[1:] if arguments is None else arguments)
+    own, further = _split(sys.argv[1:] if arguments is None else list(arguments))
     options = _parse(own)
-    try:
-        settings = read_settings(options)
-        server = Path("tritonserver") if options.server_version else find_server()
-        version = Version.parse(options.server_version or server_version(server))
-    except ValueError as error:
-        return _fail([str(error)])
+    settings = read_settings(options)
+    server = Path("tritonserver") if options.server_version else find_server()
+    version = Version.parse(options.server_version or server_version(server))
     flags, dropped = replaced(render(options.profile, version, settings), further)
-    command = [str(server), *_models(options), *flags, *further]
+    line = [str(server), *_models(options), *flags, *further]
     if options.print:
-        print(_hidden(shlex.join(command), settings))
+        print(_hidden(shlex.join(line), settings))
         return 0
     for flag in dropped:
         _say(_hidden(f"as asked, without the profile's {flag}", settings))
-    return _check_and_start(options, version, command)
+    return _check_and_start(options, version, line)
 
 
-def _check_and_start(options: argparse.Namespace, version: Version, command: list[str]) -> int:
-    errors = list(failures(options, version, command))
+def _check_and_start(options: argparse.Namespace, version: Version, line: list[str]) -> int:
+    errors = list(failures(options, version, line))
     for warning in warnings(options):
         _say(f"warning: {warning}")
+    for error in errors:
+        _say(error)
     if errors:
-        return _fail(errors)
+        return EXIT_FAILED
     if options.check:
         print(f"tritonserver {version} can serve {options.repository} here, profile {options.profile}")
         return 0
     for name in host.remove_stale_regions():
         _say(f"removed shared memory that a killed server left: {name}")
-    os.execv(command[0], command)
+    os.execv(line[0], line)
 
 
 def find_server() -> Path:
     """NVIDIA's tritonserver, or that of serve.local_server.
 
     Raises:
-        ValueError: there is none.
+        Failure: there is none.
     """
     beside = Path(sys.executable).with_name("tritonserver")
     for path in (NVIDIA_SERVER, beside):
@@ -71,7 +74,7 @@ def find_server() -> Path:
             return path
     found = shutil.which("tritonserver")
     if found is None:
-        raise ValueError(f"no tritonserver here: use {IMAGE}, or for a demo: python -m serve.local_server --install")
+        raise Failure(f"no tritonserver here: use {IMAGE}, or for a demo: python -m serve.local_server --install")
     return Path(found)
 
 
@@ -79,12 +82,12 @@ def server_version(server: Path) -> str:
     """Of a tritonserver, from the file that lies beside its folder or the environment of NVIDIA's image.
 
     Raises:
-        ValueError: neither says it.
+        Failure: neither says it.
     """
     file = server.parents[1] / "TRITON_VERSION"
     version = file.read_text().strip() if file.is_file() else os.environ.get("TRITON_SERVER_VERSION")
     if not version:
-        raise ValueError(f"{file}: no such file, and TRITON_SERVER_VERSION is not set: which version is {server}?")
+        raise Failure(f"{file}: no such file, and TRITON_SERVER_VERSION is not set: which version is {server}?")
     return version
 
 
@@ -128,13 +131,13 @@ def read_key(file: Path) -> str:
     return key
 
 
-def failures(options: argparse.Namespace, version: Version, command: list[str]) -> Iterator[str]:
+def failures(options: argparse.Namespace, version: Version, line: list[str]) -> Iterator[str]:
     """What keeps the server from starting, one line each."""
     checks: list[Callable[[], None]] = [
         lambda: check.check_models(options.repository, options.config_name),
         lambda: check.check_engine(options.repository, options.config_name),
-        lambda: check_ports(command[1:]),
-        lambda: check_flags(command),
+        lambda: check_ports(line[1:]),
+        lambda: check_flags(line),
     ]
     if options.profile == PRODUCTION:
         checks += [lambda: check_user(options.allow_root), lambda: check_version(version, options.allow_old_server)]
@@ -145,10 +148,10 @@ def failures(options: argparse.Namespace, version: Version, command: list[str]) 
             yield str(error)
 
 
-def check_flags(command: list[str]) -> None:
-    unknown = {name for flag in command[1:] if (name := flag_name(flag))} - known_flags(command[0])
+def check_flags(line: list[str]) -> None:
+    unknown = {name for flag in line[1:] if (name := flag_name(flag))} - known_flags(line[0])
     if unknown:
-        raise ValueError(f"{command[0]} does not know {', '.join(f'--{name}' for name in sorted(unknown))}")
+        raise ValueError(f"{line[0]} does not know {', '.join(f'--{name}' for name in sorted(unknown))}")
 
 
 def check_user(allow_root: bool) -> None:
@@ -189,10 +192,11 @@ def _models(options: argparse.Namespace) -> list[str]:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m serve.launch", description=__doc__.splitlines()[0])
+    configs = [row.config for row in RUNTIMES.values()]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", choices=PROFILES, required=True)
     parser.add_argument("--repository", type=Path, default=Path("deploy"), help="an exported deploy/ (default)")
-    parser.add_argument("--config-name", help="cpu, onnxruntime or gpu-torch; without it: TensorRT")
+    parser.add_argument("--config-name", help=f"{', '.join(filter(None, configs))}; without it: TensorRT")
     parser.add_argument("--tls-certificate", type=Path, help="PEM file: gRPC speaks TLS")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
     parser.add_argument("--tls-client-ca", type=Path, help="PEM file: callers need a certificate signed by it")
@@ -216,12 +220,6 @@ def _hidden(text: str, settings: Settings) -> str:
 
 def _say(message: str) -> None:
     print(f"launch: {message}", file=sys.stderr)
-
-
-def _fail(errors: list[str]) -> int:
-    for error in errors:
-        _say(error)
-    return 1
 
 
 if __name__ == "__main__":

@@ -16,14 +16,18 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
+from cma_clip.command import EXIT_FAILED, command
 from serve.check import check_exported
 from serve.host import check_port
+from serve.runtimes import RUNTIMES
 
 NVIDIA_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 SERVER_VERSION = "2.51.0"  # nvidia-pytriton 0.7.0's
 LOOPBACK = "127.0.0.1"
+CPU_CONFIG = RUNTIMES["openvino"].config
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 COMMAND = """#!{python}
 import sys
@@ -34,15 +38,12 @@ sys.exit(serve(sys.argv[1:]))
 """
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m serve.local_server", description=__doc__.splitlines()[0])
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--install", action="store_true", required=True, help="write tritonserver beside python")
-    parser.parse_args()
-    try:
-        print(install(Path(sys.prefix)))
-    except ValueError as error:
-        return _fail(str(error))
-    return 0
+    parser.parse_args(arguments)
+    print(install(Path(sys.prefix)))
 
 
 def install(environment: Path) -> str:
@@ -66,11 +67,11 @@ def install(environment: Path) -> str:
     command.write_text(COMMAND.format(python=environment / "bin/python"))
     command.chmod(0o755)
     (environment / "TRITON_VERSION").write_text(f"{SERVER_VERSION}\n")  # where NVIDIA's image has it too
-    return f"{command} installed; next: {command} --model-repository deploy/ --model-config-name=cpu"
+    return f"{command} installed; next: {command} --model-repository deploy/ --model-config-name={CPU_CONFIG}"
 
 
 def serve(arguments: list[str]) -> int:
-    """Become tritonserver with these arguments; returns (an exit code) only where that cannot work."""
+    """Become tritonserver with these arguments; returns 1, as it would itself, only where that cannot work."""
     options = _known_options(arguments)
     try:
         if not options.help:
@@ -78,7 +79,8 @@ def serve(arguments: list[str]) -> int:
             check_ports(arguments)
         wheel = _wheel()
     except ValueError as error:
-        return _fail(str(error))
+        print(f"tritonserver: {error}", file=sys.stderr)
+        return EXIT_FAILED
     added = [f"--backend-directory={_backends(Path(sys.prefix))}"]
     private = [service for service in PORTS if getattr(options, f"{service}_address") is None]
     if private and not options.help:
@@ -120,8 +122,8 @@ def _known_options(arguments: list[str]) -> argparse.Namespace:
 def _check_repositories(options: argparse.Namespace) -> None:
     for repository in options.model_repository:
         check_exported(repository)
-        if options.model_config_name is None and (repository / "engine/configs/cpu.pbtxt").is_file():
-            raise ValueError("there is no TensorRT in this server; add --model-config-name=cpu")
+        if options.model_config_name is None and (repository / f"engine/configs/{CPU_CONFIG}.pbtxt").is_file():
+            raise ValueError(f"there is no TensorRT in this server; add --model-config-name={CPU_CONFIG}")
 
 
 def _environment(wheel: Path) -> dict[str, str]:
@@ -141,11 +143,6 @@ def _wheel() -> Path:
 
 def _backends(environment: Path) -> Path:
     return environment / "share/cma_clip/triton_backends"
-
-
-def _fail(message: str) -> int:
-    print(f"tritonserver: {message}", file=sys.stderr)
-    return 1
 
 
 if __name__ == "__main__":

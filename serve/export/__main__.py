@@ -16,7 +16,7 @@ from serve.runtimes import RUNTIMES
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m serve.export", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument(
         "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cma_clip.command import Failure
 from cma_clip.files import new_directory, write_atomically
 from model.bundle import Bundle, load_bundle
 from serve.export.built import Candidate, Order
@@ -39,8 +40,8 @@ def export(
     Returns:
         parity report of each candidate by name; also stored in the stamp beside the engine file.
     Raises:
-        ValueError: the bundle is unfit, the graph is invalid, parity fails, or the runtime cannot be
-            built here. What `deploy` served before stays then.
+        ValueError: the bundle is unfit, the graph is invalid, or the runtime cannot be built here.
+        Failure: the engine is too far from torch. What `deploy` served before stays, in both cases.
     """
     offered = row_of(runtime).precisions
     if precision not in (None, *offered):
@@ -74,7 +75,7 @@ def judge(bundle: Bundle, candidate: Candidate, data: Path | None) -> dict[str, 
     """The parity report of one candidate: on random inputs, or on products where a data set is given.
 
     Raises:
-        ValueError: it is too far from torch.
+        Failure: it is too far from torch.
     """
     products = product_cases(bundle, data, "validation", COMPARED_PRODUCTS) if data else iter(())
     # 8 bits are scaled for products, not for noise.
@@ -83,7 +84,7 @@ def judge(bundle: Bundle, candidate: Candidate, data: Path | None) -> dict[str, 
     report = compare(bundle, candidate.run, candidate.precision, cases)
     if not report["passed"]:
         where = f"; {candidate.where()}" if candidate.where else ""
-        raise ValueError(f"{candidate.name} differs from torch: {report}{where}; nothing published")
+        raise Failure(f"{candidate.name} differs from torch: {report}{where}; nothing published")
     return report
 
 

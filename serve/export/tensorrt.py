@@ -33,7 +33,7 @@ LAYER_LIMITS = {"f16": 0.02, "bf16": 0.1}
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m serve.export.tensorrt", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument("--output", type=Path, default=Path("model.plan"), help="nothing is published into deploy/")
     parser.add_argument("--module", choices=list(MODULES), default="tensorrt")

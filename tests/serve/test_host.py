@@ -30,7 +30,7 @@ def test_an_address_elsewhere_is_refused(address):
 
 @pytest.mark.parametrize(("free", "warned"), [(64 << 20, True), ((1 << 30) - 4096, True), (1 << 30, False)])
 def test_F6_less_than_a_gigabyte_of_shared_memory_is_a_warning(monkeypatch, tmp_path, free, warned):
-    monkeypatch.setattr(host.os, "statvfs", lambda folder: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096))
+    monkeypatch.setattr(host.psutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
     warning = host.little_shared_memory(tmp_path)
     assert (warning is not None) is warned
     if warning:

@@ -10,6 +10,7 @@ import pytest
 from launch_files import write_command, write_engine, write_repository, write_tensorrt
 from server_process import free_ports
 
+from cma_clip.command import Failure
 from serve import host, launch
 from serve.profiles import PRODUCTION, TABLE
 
@@ -61,9 +62,9 @@ def arguments(repository: Path, *own: object, profile: str = PRODUCTION, further
     return [str(argument) for argument in given]
 
 
-def refusal(capsys, executed: list, given: list[str]) -> str:
+def refusal(capsys, executed: list, given: list[str], code: int = 1) -> str:
     """The one line that the launcher ends with."""
-    assert launch.main(given) == 1 and not executed
+    assert launch.main(given) == code and not executed
     lines = [line for line in capsys.readouterr().err.splitlines() if "warning: " not in line]
     assert len(lines) == 1, lines
     return lines[0]
@@ -177,7 +178,7 @@ def test_F8_an_engine_for_another_tensorrt_ends_with_1(capsys, monkeypatch, tmp_
 )
 def test_a_weak_admin_key_is_refused(capsys, repository, executed, key_file, key):
     key_file.write_text(key)
-    line = refusal(capsys, executed, arguments(repository, "--admin-key-file", key_file))
+    line = refusal(capsys, executed, arguments(repository, "--admin-key-file", key_file), code=2)
     assert f"{key_file}: expected one line of 16 or more" in line and "openssl rand" in line
 
 
@@ -198,7 +199,7 @@ def test_a_secret_that_all_may_read_is_a_warning(capsys, repository, executed, k
     ],
 )
 def test_options_that_do_not_fit_are_refused(capsys, repository, executed, profile, given, says):
-    assert says in refusal(capsys, executed, arguments(repository, *given, profile=profile))
+    assert says in refusal(capsys, executed, arguments(repository, *given, profile=profile), code=2)
 
 
 def test_the_version_is_read_from_file_or_image(monkeypatch, server):
@@ -207,7 +208,7 @@ def test_the_version_is_read_from_file_or_image(monkeypatch, server):
     monkeypatch.setenv("TRITON_SERVER_VERSION", "2.76.0")
     assert launch.server_version(server) == "2.76.0"
     monkeypatch.delenv("TRITON_SERVER_VERSION")
-    with pytest.raises(ValueError, match=f"which version is {server}"):
+    with pytest.raises(Failure, match=f"which version is {server}"):
         launch.server_version(server)
 
 
@@ -221,7 +222,7 @@ def test_without_a_server_it_says_where_to_get_one(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "NVIDIA_SERVER", tmp_path / "absent")
     monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match="no tritonserver here: use nvcr.io/nvidia/tritonserver:26.11-py3"):
+    with pytest.raises(Failure, match="no tritonserver here: use nvcr.io/nvidia/tritonserver:26.11-py3"):
         launch.find_server()
     (tmp_path / "tritonserver").touch(mode=0o755)
     assert launch.find_server() == tmp_path / "tritonserver"
