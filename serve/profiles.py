@@ -84,7 +84,7 @@ TABLE = {
         Flag("http-address", "127.0.0.1", "for this machine only"),
         Flag("metrics-address", "127.0.0.1", "for this machine only"),
         Flag("model-control-mode", "none", "models are those of the start, whoever asks"),
-        Flag("allow-client-shm", "false", "pictures come in the request", Version(2, 68)),
+        Flag("allow-client-shm", "false", "images come in the request", Version(2, 68)),
     ],
     PRODUCTION: [
         Flag("grpc-address", "0.0.0.0", "callers come over gRPC"),
@@ -107,7 +107,7 @@ TABLE = {
             "health stays open; on 2.51 deeply nested JSON kills the server, and this refuses it unread",
         ),
         Flag("http-max-input-size", "65536", "bytes; probes have no body", Version(2, 59)),
-        Flag("allow-client-shm", "false", "pictures come in the request; regions have had CVEs", Version(2, 68)),
+        Flag("allow-client-shm", "false", "images come in the request; regions have had CVEs", Version(2, 68)),
         Flag("grpc-use-ssl", "{tls}", "TLS"),
         Flag("grpc-server-cert", "{tls_certificate}", "TLS"),
         Flag("grpc-server-key", "{tls_key}", "TLS"),
@@ -119,7 +119,7 @@ TABLE = {
         Flag("grpc-max-connection-age", "600000", "ms; callers spread over new replicas, none is cut off"),
         Flag("grpc-max-connection-age-grace", "30000", "ms; for the calls in flight then"),
         Flag("metrics-config", "summary_latencies=true", "quantiles of the time in queue and in each step"),
-        Flag("trace-config", "level=off", "titles and pictures stay out of files"),
+        Flag("trace-config", "level=off", "titles and images stay out of files"),
         Flag("log-format", "ISO8601", "times with their zone"),
     ],
 }

@@ -40,7 +40,7 @@ ALERT_SET = {
     "failure ratio by composing model": {"CmaClipStepFails", "CmaClipUnforeseenErrors"},
     "queue time above half its aim": {"CmaClipQueueSlow"},
     "pending requests at the limit": {"CmaClipQueueFull"},
-    "decode errors above three times the usual": {"CmaClipPicturesRefused"},
+    "decode errors above three times the usual": {"CmaClipImagesRefused"},
     "label mix or low confidence drifts": {"CmaClipLabelMixDrifts", "CmaClipConfidenceDrifts"},
     "shared memory or resident memory rises": {"CmaClipMemoryGrows"},
     "canary fails": {"CmaClipCanaryFails"},
