@@ -30,9 +30,7 @@ def table(prediction: dict[str, dict[str, Any]]) -> str:
     """One line per task: label(s), score(s), whether accepted, text share."""
     rows = [("task", "label", "score", "accepted", "text share")]
     for task, answer in prediction.items():
-        labels = answer.get("labels", [answer.get("label")])
-        scores = answer.get("scores", [answer.get("score")])
-        row = (", ".join(labels) or "-", ", ".join(f"{score:.3f}" for score in scores) or "-")
+        row = (", ".join(answer["labels"]) or "-", ", ".join(f"{score:.3f}" for score in answer["scores"]) or "-")
         rows.append((task, *row, "yes" if answer["accepted"] else "no", f"{answer['text_share']:.2f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(

@@ -44,7 +44,7 @@ class Answer:
         prediction: task name -> label(s), score(s), accepted, text share.
         probabilities: float32 [C], all tasks in the bundle's order.
         text_share: λ per task, float32 [K]; 1 is title only, 0 image only.
-        label_set: 12 hex digits that change with the tasks or their labels (model.config.label_set_hash);
+        label_set: 12 hex digits that change with the tasks or their labels (model.tasks.TaskSet);
             None from a server that does not send it.
         model_version: the version of the ensemble that answered.
     """

@@ -20,10 +20,11 @@ from client.classifier import Classifier
 from client.protocol import Answer
 from cma_clip.command import command
 from dataset.format import SPLITS, DatasetInfo
-from model.config import Task
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from model.tasks import TaskSet
 
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"image: {args.output}")
 
 
-def read_products(data: Path, split: str, count: int) -> tuple[list[Task], list[dict[str, Any]]]:
+def read_products(data: Path, split: str, count: int) -> tuple[TaskSet, list[dict[str, Any]]]:
     """The data set's tasks and `count` products, spread evenly over the split's first shard.
 
     Raises:
@@ -64,23 +65,23 @@ def read_products(data: Path, split: str, count: int) -> tuple[list[Task], list[
     return info.tasks, [table.slice(i * shard.rows // count, 1).to_pylist()[0] for i in range(count)]
 
 
-def describe(product: dict[str, Any], answer: Answer, tasks: Sequence[Task]) -> list[str]:
+def describe(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
     """The product's title and a line a task: answer, score, λ, and the true label where it differs."""
     return [f"{product['id']}: {product['title']!r}", *(f"  {line}" for line in _verdicts(product, answer, tasks))]
 
 
-def _verdicts(product: dict[str, Any], answer: Answer, tasks: Sequence[Task]) -> list[str]:
+def _verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
     lines = []
     for task in tasks:
         said, true = answer.prediction[task.name], product[task.name]
-        label = said["label"] if task.kind == "single_label" else said["labels"]
-        score = said["score"] if task.kind == "single_label" else max(said["scores"], default=0.0)
-        verdict = "no label" if true is None else "right" if label == true else f"wrong, it is {true}"
-        lines.append(f"{task.name}: {label}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
+        is_right = set(said["labels"]) == set(task.labels_in(true))
+        verdict = "no label" if true is None else "right" if is_right else f"wrong, it is {true}"
+        answer_text, score = task.stored(said["labels"]), max(said["scores"], default=0.0)
+        lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
     return lines
 
 
-def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: Sequence[Task], output: Path) -> None:
+def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: TaskSet, output: Path) -> None:
     """A PNG with a row a product: image, title and labels, a bar of λ per task."""
     figure, rows = plt.subplots(
         len(products), 3, figsize=(11, 1.7 * len(products)), width_ratios=(1, 4, 3), squeeze=False, layout="constrained"
@@ -100,7 +101,7 @@ def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: S
     plt.close(figure)
 
 
-def _draw_text_share(axes: Any, answer: Answer, tasks: Sequence[Task]) -> None:
+def _draw_text_share(axes: Any, answer: Answer, tasks: TaskSet) -> None:
     names, shares = [task.name for task in tasks], answer.text_share
     axes.barh(names, shares, color=TEXT_COLOR)
     axes.barh(names, 1 - shares, left=shares, color=IMAGE_COLOR)

@@ -1,19 +1,20 @@
 """The data set on disk: Parquet shards `split=NAME/*.parquet` beside `dataset.json`.
 
 Columns of a shard: `id` string, `image` binary (encoded bytes, empty if absent), `title` string
-(empty if absent), then one column a task: string for single-label, list of string for multi-label,
+(empty if absent), then one column a task: string, or list of string where a product may have several labels,
 null where the product has no label.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 
 from cma_clip.settings import StrictModel, read_json
-from model.config import Task
+from model.tasks import Task, TaskSet
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,7 +47,7 @@ class DatasetInfo(StrictModel):
     """
 
     format: Literal[1] = 1
-    tasks: list[Task]
+    tasks: TaskSet
     splits: dict[Literal["train", "validation", "test"], Split]
     source: str
     settings: dict[str, str | int | float | bool | None | list[str]] = {}
@@ -65,8 +66,9 @@ class DatasetInfo(StrictModel):
         return read_json(cls, path)
 
 
-def shard_schema(tasks: list[Task]) -> pa.Schema:
+def shard_schema(tasks: Sequence[Task]) -> pa.Schema:
     """The columns of a shard for these tasks."""
-    kinds = {"single_label": pa.string(), "multi_label": pa.list_(pa.string())}
     fixed = [("id", pa.string()), ("image", pa.binary()), ("title", pa.string())]
-    return pa.schema(fixed + [(task.name, kinds[task.kind]) for task in tasks])
+    return pa.schema(
+        fixed + [(task.name, pa.list_(pa.string()) if task.several_labels else pa.string()) for task in tasks]
+    )

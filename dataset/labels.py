@@ -7,24 +7,26 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 from dataset.table import Row, Source
-from model.config import Task
+from model.tasks import KINDS, Task, TaskSet
 
-Kind = Literal["single_label", "multi_label"]
-KINDS = get_args(Kind)
 RESERVED = ("id", "image", "title", "split")
 MOST_LABELS = 100_000
 
 
 @dataclass(frozen=True)
 class TaskColumn:
-    """One `--task`: the column of that name; `separator` parts the labels of a multi-label text cell."""
+    """One `--task`: the column of that name; `separator` parts the labels of a text cell that may hold several."""
 
     name: str
-    kind: Kind
+    kind: str
     separator: str = "|"
+
+    @property
+    def task(self) -> type[Task]:
+        """What the kind says."""
+        return KINDS[self.kind]
 
 
 def parse_task(option: str) -> TaskColumn:
@@ -41,7 +43,7 @@ def parse_task(option: str) -> TaskColumn:
         raise ValueError(
             f"--task {option}: the column's name must be of letters, digits and _, and none of {', '.join(RESERVED)}"
         )
-    return TaskColumn(name, cast(Kind, kind), separator or TaskColumn.separator)
+    return TaskColumn(name, kind, separator or TaskColumn.separator)
 
 
 def read_label_file(option: str, tasks: list[TaskColumn]) -> tuple[str, list[str]]:
@@ -64,7 +66,7 @@ def read_label_file(option: str, tasks: list[TaskColumn]) -> tuple[str, list[str
     return name, labels
 
 
-def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[str]]) -> tuple[list[Task], int | None]:
+def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[str]]) -> tuple[TaskSet, int | None]:
     """The tasks with their labels, and the rows of the table if it had to be read for them.
 
     Args:
@@ -79,7 +81,7 @@ def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[
         known = known | found
     for column in columns:
         _check_labels(column, known[column.name])
-    return [Task(name=c.name, kind=c.kind, labels=known[c.name]) for c in columns], total
+    return TaskSet(c.task(name=c.name, kind=c.kind, labels=known[c.name]) for c in columns), total
 
 
 def labels_of(column: TaskColumn, cell: object) -> list[str]:
@@ -88,7 +90,7 @@ def labels_of(column: TaskColumn, cell: object) -> list[str]:
     Raises:
         ValueError: several labels for a single-label task, or no text or number.
     """
-    if column.kind == "multi_label" and isinstance(cell, str):
+    if column.task.several_labels and isinstance(cell, str):
         cell = cell.split(column.separator)
     values = cell if isinstance(cell, list) else [cell]
     values = [value for value in values if value is not None and value == value]  # NaN differs from itself
@@ -97,7 +99,7 @@ def labels_of(column: TaskColumn, cell: object) -> list[str]:
         raise ValueError(f"{column.name}: a label is {type(strange[0]).__name__}, expected text or a number")
     texts = [str(value).strip() for value in values]
     labels = list(dict.fromkeys(text for text in texts if text))
-    if column.kind == "single_label" and len(labels) > 1:
+    if not column.task.several_labels and len(labels) > 1:
         raise ValueError(f"{column.name}: {len(labels)} labels for a single-label task")
     return labels
 
@@ -124,7 +126,7 @@ def _collect(row: Row, columns: Iterable[TaskColumn], found: dict[str, set[str]]
 
 
 def _check_labels(column: TaskColumn, labels: list[str]) -> None:
-    least = 2 if column.kind == "single_label" else 1
+    least = column.task.least_labels
     if len(labels) < least:
         raise ValueError(
             f"task {column.name}: a {column.kind} task needs {least} or more labels, its column holds {labels}"

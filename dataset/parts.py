@@ -39,7 +39,7 @@ from dataset.writer import (
     describe,
     summary,
 )
-from model.config import Task
+from model.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def partial_directory(plan: Plan) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def make_part(part: Part, maker: Maker, directory: Path, tasks: list[Task]) -> FinishedPart:
+def make_part(part: Part, maker: Maker, directory: Path, tasks: Sequence[Task]) -> FinishedPart:
     """Write one part's shard, then the note that it is finished."""
     writer = SplitWriter(directory, part.split, tasks, first=part.number)
     rejects = []
@@ -171,7 +171,7 @@ def _in_order(
         yield part, next(made) if is_new else read_json(FinishedPart, _note(directory, part))
 
 
-def _made(parts: Sequence[Part], work: tuple[Maker, Path, list[Task]], workers: int) -> Generator[FinishedPart]:
+def _made(parts: Sequence[Part], work: tuple[Maker, Path, Sequence[Task]], workers: int) -> Generator[FinishedPart]:
     if workers == 1 or len(parts) < 2:
         yield from (make_part(part, *work) for part in parts)
         return
@@ -186,10 +186,10 @@ def _made(parts: Sequence[Part], work: tuple[Maker, Path, list[Task]], workers: 
         ) from None
 
 
-_work: tuple[Maker, Path, list[Task]]
+_work: tuple[Maker, Path, Sequence[Task]]
 
 
-def _start_worker(work: tuple[Maker, Path, list[Task]]) -> None:
+def _start_worker(work: tuple[Maker, Path, Sequence[Task]]) -> None:
     """Keep the work in the process; Ctrl-C is the parent's to answer."""
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,8 +14,9 @@ from dataset.parallel import ordered_map
 from dataset.seen_ids import SeenIds, hash_of
 from dataset.table import Row, Source
 from dataset.writer import Product, Reject
-from model.config import PreprocessConfig, Task
+from model.config import PreprocessConfig
 from model.preprocess import clean_title, decode_image
+from model.tasks import TaskSet
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Candidate:
     picture: bytes | Path | None
 
 
-def products(source: Source, reading: Reading, tasks: list[Task], workers: int) -> Iterator[Product | Reject]:
+def products(source: Source, reading: Reading, tasks: TaskSet, workers: int) -> Iterator[Product | Reject]:
     """Every row of the table as a product or as a reject, in order."""
     seen = SeenIds()
     known = {task.name: frozenset(task.labels) for task in tasks}
@@ -152,9 +153,7 @@ def _labels(task: TaskColumn, cell: object, known: frozenset[str]) -> str | list
     unknown = [label for label in labels if label not in known]
     if unknown:
         raise ValueError(f"{task.name}: label {unknown[0]!r} is not among the {len(known)} known ones")
-    if not labels:
-        return None
-    return labels[0] if task.kind == "single_label" else labels
+    return task.task.stored(labels) if labels else None
 
 
 def _split(cell: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cma_clip.files import new_directory
 from dataset.format import SPLITS, DatasetInfo, Shard, Split, shard_schema
-from model.config import Task
+from model.tasks import Task
 
 ROW_GROUP_ROWS = 256
 ROW_GROUP_BYTES = 256 << 20
@@ -56,7 +56,7 @@ class Plan:
     """
 
     directory: Path
-    tasks: list[Task]
+    tasks: Sequence[Task]
     source: str
     settings: Settings
     total: int | None = None
@@ -121,7 +121,7 @@ def check_free(plan: Plan) -> None:
 class SplitWriter:
     """Collects the products of one split into row groups and shards, numbered from `first`."""
 
-    def __init__(self, directory: Path, name: str, tasks: list[Task], first: int = 0):
+    def __init__(self, directory: Path, name: str, tasks: Sequence[Task], first: int = 0):
         self.directory, self.name, self.tasks, self.first = directory, name, tasks, first
         self.schema = shard_schema(tasks)
         self.pending: list[Product] = []
@@ -134,9 +134,8 @@ class SplitWriter:
     def add(self, product: Product) -> None:
         """Take one product; its labels must be among the tasks' labels."""
         for task in self.tasks:
-            value = product.labels[task.name]
-            chosen = [value] if isinstance(value, str) else value or []
-            assert all(label in self.counts[task.name] for label in chosen), (task.name, value)
+            chosen = task.labels_in(product.labels[task.name])
+            assert all(label in self.counts[task.name] for label in chosen), (task.name, chosen)
             self.counts[task.name].update(chosen)
         self.pending.append(product)
         self.pending_bytes += len(product.image)

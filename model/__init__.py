@@ -1,5 +1,5 @@
 """CMA-CLIP: configuration, preprocessing, network, bundle and export.
 
 Import the submodules by name: a serving step needs `model.config`, `model.preprocess` and
-`model.decode` only, none of which imports torch.
+`model.tasks` only, none of which imports torch.
 """

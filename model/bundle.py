@@ -16,7 +16,6 @@ from cma_clip.files import file_sha256, new_directory, write_atomically
 from model.clip_towers import create_clip
 from model.cma_clip import Network
 from model.config import BundleConfig
-from model.decode import predictions, probabilities
 from model.networks import create_network
 from model.preprocess import TitleTokenizer, pixels_and_presence
 from model.tokenizer import build_tokenizer
@@ -49,8 +48,8 @@ class Bundle:
         """
         inputs = self.prepare(products)
         logits, text_share = self.network(*(torch.from_numpy(array) for array in inputs))
-        scores = probabilities(logits.float().numpy(), self.config.tasks)
-        return predictions(scores, text_share.numpy(), inputs[2], self.config.tasks)
+        tasks = self.config.tasks
+        return tasks.predictions(tasks.scores(logits.float().numpy()), text_share.numpy(), inputs[2])
 
 
 def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> None:

@@ -1,10 +1,7 @@
-"""What a network is made of, as data: tasks, preprocessing, layers; JSON both ways."""
+"""What a network is made of, as data: preprocessing, layers, and a bundle of all; JSON both ways."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,47 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from cma_clip.files import file_sha256
 from cma_clip.settings import StrictModel, read_json
 from model.networks import check_architecture
-
-
-class Task(StrictModel):
-    """One attribute to classify.
-
-    Attributes:
-        name: column name in the data set and key of the answer.
-        kind: `single_label` (softmax, one label a product) or `multi_label` (sigmoid, any number).
-        labels: label names; the order is the order of the logits.
-        thresholds: score from which an answer counts as accepted, 0 to 1. One number for a
-            single-label task, one a label for a multi-label task. Empty: 0.0, or 0.5 a label.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
-    kind: Literal["single_label", "multi_label"]
-    labels: list[str]
-    thresholds: list[float] = []
-
-    @model_validator(mode="after")
-    def _labels_and_thresholds_fit(self) -> Task:
-        if len(self.labels) < 2 and self.kind == "single_label":
-            raise ValueError(f"task {self.name}: a single-label task needs at least 2 labels, got {self.labels}")
-        if not self.labels:
-            raise ValueError(f"task {self.name}: no labels")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError(f"task {self.name}: labels repeat in {self.labels}")
-        expected = 1 if self.kind == "single_label" else len(self.labels)
-        if self.thresholds and len(self.thresholds) != expected:
-            raise ValueError(f"task {self.name}: {len(self.thresholds)} thresholds, expected {expected}")
-        return self
-
-    def accept_from(self) -> list[float]:
-        """The thresholds with their defaults filled in."""
-        default = [0.0] if self.kind == "single_label" else [0.5] * len(self.labels)
-        return self.thresholds or default
-
-
-def label_set_hash(tasks: Sequence[Task]) -> str:
-    """12 hex digits that change when a task, a label or their order does; thresholds do not count."""
-    parts = [[task.name, task.kind, task.labels] for task in tasks]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+from model.tasks import TaskSet
 
 
 class PreprocessConfig(StrictModel):
@@ -133,16 +90,9 @@ class BundleConfig(StrictModel):
     format: Literal[1] = 1
     model: ModelConfig
     preprocess: PreprocessConfig
-    tasks: list[Task] = Field(min_length=1)
+    tasks: TaskSet
     tokenizer_sha256: str | None = None
     provenance: dict[str, Any] = {}
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> BundleConfig:
-        names = [task.name for task in self.tasks]
-        if len(set(names)) != len(names):
-            raise ValueError(f"task names repeat in {names}")
-        return self
 
     @classmethod
     def read(cls, path: Path) -> BundleConfig:

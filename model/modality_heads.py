@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import reference
-from model.config import Task
+from model.tasks import Task
 
 # B batch, K tasks, D width, H hidden units, C labels of all tasks together
 
@@ -46,7 +46,7 @@ class ModalityHeads(nn.Module):
         kernels: Literal["auto", "triton", "reference"] = "auto",
     ) -> None:
         super().__init__()
-        self.labels = tuple(len(task.labels) for task in tasks)
+        self.labels = tuple(task.columns for task in tasks)
         self.dropout, self.kernels = dropout, kernels
         self.relevance = nn.Parameter(0.02 * torch.randn(len(tasks), width)) if learned_share else None
         layers = [(nn.Linear(width, hidden), nn.Linear(hidden, labels)) for labels in self.labels]

@@ -6,14 +6,15 @@ Importing this needs no torch, so that configurations can be checked where nothi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from model.clip_towers import OpenClip
     from model.cma_clip import Network
-    from model.config import ModelConfig, PreprocessConfig, Task
+    from model.config import ModelConfig, PreprocessConfig
+    from model.tasks import TaskSet
 
 StageName = Literal["contrastive", "warmup", "end_to_end", "tuning"]
 
@@ -81,7 +82,7 @@ def check_architecture(name: str) -> str:
     return name
 
 
-def create_network(config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip) -> Network:
+def create_network(config: ModelConfig, preprocess: PreprocessConfig, tasks: TaskSet, clip: OpenClip) -> Network:
     """The network that `config.architecture` names, its towers with the weights of `clip`, the rest random."""
     from model.parts import Parts
 

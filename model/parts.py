@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from model.clip_towers import ClipTowers, OpenClip
-from model.config import ModelConfig, PreprocessConfig, Task
+from model.config import ModelConfig, PreprocessConfig
 from model.modality_heads import ModalityHeads
 from model.sequence_attention import SequenceAttention
+from model.tasks import TaskSet
 
 
 class Parts:
@@ -23,9 +22,7 @@ class Parts:
         sizes: width D, longest text sequence, image tokens P.
     """
 
-    def __init__(
-        self, config: ModelConfig, preprocess: PreprocessConfig, tasks: Sequence[Task], clip: OpenClip
-    ) -> None:
+    def __init__(self, config: ModelConfig, preprocess: PreprocessConfig, tasks: TaskSet, clip: OpenClip) -> None:
         self.config, self.tasks, self.clip = config, tasks, clip
         self.towers = ClipTowers(clip, preprocess)
         self.sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)

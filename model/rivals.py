@@ -66,9 +66,9 @@ def late_fusion(parts: Parts) -> Network:
 class LinearHeads(nn.Module):
     """Logistic regression for all tasks, in the place of the heads; their weights lie side by side."""
 
-    def __init__(self, width: int, labels: int, num_tasks: int) -> None:
+    def __init__(self, width: int, columns: int, num_tasks: int) -> None:
         super().__init__()
-        linear = nn.Linear(width, labels)
+        linear = nn.Linear(width, columns)
         self.weight, self.bias, self.num_tasks = linear.weight, linear.bias, num_tasks
 
     def forward(self, features_BF: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +78,8 @@ class LinearHeads(nn.Module):
 
 def clip_linear_probe(parts: Parts) -> Network:
     """Logistic regression on the two frozen features: CLIP in Table 2."""
-    labels = sum(len(task.labels) for task in parts.tasks)
-    return PooledFeatures(parts.towers, LinearHeads(2 * parts.sizes[0], labels, len(parts.tasks)))
+    heads = LinearHeads(2 * parts.sizes[0], parts.tasks.num_columns, len(parts.tasks))
+    return PooledFeatures(parts.towers, heads)
 
 
 class WordTransformer(SequenceAttention):

@@ -57,7 +57,7 @@ class ServedEngine:
             ValueError: the outputs are not as wide as the bundle's tasks need.
         """
         config, tasks = self.bundle.preprocess, self.bundle.tasks
-        widths = sum(len(task.labels) for task in tasks), len(tasks)
+        widths = tasks.num_columns, len(tasks)
         pixels, present = np.zeros((1, config.image_size, config.image_size, 3), np.uint8), np.ones((1, 2), bool)
         for length in config.title_lengths:
             outputs = self.run(np.full((1, length), config.vocab_size - 1, np.int32), pixels, present)

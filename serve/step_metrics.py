@@ -44,11 +44,11 @@ class StepMetrics:
         """A product's answer as a dashboard shows it: the mix of labels, mean score and mean λ of each task.
 
         Args:
-            answer: task -> labels (label), accepted, top, text_share, as PREDICTION has them.
+            answer: task -> labels, accepted, top, text_share, as PREDICTION has them.
         """
         for task, said in answer.items():
             accepted = str(said["accepted"]).lower()
-            for label in said.get("labels", [said.get("label")]):
+            for label in said["labels"]:
                 self.add("cma_clip_answers_total", task=task, label=label, accepted=accepted)
             self.add("cma_clip_score_sum", said["top"][0][1], task=task)
             self.add("cma_clip_text_share_sum", said["text_share"], task=task)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import Task
-from model.decode import probabilities
-from train.data import MISSING
+from model.tasks import MISSING, Task, TaskSet
 
 # N products, C labels of all tasks, L labels of one task
 
 
 class Answers(NamedTuple):
-    """One task's answers for the N products that have its label.
+    """One task's answers for the N products that have its label, on the CPU.
 
-    scores_NL: float32, as the server computes them. targets_NL: bool. answered_NL: bool; the best label
-    of a single-label task, and of a multi-label one each label whose score reaches its threshold
-    (Task.accept_from).
+    scores_NL: float32, as the server computes them. answered_NL and targets_NL: bool.
     """
 
     task: Task
@@ -29,19 +24,17 @@ class Answers(NamedTuple):
     answered_NL: Tensor
     targets_NL: Tensor
 
+    def claims(self) -> tuple[Tensor, Tensor]:
+        """What each threshold decides about, and whether it is right: float32 and bool [N, T], as Task.claims."""
+        scores_NT, right_NT = self.task.claims(self.scores_NL.numpy(), self.targets_NL.numpy())
+        return torch.from_numpy(scores_NT), torch.from_numpy(right_NT)
 
-def answers_by_task(logits_NC: Tensor, targets_NC: Tensor, tasks: Sequence[Task]) -> Iterator[Answers]:
-    """Each task's answers, on the CPU; `targets_NC` is as in train.data.Batch."""
-    sizes = [len(task.labels) for task in tasks]
-    scores_NC = torch.from_numpy(probabilities(logits_NC.float().cpu().numpy(), tasks))
-    parts = zip(tasks, scores_NC.split(sizes, dim=1), targets_NC.cpu().split(sizes, dim=1), strict=True)
-    for task, scores_NL, targets_NL in parts:
+
+def answers_by_task(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> Iterator[Answers]:
+    """Each task's answers; `targets_NC` is as in train.data.Batch."""
+    columns = tasks.split_logits(logits_NC.float().cpu()), tasks.split(targets_NC.cpu())
+    for (task, logits_NC), (_, targets_NL) in zip(*columns, strict=True):
         labelled_N = targets_NL[:, 0] != MISSING
-        scores_NL, targets_NL = scores_NL[labelled_N], targets_NL[labelled_N] > 0
-        yield Answers(task, scores_NL, _answered(task, scores_NL), targets_NL)
-
-
-def _answered(task: Task, scores_NL: Tensor) -> Tensor:
-    if task.kind == "single_label":
-        return F.one_hot(scores_NL.argmax(dim=1), len(task.labels)).bool()
-    return scores_NL >= torch.tensor(task.accept_from())
+        scores_NL = task.scores(logits_NC[labelled_N].numpy())
+        answered_NL = torch.from_numpy(task.answered(scores_NL))
+        yield Answers(task, torch.from_numpy(scores_NL), answered_NL, targets_NL[labelled_N] > 0)

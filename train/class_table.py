@@ -18,8 +18,8 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
 
     Returns:
         rows of label, products (that have it), answered, precision, recall, f1 and average_precision;
-        None where there is nothing to divide by. A multi-label task's rows also hold the threshold
-        from which the label was answered.
+        None where there is nothing to divide by. Where a product may have several labels, the rows also hold
+        the threshold from which the label was answered.
     """
     counts = zip(*label_counts(answers), strict=True)
     columns = zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)
@@ -36,25 +36,25 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
                 "average_precision": average_precision(*column),
             }
         )
-    if answers.task.kind == "multi_label":
+    if answers.task.several_labels:
         for row, threshold in zip(rows, answers.task.accept_from(), strict=True):
             row["threshold"] = threshold
     return rows
 
 
 def confusion_matrix(answers: Answers) -> list[list[int]]:
-    """Products of a single-label task by true label (rows) and answered label (columns)."""
-    assert answers.task.kind == "single_label", answers.task.name
+    """Products by true label (rows) and answered label (columns), where a product has one of each."""
+    assert not answers.task.several_labels, answers.task.name
     size = len(answers.task.labels)
     pairs_N = answers.targets_NL.int().argmax(dim=1) * size + answers.answered_NL.int().argmax(dim=1)
     return torch.bincount(pairs_N, minlength=size * size).reshape(size, size).tolist()
 
 
 def write_class_tables(folder: Path, answers: Answers) -> None:
-    """Write `classes-TASK.csv`, and for a single-label task `confusion-TASK.csv`; what is None stays empty."""
+    """Write `classes-TASK.csv`, and where a product has one label `confusion-TASK.csv`; what is None stays empty."""
     task, rows = answers.task, class_table(answers)
     _write_csv(folder / f"classes-{task.name}.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
-    if task.kind == "single_label":
+    if not task.several_labels:
         counts = zip(task.labels, confusion_matrix(answers), strict=True)
         lines = [[label, *row] for label, row in counts]
         _write_csv(folder / f"confusion-{task.name}.csv", [["true label / answer", *task.labels], *lines])

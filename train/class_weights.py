@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from model.config import Task
+from model.tasks import Task, TaskSet
 from train.data import ProductDataset
 
 # C labels of all tasks
 
 
-def check_class_weights(setting: str, tasks: Sequence[Task]) -> None:
+def check_class_weights(setting: str, tasks: TaskSet) -> None:
     """Weights must have labels to weigh.
 
     Raises:
-        ValueError: weights are asked for and no task is multi-label.
+        ValueError: weights are asked for and no task's loss takes any.
     """
-    if setting != "none" and all(task.kind == "single_label" for task in tasks):
+    if setting != "none" and not any(task.weighs_labels for task in tasks):
         names = ", ".join(task.name for task in tasks)
         raise ValueError(
             f"class_weights {setting} is for multi-label tasks, and {names} have one label a product;"
@@ -30,17 +29,17 @@ def check_class_weights(setting: str, tasks: Sequence[Task]) -> None:
 
 
 def positive_weights(train: ProductDataset) -> Tensor:
-    """The inverse frequency of each label of the multi-label tasks, as MMBT weighs them; float32 [C].
+    """The inverse frequency of each label where the loss takes weights, as MMBT weighs them; float32 [C].
 
     The products that have the task's label, divided by those that have this very label
     (facebookresearch/mmbt@c1220c4, train.py: get_criterion). 1 for a label that never occurs, which has no
-    frequency to invert, and for those of single-label tasks.
+    frequency to invert, and for those of other tasks.
     """
     return torch.cat([_inverse_frequencies(train, task) for task in train.tasks])
 
 
 def _inverse_frequencies(train: ProductDataset, task: Task) -> Tensor:
-    if task.kind == "single_label":
+    if not task.weighs_labels:
         return torch.ones(len(task.labels))
     products, counts = 0, Counter[str]()
     # Not from dataset.json: it does not say how many products lack the task's label.

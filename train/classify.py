@@ -11,7 +11,6 @@ import torch
 from dataset.format import DatasetInfo
 from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
-from model.config import label_set_hash
 from train.data import Batch, ProductDataset
 from train.evaluation import Predictions, Ranks, predict
 
@@ -23,7 +22,7 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
         ValueError: a file of the bundle does not fit, or the data set has other tasks or labels.
     """
     bundle = load_bundle(directory)
-    if label_set_hash(DatasetInfo.read(data).tasks) != label_set_hash(bundle.config.tasks):
+    if DatasetInfo.read(data).tasks.label_set_hash != bundle.config.tasks.label_set_hash:
         raise ValueError(f"{data}: its tasks or labels are not those of the bundle {directory}")
     bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return bundle

@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.format import DatasetInfo
-from model.config import PreprocessConfig, Task
+from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
+from model.tasks import MISSING
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
-
-MISSING = -1.0
 
 
 @dataclass
@@ -106,7 +105,7 @@ class ProductDataset(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         row = self.product(index)
-        targets = encode_targets(row, self.tasks)
+        targets = self.tasks.encode(row)
         title, image = row["title"] or "", row["image"] or b""
         try:
             input_ids = self.tokenizer.encode(title)
@@ -171,27 +170,6 @@ def _row_group_sizes(path: Path, rows: int) -> list[int]:
     if metadata.num_rows != rows:
         raise ValueError(f"{path}: {metadata.num_rows} rows, dataset.json says {rows}; prepare the data again")
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-
-
-def encode_targets(row: dict[str, Any], tasks: Sequence[Task]) -> np.ndarray:
-    """A product's labels as float32 [C]: 1, 0, or MISSING.
-
-    Raises:
-        ValueError: a label is not among its task's.
-    """
-    return np.concatenate([_encode_task(row, task) for task in tasks])
-
-
-def _encode_task(row: dict[str, Any], task: Task) -> np.ndarray:
-    label = row[task.name]
-    if label is None:
-        return np.full(len(task.labels), MISSING, dtype=np.float32)
-    targets = np.zeros(len(task.labels), dtype=np.float32)
-    for name in label if task.kind == "multi_label" else [label]:
-        if name not in task.labels:
-            raise ValueError(f"{row['id']}: label {name!r} is not among {task.name}'s {len(task.labels)} labels")
-        targets[task.labels.index(name)] = 1
-    return targets
 
 
 class ShuffledBatches(Sampler[list[int]]):

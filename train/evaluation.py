@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.cma_clip import Output
-from model.config import Task
+from model.tasks import TaskSet
 from train.data import Batch, OrderedBatches, ProductDataset
 from train.losses import Result, classification_losses
 from train.metrics import task_metrics
@@ -63,7 +63,7 @@ def predict(
 
 
 def score(
-    predictions: Predictions, tasks: Sequence[Task], positive_weight_C: Tensor | None = None
+    predictions: Predictions, tasks: TaskSet, positive_weight_C: Tensor | None = None
 ) -> tuple[float, dict[str, Any]]:
     """The loss, summed over the tasks' means over their labelled products, and the metrics of each task.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from model.cma_clip import Network
-from model.config import BundleConfig, Task
+from model.config import BundleConfig
 from model.networks import NETWORKS, StageName
+from model.tasks import TaskSet
 from train import checkpoint
 from train.class_weights import positive_weights
 from train.data import ProductDataset, ShuffledBatches
@@ -155,7 +155,7 @@ class StageRun:
         """Through the engine, which gathers the weights that ZeRO-3 has spread."""
         self.engine.eval()
         metrics: dict[str, dict[str, Any]] = {}
-        tasks: Sequence[Task] = self.train.tasks
+        tasks = self.train.tasks
         arguments = (self.validation, self.micro_batch_size, self.ranks, self.recipe.loader_workers)
         if self.stage == "contrastive":
             loss = mean_loss(self.engine, *arguments)
@@ -172,12 +172,12 @@ class StageRun:
             checkpoint.save_best(self.engine, self.network, self.stage_dir, self._bundle_config(loss, tasks))
         self.log.validation(self._updates_done(), self.state.epoch, loss, metrics, is_best)
 
-    def _bundle_config(self, loss: float, tasks: Sequence[Task]) -> BundleConfig:
+    def _bundle_config(self, loss: float, tasks: TaskSet) -> BundleConfig:
         return BundleConfig(
             # Whoever loads it decides what computes it.
             model=self.recipe.model.model_copy(update={"kernels": "auto"}),
             preprocess=self.train.preprocess,
-            tasks=list(tasks),
+            tasks=tasks,
             provenance={
                 "stage": self.stage,
                 "epoch": self.state.epoch,

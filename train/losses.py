@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,38 +11,28 @@ from open_clip.loss import gather_features
 from torch import Tensor, nn
 
 from model.cma_clip import Network, Output
-from model.config import Task
-from train.data import MISSING, Batch
+from model.tasks import MISSING, TaskSet
+from train.data import Batch
 
 # B batch, C labels of all tasks, K tasks
 
 
 def classification_losses(
-    logits_BC: Tensor, targets_BC: Tensor, tasks: Sequence[Task], positive_weight_C: Tensor | None = None
+    logits_BC: Tensor, targets_BC: Tensor, tasks: TaskSet, positive_weight_C: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Each task's summed loss over the products that have its label, float32 [K], and their number [K].
 
-    Cross entropy for a single-label task; binary cross entropy, averaged over the labels, for a
-    multi-label one, where the term of a label that a product has counts `positive_weight_C` times.
-    `targets_BC` is as in train.data.Batch.
+    The term of a label that a product has counts `positive_weight_C` times where the kind of task takes weights
+    (Task.loss). `targets_BC` is as in train.data.Batch.
     """
-    sizes = [len(task.labels) for task in tasks]
-    weights_C = logits_BC.new_ones(sum(sizes)) if positive_weight_C is None else positive_weight_C
-    columns = (logits_BC.float().split(sizes, dim=1), targets_BC.split(sizes, dim=1), weights_C.float().split(sizes))
-    parts = zip(tasks, *columns, strict=True)
-    sums, counts = zip(*(_task_loss(*part) for part in parts), strict=True)
+    weights_C = targets_BC.new_ones(targets_BC.shape[1]) if positive_weight_C is None else positive_weight_C
+    columns = tasks.split_logits(logits_BC.float()), tasks.split(targets_BC), tasks.split(weights_C.float())
+    sums, counts = [], []
+    for (task, logits), (_, targets), (_, weights) in zip(*columns, strict=True):
+        labelled_B = targets[:, 0] != MISSING
+        sums.append((task.loss(logits, targets.clamp(min=0), weights) * labelled_B).sum())
+        counts.append(labelled_B.sum())
     return torch.stack(sums), torch.stack(counts)
-
-
-def _task_loss(task: Task, logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    labelled_B = targets[:, 0] != MISSING
-    targets = targets.clamp(min=0)
-    if task.kind == "single_label":
-        losses_B = F.cross_entropy(logits, targets, reduction="none")
-    else:
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weights)
-        losses_B = losses.mean(dim=1)
-    return (losses_B * labelled_B).sum(), labelled_B.sum()
 
 
 class Result(NamedTuple):
@@ -67,7 +56,7 @@ class ClassificationObjective(nn.Module):
     def __init__(
         self,
         network: Network,
-        tasks: Sequence[Task],
+        tasks: TaskSet,
         modality_dropout: float,
         positive_weight_C: Tensor | None = None,
     ) -> None:

@@ -18,9 +18,10 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 
 from dataset.format import DatasetInfo
-from model.config import PreprocessConfig, Task
+from model.config import PreprocessConfig
 from model.networks import NETWORKS, StageName
 from model.preprocess import TitleTokenizer
+from model.tasks import TaskSet
 from model.tokenizer import build_tokenizer
 from train import checkpoint, stages
 from train.class_weights import check_class_weights
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace, recipe: Recipe) -> None:
 def train_stage(
     args: argparse.Namespace,
     recipe: Recipe,
-    tasks: Sequence[Task],
+    tasks: TaskSet,
     start: Path | None,
     state: stages.StageState,
     ds_config: dict[str, Any],

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import Task
+from model.tasks import TaskSet
 from train.answers import Answers, answers_by_task
-from train.thresholds import counts_from, most_at_precision, scores_to_accept
+from train.thresholds import counts_from, most_at_precision
 
 # N products or scores, C labels of all tasks, K tasks, L labels of one task
 
@@ -27,7 +27,7 @@ NAMES = (
 
 
 def task_metrics(
-    logits_NC: Tensor, text_share_NK: Tensor, targets_NC: Tensor, tasks: Sequence[Task]
+    logits_NC: Tensor, text_share_NK: Tensor, targets_NC: Tensor, tasks: TaskSet
 ) -> dict[str, dict[str, Any]]:
     """Metrics of each task over the products that have its label.
 
@@ -57,7 +57,7 @@ def _measure(answers: Answers) -> dict[str, float | None]:
     right_L, answered_L, occurring_L = label_counts(answers)
     f1_scores = [f1_score(*counts) for counts in zip(right_L, answered_L, occurring_L, strict=True)]
     precisions = [average_precision(*column) for column in zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)]
-    scores, right = scores_to_accept(answers)
+    scores, right = (array_NT.flatten() for array_NT in answers.claims())
     hits, threshold = most_at_precision(scores, right)
     return {
         "accuracy": (answers.answered_NL == answers.targets_NL).all(dim=1).double().mean().item(),

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from cma_clip.files import new_directory
 from dataset.format import SPLITS
 from model.bundle import Bundle
-from model.decode import predictions, probabilities
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
 from train.classify import answers_for, open_bundle
@@ -84,13 +83,12 @@ def answer_table(bundle: Bundle, dataset: ProductDataset, answers: Predictions) 
     """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
     tasks = bundle.config.tasks
     products = [dataset.product(index) for index in range(len(dataset))]
-    scores = probabilities(answers.logits_NC.numpy(), tasks)
-    decoded = predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy(), tasks)
+    scores = tasks.scores(answers.logits_NC.numpy())
+    decoded = tasks.predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy())
     columns: dict[str, list[Any]] = {name: [product[name] for product in products] for name in ("id", "title")}
     for task in tasks:
-        kind = "label" if task.kind == "single_label" else "labels"
         columns[f"{task.name}_true"] = [product[task.name] for product in products]
-        columns[f"{task.name}_answer"] = [answer[task.name][kind] for answer in decoded]
+        columns[f"{task.name}_answer"] = [task.stored(answer[task.name]["labels"]) for answer in decoded]
         columns[f"{task.name}_top"] = [json.dumps(answer[task.name]["top"]) for answer in decoded]
         columns[f"{task.name}_text_share"] = [answer[task.name]["text_share"] for answer in decoded]
     return pa.table(columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from cma_clip.files import file_sha256
@@ -10,8 +9,9 @@ from cma_clip.settings import StrictModel, read_json
 from model.bundle import load_weights
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
+from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.networks import NETWORKS, Architecture, StageName, create_network
+from model.tasks import TaskSet
 from train.recipe import Recipe
 
 # The modules that a stage changes, by the names that a network, or its row in model.networks, gives them.
@@ -57,7 +57,7 @@ def read_state(stage_dir: Path) -> StageState | None:
     return read_json(StageState, path) if path.exists() else None
 
 
-def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence[Task]) -> Path | None:
+def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> Path | None:
     """The best of the stage before, None where the stage starts from pretrained or random towers.
 
     Raises:
@@ -86,14 +86,14 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: Sequence
     return None
 
 
-def _check_same_network(best: Path, recipe: Recipe, tasks: Sequence[Task]) -> None:
+def _check_same_network(best: Path, recipe: Recipe, tasks: TaskSet) -> None:
     """Weights may fit by their shapes and still mean another network, or other labels."""
     before = BundleConfig.read(best / "config.json")
     ours, theirs = (
         model.model_dump(exclude={"pretrained", "dropout", "kernels"}) for model in (recipe.model, before.model)
     )
     differences = [f"model.{key}: {theirs[key]} -> {ours[key]}" for key in ours if ours[key] != theirs[key]]
-    if label_set_hash(before.tasks) != label_set_hash(tasks):
+    if before.tasks.label_set_hash != tasks.label_set_hash:
         differences.append("the data set's tasks or labels")
     if differences:
         raise ValueError(
@@ -107,7 +107,7 @@ def sha256(bundle: Path | None) -> str | None:
     return file_sha256(bundle / "model.safetensors") if bundle else None
 
 
-def build_network(recipe: Recipe, tasks: Sequence[Task], start: Path | None) -> tuple[Network, PreprocessConfig]:
+def build_network(recipe: Recipe, tasks: TaskSet, start: Path | None) -> tuple[Network, PreprocessConfig]:
     """The network with its starting weights, float32 on the CPU, and the preprocessing it is made for.
 
     Raises:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import Task
+from model.tasks import TaskSet
 from train.answers import Answers, answers_by_task
 
 # N scores, T thresholds, L labels of one task
 
 PRECISION = 0.9
-DEFAULT = 0.5  # of model.config.Task, for each label of a multi-label task
+DEFAULT = 0.5
 
 
 def counts_from(scores_N: Tensor, right_N: Tensor, thresholds_T: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,16 +24,6 @@ def counts_from(scores_N: Tensor, right_N: Tensor, thresholds_T: Tensor) -> tupl
     right_below = F.pad(right_N[order_N].long().cumsum(dim=0), (1, 0))
     accepted_T, hits_T = len(scores_N) - below_T, right_N.sum() - right_below[below_T]
     return accepted_T.double(), hits_T.double()
-
-
-def scores_to_accept(answers: Answers) -> tuple[Tensor, Tensor]:
-    """What a task's threshold decides about, and whether it is right: float32 and bool, both flat.
-
-    The answer of each product of a single-label task; every label of every product of a multi-label one.
-    """
-    if answers.task.kind == "multi_label":
-        return answers.scores_NL.flatten(), answers.targets_NL.flatten()
-    return answers.scores_NL.max(dim=1).values, (answers.answered_NL & answers.targets_NL).any(dim=1)
 
 
 def most_at_precision(scores_N: Tensor, right_N: Tensor) -> tuple[int, float]:
@@ -66,20 +56,24 @@ def best_f1_threshold(scores_N: Tensor, right_N: Tensor) -> float:
     return best[(best - DEFAULT).abs().argmin()].item()
 
 
-def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: Sequence[Task]) -> list[Task]:
+CRITERIA: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "precision": lambda scores_N, right_N: most_at_precision(scores_N, right_N)[1],
+    "f1": best_f1_threshold,
+}
+
+
+def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> TaskSet:
     """The tasks with thresholds for a bundle; to be called with answers for the validation split only.
 
-    A single-label task gets the score from which its answers are 90 % right, each label of a
-    multi-label task the one with the highest F1. A task that no product has a label of stays as it is.
+    Each threshold is fitted to what it decides about (Task.claims) by the kind's criterion. A task that no product
+    has a label of stays as it is.
     """
-    return [
+    return TaskSet(
         answers.task.model_copy(update={"thresholds": _fitted(answers)}) if len(answers.targets_NL) else answers.task
         for answers in answers_by_task(logits_NC, targets_NC, tasks)
-    ]
+    )
 
 
 def _fitted(answers: Answers) -> list[float]:
-    if answers.task.kind == "single_label":
-        return [most_at_precision(*scores_to_accept(answers))[1]]
-    columns = zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)
-    return [best_f1_threshold(scores_N, right_N) for scores_N, right_N in columns]
+    fit = CRITERIA[answers.task.fitted_for]
+    return [fit(*claim) for claim in zip(*(array_NT.T for array_NT in answers.claims()), strict=True)]

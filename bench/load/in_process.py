@@ -14,7 +14,6 @@ from bench.load.calls import Call
 from bench.load.requests import OK, TitleAndImage
 from cma_clip.machine import usable_cores
 from model.config import BundleConfig
-from model.decode import predictions, probabilities
 from model.preprocess import TitleTokenizer, pixels_and_presence
 from serve.check import engine_runtime
 from serve.runtimes import load_engine, row_of
@@ -49,7 +48,7 @@ class InProcess:
         input_ids_BT = self.tokenizer.encode_batch([title for title, _ in products])
         present_B2 = np.array(present)
         logits_BC, text_share_BK = self.engine(input_ids_BT, np.stack(pixels), present_B2)
-        answers = predictions(probabilities(logits_BC, tasks), text_share_BK, present_B2, tasks)
+        answers = tasks.predictions(tasks.scores(logits_BC), text_share_BK, present_B2)
         return [json.dumps(answer) for answer in answers]
 
     def load(self, products: Sequence[TitleAndImage], batch: int, seconds: float) -> list[Call]:

@@ -38,7 +38,7 @@ def describe(name: str, report: dict[str, Any]) -> str:
     return (
         f"parity of {name} with torch over {report['cases']} batches, {report['products']} products:"
         f" largest probability difference {report['probability_difference']:.2e},"
-        f" of λ {report['text_share_difference']:.2e}, label flips {report['label_flips']}"
+        f" of λ {report['text_share_difference']:.2e}, flipped decisions {report['flips']}"
         f" (near ties {report['near_ties']}), agreement {report['agreement']:.2%}"
     )
 

@@ -147,7 +147,7 @@ def test_a_failed_call_is_one_line_and_ends_with_1(capsys, free_port):
 
 def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
     prediction = {
-        "colour": {"label": "red", "score": 0.91, "accepted": True, "text_share": 0.25},
+        "colour": {"labels": ["red"], "scores": [0.91], "accepted": True, "text_share": 0.25},
         "pattern": {"labels": [], "scores": [], "accepted": False, "text_share": 1.0},
     }
     monkeypatch.setattr(Classifier, "classify", lambda *arguments: Answer(prediction, np.empty(0), np.empty(0)))

@@ -27,10 +27,10 @@ class FakeClassifier:
             raise ServerUnavailable("UNAVAILABLE", "no server at nobody")
 
     def classify(self, title: str, image: bytes) -> Answer:
-        said = {"score": 0.75, "accepted": True, "top": []}
+        said = {"scores": [0.75], "accepted": True, "top": []}
         prediction = {
-            "color": said | {"label": "red", "text_share": 0.25},
-            "pattern": said | {"label": "plain", "text_share": 0.5},
+            "color": said | {"labels": ["red"], "text_share": 0.25},
+            "pattern": said | {"labels": ["plain"], "text_share": 0.5},
         }
         return Answer(prediction, np.zeros(29, np.float32), np.array([0.25, 0.5], np.float32))
 

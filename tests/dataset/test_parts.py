@@ -14,7 +14,7 @@ from data_set_files import contents, rejects, rows_of
 from dataset import parts
 from dataset.parts import cut, write_in_parts
 from dataset.writer import Plan, Product, Reject
-from model.config import Task
+from model.tasks import SingleLabel
 
 ITEMS = {"train": range(23), "validation": range(100, 104), "test": range(200, 211)}
 PARTS = 10  # of 4 items: 6 of train, 1 of validation, 3 of test
@@ -54,7 +54,7 @@ def _small_parts(monkeypatch):
 
 
 def plan(directory: Path, **more) -> Plan:
-    tasks = [Task(name="color", kind="single_label", labels=["blue", "red"])]
+    tasks = [SingleLabel(name="color", labels=["blue", "red"])]
     return Plan(**{"directory": directory, "tasks": tasks, "source": "test", "settings": {"a": 1}} | more)
 
 

@@ -11,9 +11,9 @@ from data_set_files import rows_of
 
 from dataset import writer
 from dataset.writer import Plan, Product, Reject, write_dataset
-from model.config import Task
+from model.tasks import SingleLabel
 
-TASKS = [Task(name="color", kind="single_label", labels=["blue", "red"])]
+TASKS = [SingleLabel(name="color", labels=["blue", "red"])]
 
 
 def some_products(count: int, split: str = "train") -> list[Product]:

@@ -12,7 +12,8 @@ from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from cma_clip.files import file_sha256, new_directory, write_atomically
 from model.bundle import load_bundle, save_bundle
-from model.config import BundleConfig, Task
+from model.config import BundleConfig
+from model.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_weights_of_another_network_are_refused_in_one_line(copy: Path):
     ("key", "value", "message"),
     [
         ("modle", {}, "modle: Extra inputs are not permitted"),
-        ("tasks", [], "tasks: List should have at least 1 item"),
+        ("tasks", [], "tasks: Value error, no tasks"),
         ("format", 2, "format: Input should be 1"),
     ],
 )
@@ -105,11 +106,12 @@ def test_a_bad_config_names_file_and_field(copy: Path, key: str, value: object, 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"name": "a", "kind": "single_label", "labels": ["x"]}, "at least 2 labels"),
-        ({"name": "a", "kind": "multi_label", "labels": []}, "no labels"),
+        ({"name": "a", "kind": "single_label", "labels": ["x"]}, "2 or more labels"),
+        ({"name": "a", "kind": "multi_label", "labels": []}, "1 or more labels"),
         ({"name": "a", "kind": "single_label", "labels": ["x", "x"]}, "labels repeat"),
         ({"name": "a", "kind": "multi_label", "labels": ["x", "y"], "thresholds": [0.5]}, "1 thresholds, expected 2"),
         ({"name": "a b", "kind": "multi_label", "labels": ["x"]}, "name"),
+        ({"name": "a", "kind": "ranked", "labels": ["x"]}, "kind 'ranked': expected one of single_label, multi_label"),
     ],
 )
 def test_unfit_tasks_are_refused(task: dict, message: str):

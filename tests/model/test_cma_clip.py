@@ -9,8 +9,9 @@ import torch
 from tiny import TASKS, tiny_config, tiny_network
 
 from model.clip_towers import create_clip, preprocess_config
-from model.config import ModelConfig, Task
+from model.config import ModelConfig
 from model.preprocess import TitleTokenizer
+from model.tasks import MultiLabel
 from model.tokenizer import build_tokenizer
 
 TITLES = ["Rosewood red dress!", "a very long ! title of a polka dot dress by Bluebell ! with ! pockets", ""]
@@ -152,7 +153,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 
 
 def test_a_multi_label_task_sits_beside_a_single_label_one():
-    tasks = [*TASKS, Task(name="tags", kind="multi_label", labels=["a", "b", "c", "d"])]
+    tasks = [*TASKS, MultiLabel(name="tags", labels=["a", "b", "c", "d"])]
     cls = torch.zeros(2, 128)
     logits, text_share = tiny_network(tasks=tasks).modality_heads(cls, cls, BOTH[:2])
     assert logits.shape == (2, 3 + 2 + 4) and text_share.shape == (2, 3)

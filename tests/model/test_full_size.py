@@ -36,7 +36,7 @@ def test_it_has_the_papers_sizes(full_size: Bundle):
 
 def test_it_is_exported_served_and_answers_as_in_process(full_size: Bundle, tmp_path: Path):
     exported = made.exported()
-    assert all(report["passed"] and report["label_flips"] == 0 for report in exported.reports.values())
+    assert all(report["passed"] and report["flips"] == 0 for report in exported.reports.values())
     deploy = in_float32(Path(shutil.copytree(exported.deploy, tmp_path / "deploy")))
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import TASKS, tiny_config, tiny_network
 
-from model.config import Task
 from model.modality_heads import ModalityHeads
+from model.tasks import SingleLabel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BATCH = 5
@@ -85,7 +85,7 @@ def test_the_switch_chooses_what_computes(switch, won, used, monkeypatch):
 def test_sizes_that_the_kernels_cannot_are_refused_or_told(monkeypatch, caplog):
     with pytest.raises(ValueError, match="model.kernels: triton is impossible: width 96 .* use auto or reference"):
         ModalityHeads(TASKS, 96, 128, dropout=0.0, kernels="triton")
-    many = [Task(name=f"t{i}", kind="single_label", labels=["a", "b"]) for i in range(17)]
+    many = [SingleLabel(name=f"t{i}", labels=["a", "b"]) for i in range(17)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with caplog.at_level(logging.WARNING):
         ModalityHeads(many, 128, 128, dropout=0.0)

@@ -17,7 +17,8 @@ from tiny import ROOT, TASKS, tiny_bundle_config, tiny_network
 from cma_clip.command import Failure
 from cma_clip.files import file_sha256
 from model.bundle import load_bundle, save_bundle
-from model.config import BundleConfig, Task
+from model.config import BundleConfig
+from model.tasks import MultiLabel
 from serve.engines import INPUTS
 from serve.export import graph, publish
 from serve.export.__main__ import main
@@ -30,7 +31,7 @@ from serve.stamp import EngineStamp
 @pytest.fixture(scope="module")
 def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("export") / "bundle"
-    tasks = [*TASKS, Task(name="tags", kind="multi_label", labels=["a", "b", "c"])]
+    tasks = [*TASKS, MultiLabel(name="tags", labels=["a", "b", "c"])]
     save_bundle(directory, tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     return directory
 
@@ -85,7 +86,7 @@ def test_the_stamp_says_what_was_compared(deploy: Path):
     assert (stamp.runtime, stamp.precision, stamp.versions, stamp.compute_capability) == ("openvino", "f32", {}, None)
     assert stamp.bundle_sha256 == file_sha256(deploy / "bundle.json")
     graph, served = stamp.parity.values()
-    assert graph["passed"] and graph["label_flips"] == 0 and (graph["cases"], graph["products"]) == (21, 70)
+    assert graph["passed"] and graph["flips"] == 0 and (graph["cases"], graph["products"]) == (21, 70)
     assert graph["probability_difference"] < 1e-5
     assert served["passed"] and set(served["tasks"]) == {"color", "pattern", "tags"}
 
@@ -103,7 +104,7 @@ def test_every_difference_is_found_and_laid_to_its_task(bundle_dir: Path):
     cases = iter([random_inputs(bundle.config, 2, 16, seed) for seed in range(3)])
     report = compare(bundle, run, "f32", cases)
     color, pattern, tags = report["tasks"].values()
-    assert not report["passed"] and report["label_flips"] == color["flips"] == 3
+    assert not report["passed"] and report["flips"] == color["flips"] == 3
     assert color["probability"] > 0.3 and color["text_share"] == 0
     assert pattern["text_share"] == pytest.approx(0.25) and pattern["probability"] == tags["probability"] == 0
 

@@ -10,15 +10,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task
+from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.refusal import Refusal
+from model.tasks import MultiLabel, SingleLabel
 from serve.runtimes import RUNTIMES, Runtime
 from serve.served_engine import ServedEngine
 from serve.stamp import EngineStamp
 
 TASKS = [
-    Task(name="colour", kind="single_label", labels=["red", "green", "blue"]),
-    Task(name="pattern", kind="multi_label", labels=["dots", "stripes"]),
+    SingleLabel(name="colour", labels=["red", "green", "blue"]),
+    MultiLabel(name="pattern", labels=["dots", "stripes"]),
 ]
 CONFIG = BundleConfig(model=ModelConfig(), preprocess=PreprocessConfig(image_size=16, vocab_size=600), tasks=TASKS)
 

@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.config import BundleConfig, ModelConfig, PreprocessConfig, Task, label_set_hash
+from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.refusal import Code, Refusal
+from model.tasks import MultiLabel, SingleLabel
 from serve.served_engine import ServedEngine
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 TASKS = [
-    Task(name="colour", kind="single_label", labels=["red", "green", "blue"]),
-    Task(name="pattern", kind="multi_label", labels=["dots", "stripes"]),
+    SingleLabel(name="colour", labels=["red", "green", "blue"]),
+    MultiLabel(name="pattern", labels=["dots", "stripes"]),
 ]
 CONFIG = BundleConfig(model=ModelConfig(), preprocess=PreprocessConfig(image_size=16, vocab_size=600), tasks=TASKS)
 
@@ -241,7 +242,7 @@ def test_decode_answers_in_the_order_of_the_tasks(log):
     assert prediction["colour"]["label"] == "green" and prediction["pattern"]["labels"] == ["dots"]
     assert prediction["colour"]["text_share"] == 0.25
     assert answer["TEXT_SHARE"] is share
-    assert answer["LABEL_SET"].tolist() == [[label_set_hash(TASKS).encode()]]
+    assert answer["LABEL_SET"].tolist() == [[CONFIG.tasks.label_set_hash.encode()]]
 
 
 def test_decode_counts_labels_scores_and_shares(log):

@@ -17,7 +17,7 @@ from tiny import ROOT, TASKS, tiny_bundle_config, tiny_network
 from torch import Tensor, nn
 
 from model.bundle import Bundle, load_bundle, save_bundle
-from model.config import Task
+from model.tasks import MultiLabel
 from serve.engines.torch import TorchEngine
 from serve.export import torch_package
 from serve.export.parity import random_inputs
@@ -27,7 +27,7 @@ from serve.export.torch_package import PackedAttention, ServedNetwork, build_pac
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     directory = tmp_path_factory.mktemp("torch") / "bundle"
-    tasks = [*TASKS, Task(name="tags", kind="multi_label", labels=["a", "b", "c"])]
+    tasks = [*TASKS, MultiLabel(name="tags", labels=["a", "b", "c"])]
     save_bundle(directory, tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     return load_bundle(directory)
 

@@ -11,13 +11,14 @@ import torch
 
 from model.bundle import save_bundle
 from model.clip_towers import create_clip, preprocess_config
-from model.config import BundleConfig, ModelConfig, Task
+from model.config import BundleConfig, ModelConfig
 from model.networks import create_network
+from model.tasks import SingleLabel
 from serve.export.publish import export
 
 TASKS = [
-    Task(name="color", kind="single_label", labels=[f"color {i}" for i in range(17)]),
-    Task(name="pattern", kind="single_label", labels=[f"pattern {i}" for i in range(12)]),
+    SingleLabel(name="color", labels=[f"color {i}" for i in range(17)]),
+    SingleLabel(name="pattern", labels=[f"pattern {i}" for i in range(12)]),
 ]
 _FOLDER = tempfile.TemporaryDirectory(prefix="full-size-")
 

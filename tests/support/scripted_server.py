@@ -83,7 +83,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
                 self.open -= 1
 
     def answer(self, title: str, image_bytes: int) -> messages.ModelInferResponse:
-        told = {"label": title, "score": 0.5, "accepted": True, "text_share": 0.25, "modality": self.modality}
+        told = {"label": title, "score": 0.5, "labels": [title], "scores": [0.5], "accepted": True, "text_share": 0.25}
+        told["modality"] = self.modality
         raw = {
             "PREDICTION": text(json.dumps({"echo": told | {"image_bytes": image_bytes}}).encode()),
             "PROBABILITIES": struct.pack("<2f", *self.probabilities),

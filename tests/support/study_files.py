@@ -9,12 +9,14 @@ from tiny import tiny_bundle_config, tiny_config, tiny_network
 
 from dataset.writer import Plan, Product, write_dataset
 from model.bundle import save_bundle
-from model.config import Task
+from model.tasks import MultiLabel, SingleLabel, TaskSet
 
-TASKS = [
-    Task(name="color", kind="single_label", labels=["red", "blue", "green"]),
-    Task(name="tags", kind="multi_label", labels=["polka dot", "new"]),
-]
+TASKS = TaskSet(
+    [
+        SingleLabel(name="color", labels=["red", "blue", "green"]),
+        MultiLabel(name="tags", labels=["polka dot", "new"]),
+    ]
+)
 # title, picture, colour, tags
 ROWS = [
     ("Red dress", picture(0), "red", ["new"]),

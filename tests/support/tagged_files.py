@@ -7,10 +7,10 @@ from pathlib import Path
 from data_set_files import picture
 
 from dataset.writer import Plan, Product, write_dataset
-from model.config import Task
+from model.tasks import MultiLabel, SingleLabel, Task
 
-COLOR = Task(name="color", kind="single_label", labels=["red", "blue", "green"])
-TAGS = Task(name="tags", kind="multi_label", labels=["new", "sale", "never"])
+COLOR = SingleLabel(name="color", labels=["red", "blue", "green"])
+TAGS = MultiLabel(name="tags", labels=["new", "sale", "never"])
 # Of 8 products 6 have tags: 3 are new, 2 are on sale, none is never.
 TAGS_OF_8 = [["new"], ["new", "sale"], [], None, ["sale"], ["new"], None, []]
 SPLITS = {"train": 24, "validation": 16, "test": 13}
@@ -19,7 +19,7 @@ SPLITS = {"train": 24, "validation": 16, "test": 13}
 def write_tagged(directory: Path, tasks: tuple[Task, ...] = (COLOR, TAGS)) -> Path:
     """No product is green."""
     write_dataset(
-        Plan(directory, list(tasks), source="drawn", settings={}),
+        Plan(directory, tasks, source="drawn", settings={}),
         (product(split, n) for split, rows in SPLITS.items() for n in range(rows)),
     )
     return directory

@@ -13,14 +13,17 @@ from server_process import free_ports
 
 from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import BundleConfig, ModelConfig, Task
+from model.config import BundleConfig, ModelConfig
 from model.networks import create_network
+from model.tasks import SingleLabel, Task, TaskSet
 
 ROOT = Path(__file__).parents[2]
-TASKS = [
-    Task(name="color", kind="single_label", labels=["red", "blue", "green"]),
-    Task(name="pattern", kind="single_label", labels=["plain", "dots"]),
-]
+TASKS = TaskSet(
+    [
+        SingleLabel(name="color", labels=["red", "blue", "green"]),
+        SingleLabel(name="pattern", labels=["plain", "dots"]),
+    ]
+)
 STAGES = ("contrastive", "warmup", "end_to_end", "tuning")
 
 
@@ -35,12 +38,12 @@ def tiny_network(config: ModelConfig | None = None, tasks: Sequence[Task] = TASK
     torch.manual_seed(0)
     config = config or tiny_config()
     clip = create_clip(config)
-    return create_network(config, preprocess_config(clip), tasks, clip)
+    return create_network(config, preprocess_config(clip), TaskSet(tasks), clip)
 
 
 def tiny_bundle_config(config: ModelConfig | None = None, tasks: Sequence[Task] = TASKS) -> BundleConfig:
     config = config or tiny_config()
-    return BundleConfig(model=config, preprocess=preprocess_config(create_clip(config)), tasks=list(tasks))
+    return BundleConfig(model=config, preprocess=preprocess_config(create_clip(config)), tasks=tasks)
 
 
 def deepspeed(*arguments: object, ranks: int = 2) -> list[str]:

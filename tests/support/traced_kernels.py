@@ -15,8 +15,8 @@ from torch._higher_order_ops.triton_kernel_wrap import kernel_side_table
 from torch._subclasses import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 
-from model.config import Task
 from model.modality_heads import ModalityHeads
+from model.tasks import SingleLabel
 
 SIZES = (12, 17)
 
@@ -29,7 +29,7 @@ class NoDriver:
 
 
 triton.runtime.driver.set_active(NoDriver())
-tasks = [Task(name=f"task{n}", kind="single_label", labels=[str(i) for i in range(n)]) for n in SIZES]
+tasks = [SingleLabel(name=f"task{n}", labels=[str(i) for i in range(n)]) for n in SIZES]
 with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda:0"):
     heads = ModalityHeads(tasks, 512, 512, dropout=0.1, kernels="triton")
     inputs = (torch.empty(8, 512), torch.empty(8, 512), torch.ones(8, 2, dtype=torch.bool))

@@ -21,8 +21,9 @@ from triton.backends.compiler import GPUTarget
 
 from model.bundle import Bundle
 from model.clip_towers import create_clip, preprocess_config
-from model.config import BundleConfig, ModelConfig, Task
+from model.config import BundleConfig, ModelConfig
 from model.networks import create_network
+from model.tasks import SingleLabel, TaskSet
 from serve.export.torch_package import ServedNetwork, export_program
 
 OPERATORS = ("aten.linear", "aten.layer_norm", "aten.scaled_dot_product_attention", "cma_clip.modality_heads")
@@ -46,7 +47,7 @@ def on_fake_gpu(network: nn.Module) -> None:
 
 triton.runtime.driver.set_active(NoDriver())
 config = ModelConfig(kernels="triton")
-tasks = [Task(name=f"task{n}", kind="single_label", labels=[str(i) for i in range(n)]) for n in (12, 17)]
+tasks = TaskSet(SingleLabel(name=f"task{n}", labels=[str(i) for i in range(n)]) for n in (12, 17))
 clip = create_clip(config)
 preprocess = preprocess_config(clip)
 network = create_network(config, preprocess, tasks, clip)

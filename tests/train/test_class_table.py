@@ -9,12 +9,11 @@ import pytest
 import torch
 from tiny import TASKS
 
-from model.config import Task
+from model.tasks import MISSING, MultiLabel, TaskSet
 from train.answers import Answers, answers_by_task
 from train.class_table import class_table, confusion_matrix, write_class_tables
-from train.data import MISSING
 
-TAGS = Task(name="tags", kind="multi_label", labels=["a", "b"], thresholds=[0.5, 0.95])
+TAGS = MultiLabel(name="tags", labels=["a", "b"], thresholds=[0.5, 0.95])
 
 
 def colors() -> Answers:
@@ -22,13 +21,13 @@ def colors() -> Answers:
     scores = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.3, 0.6, 0.1], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]])
     targets = torch.eye(3)[[0, 0, 0, 1, 2]]
     targets[4] = MISSING
-    return next(answers_by_task(scores.log(), targets, TASKS[:1]))
+    return next(answers_by_task(scores.log(), targets, TaskSet(TASKS[:1])))
 
 
 def tags() -> Answers:
     logits = torch.tensor([[2.0, -1.0], [1.0, 3.0], [-2.0, 0.5]])
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    return next(answers_by_task(logits, targets, [TAGS]))
+    return next(answers_by_task(logits, targets, TaskSet([TAGS])))
 
 
 def test_single_label_by_hand():
@@ -61,7 +60,7 @@ def test_confusion_matrix_by_hand():
 
 
 def test_no_labelled_product():
-    answers = next(answers_by_task(torch.zeros(2, 3), torch.full((2, 3), MISSING), TASKS[:1]))
+    answers = next(answers_by_task(torch.zeros(2, 3), torch.full((2, 3), MISSING), TaskSet(TASKS[:1])))
     assert [(row["products"], row["answered"], row["f1"]) for row in class_table(answers)] == [(0, 0, None)] * 3
     assert confusion_matrix(answers) == [[0] * 3] * 3
 

@@ -13,10 +13,10 @@ from tiny import tiny_config
 
 from dataset.format import DatasetInfo
 from model.clip_towers import create_clip, preprocess_config
-from model.config import Task
 from model.preprocess import TitleTokenizer, image_to_pixels
+from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
-from train.data import MISSING, OrderedBatches, ProductDataset, ShuffledBatches, encode_targets
+from train.data import OrderedBatches, ProductDataset, ShuffledBatches
 
 PREPROCESS = preprocess_config(create_clip(tiny_config()))
 TOKENIZER = TitleTokenizer(build_tokenizer(PREPROCESS.vocab_size), PREPROCESS)
@@ -60,15 +60,17 @@ def test_targets_are_the_labels(data: Path):
 
 
 def test_R10_missing_labels_are_masked_and_unknown_ones_named():
-    tasks = [
-        Task(name="color", kind="single_label", labels=["red", "blue"]),
-        Task(name="tags", kind="multi_label", labels=["a", "b", "c"]),
-    ]
+    tasks = TaskSet(
+        [
+            SingleLabel(name="color", labels=["red", "blue"]),
+            MultiLabel(name="tags", labels=["a", "b", "c"]),
+        ]
+    )
     row = {"id": "p1", "color": None, "tags": ["c", "a"]}
-    assert encode_targets(row, tasks).tolist() == [MISSING, MISSING, 1, 0, 1]
-    assert encode_targets({"id": "p1", "color": "blue", "tags": []}, tasks).tolist() == [0, 1, 0, 0, 0]
+    assert tasks.encode(row).tolist() == [MISSING, MISSING, 1, 0, 1]
+    assert tasks.encode({"id": "p1", "color": "blue", "tags": []}).tolist() == [0, 1, 0, 0, 0]
     with pytest.raises(ValueError, match="p1: label 'green' is not among color's 2 labels"):
-        encode_targets(row | {"color": "green"}, tasks)
+        tasks.encode(row | {"color": "green"})
 
 
 def test_every_update_holds_the_same_products_for_any_number_of_ranks():

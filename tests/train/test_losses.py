@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from tiny import TASKS, tiny_network
 
-from model.config import Task
-from train.data import MISSING, Batch
+from model.tasks import MISSING, MultiLabel, TaskSet
+from train.data import Batch
 from train.losses import ClassificationObjective, ContrastiveObjective, classification_losses, drop_modalities
 
 TENSORS = ("input_ids_BT", "pixels_BHWC", "present_B2", "targets_BC", "readable_B")
-TAGS = Task(name="tags", kind="multi_label", labels=["a", "b"])
+TAGS = MultiLabel(name="tags", labels=["a", "b"])
 
 
 def batch(size: int = 6) -> Batch:
@@ -32,7 +32,7 @@ def batch(size: int = 6) -> Batch:
 def test_classification_losses_by_hand():
     logits = torch.tensor([[0.0, math.log(3.0), 0.0, 0.0, 2.0], [5.0, 5.0, 5.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
     targets = torch.tensor([[0.0, 1, 0, 0, 1], [MISSING] * 3 + [1, 0], [1, 0, 0, MISSING, MISSING]])
-    sums, counts = classification_losses(logits, targets, [TASKS[0], TAGS])
+    sums, counts = classification_losses(logits, targets, TaskSet([TASKS[0], TAGS]))
     assert counts.tolist() == [2, 2]
     assert sums[0].item() == pytest.approx(math.log(5 / 3) + math.log(3), rel=1e-5)
     bce = [math.log(2), math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]
@@ -43,17 +43,17 @@ def test_weighted_labels_by_hand():
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, 1.0, -1.0], [0.0, 0.0, 0.0, 9.0, 9.0]])
     targets = torch.tensor([[1.0, 0, 0, 0, 1], [0, 1, 0, 1, 0], [0, 0, 1, MISSING, MISSING]])
     weights = torch.tensor([1.0, 1.0, 1.0, 4.0, 2.5])
-    sums, counts = classification_losses(logits, targets, [TASKS[0], TAGS], weights)
+    sums, counts = classification_losses(logits, targets, TaskSet([TASKS[0], TAGS]), weights)
     assert counts.tolist() == [3, 2] and sums[0].item() == pytest.approx(3 * math.log(3), rel=1e-5)
     # without the label: log 2, then 1 and -1 as logits; with it: 2.5 and 4 times
     bce = [math.log(2), 2.5 * math.log(1 + math.exp(-2)), 4 * math.log(1 + math.exp(-1)), math.log(1 + math.exp(-1))]
     assert sums[1].item() == pytest.approx(sum(bce) / 2, rel=1e-5)
-    ones = classification_losses(logits, targets, [TASKS[0], TAGS], torch.ones(5))[0]
-    assert torch.equal(ones, classification_losses(logits, targets, [TASKS[0], TAGS])[0])
+    ones = classification_losses(logits, targets, TaskSet([TASKS[0], TAGS]), torch.ones(5))[0]
+    assert torch.equal(ones, classification_losses(logits, targets, TaskSet([TASKS[0], TAGS]))[0])
 
 
 def test_the_objective_weighs_and_its_checkpoints_do_not_hold_the_weights():
-    tasks, weights = [TASKS[0], TAGS], torch.tensor([1.0, 1.0, 1.0, 3.0, 5.0])
+    tasks, weights = TaskSet([TASKS[0], TAGS]), torch.tensor([1.0, 1.0, 1.0, 3.0, 5.0])
     network = tiny_network(tasks=tasks).eval()
     weighted = ClassificationObjective(network, tasks, 0.0, weights).eval()
     result = weighted(batch())

@@ -14,8 +14,7 @@ from torchmetrics.functional.classification import (
     multilabel_f1_score,
 )
 
-from model.config import Task
-from train.data import MISSING
+from model.tasks import MISSING, MultiLabel, TaskSet
 from train.metrics import average_precision, calibration_error, format_table, task_metrics
 
 THREE = TASKS[0]
@@ -36,7 +35,7 @@ def confident(answers: list[tuple[int, float]], size: int) -> torch.Tensor:
 def measure(answers: list[tuple[int, float]], labels: list[int], size: int = 3) -> dict:
     share = torch.full((len(labels), 1), 0.25)
     task = THREE if size == 3 else TASKS[1]
-    return task_metrics(confident(answers, size), share, one_hot(labels, size), [task])[task.name]
+    return task_metrics(confident(answers, size), share, one_hot(labels, size), TaskSet([task]))[task.name]
 
 
 def test_single_label_by_hand():
@@ -86,8 +85,8 @@ TARGETS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 
 def tags(logits: torch.Tensor, targets: torch.Tensor, thresholds: tuple[float, ...] = ()) -> dict:
     labels = ["a", "b"][: targets.shape[1]]
-    task = Task(name="tags", kind="multi_label", labels=labels, thresholds=list(thresholds))
-    return task_metrics(logits, torch.ones(len(logits), 1), targets, [task])["tags"]
+    task = MultiLabel(name="tags", labels=labels, thresholds=list(thresholds))
+    return task_metrics(logits, torch.ones(len(logits), 1), targets, TaskSet([task]))["tags"]
 
 
 def test_multi_label_by_hand():
@@ -161,7 +160,7 @@ def test_against_torchmetrics(size: int):
     expected = binary_calibration_error(scores, right.int(), n_bins=15).item()
     assert calibration_error(scores, right) == pytest.approx(expected, abs=1e-6)
     logits, labels = torch.randn(size, 3, generator=generator), torch.randint(0, 3, (size,), generator=generator)
-    values = task_metrics(logits, torch.ones(size, 1), one_hot(labels.tolist(), 3), [THREE])["color"]
+    values = task_metrics(logits, torch.ones(size, 1), one_hot(labels.tolist(), 3), TaskSet([THREE]))["color"]
     expected = multiclass_f1_score(logits.argmax(dim=1), labels, 3, average="macro").item()
     assert values["macro_f1"] == pytest.approx(expected, rel=1e-5)
     targets = (torch.rand(size, 2, generator=generator) < 0.5).float()

@@ -15,7 +15,8 @@ from tagged_files import COLOR, TAGS, write_tagged
 from tiny import ROOT, environment, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import load_bundle, save_bundle
-from model.config import BundleConfig, Task
+from model.config import BundleConfig
+from model.tasks import MultiLabel, TaskSet
 from train.data import ProductDataset
 from train.evaluation import Predictions, Ranks, predict, score
 from train.main import EXIT_BAD_INPUT
@@ -92,7 +93,7 @@ def test_another_score_is_replaced_and_nothing_else(tagged: Path, tmp_path: Path
 
 
 def test_other_tasks_are_refused(tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    tasks = [COLOR, Task(name="tags", kind="multi_label", labels=["new", "sale"])]
+    tasks = [COLOR, MultiLabel(name="tags", labels=["new", "sale"])]
     save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     assert main([str(tmp_path / "bundle"), "--data", str(tagged), "--output", str(tmp_path / "score")]) == 2
     assert "its tasks or labels are not those of the bundle" in capsys.readouterr().err
@@ -104,7 +105,7 @@ def test_numbers_gone_wrong_are_told_by_the_loss(tagged: Path):
     nothing = torch.full((4, 6), float("nan"))
     targets = torch.tensor([[1.0, 0, 0, 1, 0, 0]]).repeat(4, 1)
     answers = Predictions(nothing, torch.ones(4, 2), targets, torch.ones(4, 2).bool(), [])
-    loss, _ = score(answers, fit_thresholds(nothing, targets, [COLOR, TAGS]))
+    loss, _ = score(answers, fit_thresholds(nothing, targets, TaskSet([COLOR, TAGS])))
     assert loss != loss
 
 

@@ -12,8 +12,8 @@ from study_files import ROWS, TASKS, random_bundle, write_products
 
 from dataset.format import DatasetInfo
 from model.bundle import load_bundle
-from model.config import Task
-from train.data import MISSING, ProductDataset
+from model.tasks import MISSING, MultiLabel, SingleLabel
+from train.data import ProductDataset
 from train.evaluation import Predictions
 from train.study.measure import by_naming, confusion_matrices, measure
 from train.study.naming import Naming, phrase_pattern
@@ -166,8 +166,8 @@ def test_patterns_of_apa_mini(title: str, label: str, is_named: bool):
     assert Naming(apa_info()).names_label({"title": title, "pattern": label}, PATTERN) is is_named
 
 
-COLOR = Task(name="color", kind="single_label", labels=["red", "blue", "grey", "black"])
-PATTERN = Task(name="pattern", kind="single_label", labels=["polka dot", "plain", "striped"])
+COLOR = SingleLabel(name="color", labels=["red", "blue", "grey", "black"])
+PATTERN = SingleLabel(name="pattern", labels=["polka dot", "plain", "striped"])
 
 
 def apa_info() -> DatasetInfo:
@@ -180,7 +180,7 @@ def test_other_data_sets_go_by_the_label_itself():
     assert naming.names_label({"title": "polka dots", "pattern": "polka dot"}, PATTERN) is True
     assert naming.names_label({"title": "dots", "pattern": "polka dot"}, PATTERN) is False
     assert naming.names_label({"title": "scarlet", "color": "red"}, COLOR) is False
-    tags = Task(name="tags", kind="multi_label", labels=["birds", "grass", "C++", "?", "signs/map_symbols"])
+    tags = MultiLabel(name="tags", labels=["birds", "grass", "C++", "?", "signs/map_symbols"])
     naming = Naming(info.model_copy(update={"tasks": [tags]}))
     for title, labels, is_named in (
         ("a bird", ["grass", "birds"], True),

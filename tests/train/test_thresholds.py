@@ -8,13 +8,11 @@ import pytest
 import torch
 from tiny import TASKS
 
-from model.config import Task
-from model.decode import predictions, probabilities
+from model.tasks import MISSING, MultiLabel, Task, TaskSet
 from train.answers import answers_by_task
-from train.data import MISSING
 from train.thresholds import best_f1_threshold, fit_thresholds, most_at_precision
 
-TAGS = Task(name="tags", kind="multi_label", labels=["a", "b", "c"])
+TAGS = MultiLabel(name="tags", labels=["a", "b", "c"])
 
 
 def scored(*pairs: tuple[float, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,16 +80,16 @@ def test_fit_thresholds_of_both_kinds():
     color_targets = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1]])
     tag_targets = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 1, 0], [MISSING] * 3])
     targets = torch.cat([color_targets, tag_targets], dim=1)
-    fitted = fit_thresholds(torch.cat([color, tags], dim=1), targets, [TASKS[0], TAGS])
+    fitted = fit_thresholds(torch.cat([color, tags], dim=1), targets, TaskSet([TASKS[0], TAGS]))
     # color: right at 0.8 and 0.7, wrong at 0.6. a: right at 0.4 and 0.3. b: right from 0.7 on. c: never right
     assert fitted[0].thresholds == pytest.approx([0.7])
     assert fitted[1].thresholds == pytest.approx([0.3, 0.7, 0.5])
     assert [task.name for task in fitted] == ["color", "tags"] and TAGS.thresholds == []
-    assert [Task.model_validate_json(task.model_dump_json()) for task in fitted] == fitted
+    assert [Task.model_validate_json(task.model_dump_json()) for task in fitted] == list(fitted)
 
 
 def test_a_task_without_labelled_products_stays_as_it_is():
-    tasks = [TASKS[0], TAGS.model_copy(update={"thresholds": [0.1, 0.2, 0.3]})]
+    tasks = TaskSet([TASKS[0], TAGS.model_copy(update={"thresholds": [0.1, 0.2, 0.3]})])
     assert fit_thresholds(torch.randn(2, 6), torch.full((2, 6), MISSING), tasks) == tasks
 
 
@@ -102,9 +100,9 @@ def test_the_server_accepts_what_the_thresholds_were_fitted_to():
     targets = torch.cat([torch.eye(3)[logits[:, :3].argmax(dim=1)], (logits[:, 3:] > 0.3).float()], dim=1)
     unsure = logits[:, :3].softmax(dim=1).amax(dim=1) < 0.6
     targets[unsure, :3] = targets[unsure, :3].roll(1, dims=1)
-    tasks = fit_thresholds(logits, targets, [TASKS[0], TAGS])
-    scores = probabilities(logits.numpy(), tasks)
-    served = predictions(scores, torch.ones(200, 2).numpy(), torch.ones(200, 2).bool().numpy(), tasks)
+    tasks = fit_thresholds(logits, targets, TaskSet([TASKS[0], TAGS]))
+    scores = tasks.scores(logits.numpy())
+    served = tasks.predictions(scores, torch.ones(200, 2).numpy(), torch.ones(200, 2).bool().numpy())
     color, tags = answers_by_task(logits, targets, tasks)
     for n, answer in enumerate(served):
         assert TASKS[0].labels[int(color.answered_NL[n].int().argmax())] == answer["color"]["label"]

@@ -19,8 +19,9 @@ import simplejpeg
 from dataset.parts import cut, write_in_parts
 from dataset.rows import SplitShares
 from dataset.writer import Plan, Product, Reject
-from model.config import PreprocessConfig, Task
+from model.config import PreprocessConfig
 from model.preprocess import clean_title
+from model.tasks import SingleLabel
 from train.prepare.hdf5 import check_rows, column, latin, open_hdf5, read, read_all, runs
 from train.prepare.official import RANGES, add_common_arguments, fingerprint, refuse_leakage, report, rows_of
 from train.prepare.ranges import check_ranges
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     labels = sorted({*train_labels, *test_labels} - {""})
     plan = Plan(
         directory=arguments.output,
-        tasks=[Task(name="subcategory", kind="single_label", labels=labels)],
+        tasks=[SingleLabel(name="subcategory", labels=labels)],
         source=f"Fashion-Gen {train}, {test}",
         settings={
             **{"data_set": "fashion_gen", "version": VERSION, "files": fingerprint((train, test))},

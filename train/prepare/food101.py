@@ -19,7 +19,7 @@ from pathlib import Path
 from dataset.parts import cut, write_in_parts
 from dataset.rows import Candidate, SplitShares
 from dataset.writer import Plan, Product, Reject
-from model.config import Task
+from model.tasks import SingleLabel
 from train.prepare.official import (
     RANGES,
     EncodedPictures,
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     _refuse(arguments, halves, rows)
     plan = Plan(
         directory=arguments.output,
-        tasks=[Task(name="dish", kind="single_label", labels=dishes)],
+        tasks=[SingleLabel(name="dish", labels=dishes)],
         source=f"UPMC Food-101 {arguments.source}",
         settings={
             **{"data_set": "food101", "version": VERSION, "files": _fingerprint(halves)},

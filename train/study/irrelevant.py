@@ -17,8 +17,9 @@ import torch
 from cma_clip.files import write_atomically
 from dataset.format import SPLITS
 from model.bundle import Bundle
+from model.tasks import MISSING
 from train.classify import answers_for, open_bundle, subset
-from train.data import MISSING, ProductDataset
+from train.data import ProductDataset
 from train.evaluation import Predictions
 from train.metrics import task_metrics
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from dataset.format import DatasetInfo
-from model.config import Task
+from model.tasks import MISSING, TaskSet
 from train.answers import answers_by_task
 from train.class_table import confusion_matrix
 from train.classify import answers_for, open_bundle, subset
-from train.data import MISSING, ProductDataset
+from train.data import ProductDataset
 from train.evaluation import Predictions
 from train.metrics import task_metrics
 from train.study.irrelevant import suite as irrelevant_suite
@@ -47,7 +47,7 @@ def measure(
 
 
 def by_naming(
-    answers: Predictions, dataset: ProductDataset, info: DatasetInfo, tasks: list[Task]
+    answers: Predictions, dataset: ProductDataset, info: DatasetInfo, tasks: TaskSet
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Each task's answers, apart for titles that name the product's label and titles that do not.
 
@@ -60,26 +60,25 @@ def by_naming(
     naming, has_both_N = Naming(info), answers.present_N2.all(dim=1)
     products = map(dataset.product, range(len(dataset)))
     named_NK = [[naming.names_label(product, task) for task in tasks] for product in products]
-    result, first = {}, 0
-    for k, task in enumerate(tasks):
-        readable = (has_both_N & (answers.targets_NC[:, first] != MISSING)).nonzero()[:, 0].tolist()
+    result = {}
+    for k, (task, targets_NL) in enumerate(tasks.split(answers.targets_NC)):
+        readable = (has_both_N & (targets_NL[:, 0] != MISSING)).nonzero()[:, 0].tolist()
         groups = {name: [n for n in readable if named_NK[n][k] is value] for name, value in GROUPS.items()}
         result[task.name] = {name: _group(subset(answers, group), tasks, k) for name, group in groups.items()}
-        first += len(task.labels)
     return result
 
 
-def _group(answers: Predictions, tasks: list[Task], k: int) -> dict[str, Any]:
+def _group(answers: Predictions, tasks: TaskSet, k: int) -> dict[str, Any]:
     metrics = task_metrics(*answers[:3], tasks)[tasks[k].name]
     counts, _ = np.histogram(answers.text_share_NK[:, k].numpy(), bins=BINS, range=(0.0, 1.0))
     chosen = {name: metrics[name] for name in ("products", "text_share", "accuracy", "recall_at_90_precision")}
     return {**chosen, "histogram": counts.tolist()}
 
 
-def confusion_matrices(answers: Predictions, tasks: list[Task]) -> dict[str, dict[str, Any]]:
-    """Per single-label task: labels, and counts[true label][answer]."""
+def confusion_matrices(answers: Predictions, tasks: TaskSet) -> dict[str, dict[str, Any]]:
+    """Per task of one label a product: labels, and counts[true label][answer]."""
     return {
         part.task.name: {"labels": part.task.labels, "counts": confusion_matrix(part)}
         for part in answers_by_task(answers.logits_NC, answers.targets_NC, tasks)
-        if part.task.kind == "single_label"
+        if not part.task.several_labels
     }

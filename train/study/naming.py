@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dataset.format import DatasetInfo
-from model.config import Task
+from model.tasks import Task
 from train.prepare.apa_mini.titles import COLOR_WORDS, PATTERN_WORDS
 
 # data set -> task -> label -> what titles call it; elsewhere a label is called by its own name, and a label that is
@@ -31,8 +31,7 @@ class Naming:
 
     def names_label(self, product: dict[str, Any], task: Task) -> bool | None:
         """Whether the title names the product's label, or one of its labels; None where it has none."""
-        label = product[task.name]
-        labels = [label] if isinstance(label, str) else label
+        labels = task.labels_in(product[task.name])
         if not labels:
             return None
         return any(self.patterns[task.name][name].search(product["title"] or "") for name in labels)

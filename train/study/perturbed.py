@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from model.config import PreprocessConfig, Task
+from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, clean_title
-from train.data import ProductDataset, Sample, encode_targets
+from model.tasks import TaskSet
+from train.data import ProductDataset, Sample
 
 # N products, C labels of all tasks, K tasks
 
@@ -99,7 +100,7 @@ class PerturbedDataset(ProductDataset):
             is_complete = row["image"] and clean_title(row["title"] or "", self.preprocess.max_title_bytes)
         except ValueError:  # an unreadable title
             return None
-        return encode_targets(row, self.tasks) if is_complete else None
+        return self.tasks.encode(row) if is_complete else None
 
     def _choose_donors(self, targets_NC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.change == "contradicting":
@@ -119,15 +120,14 @@ def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
     return donors
 
 
-def contradicting_donors(targets_NC: np.ndarray, tasks: list[Task], rng: np.random.Generator) -> np.ndarray:
+def contradicting_donors(targets_NC: np.ndarray, tasks: TaskSet, rng: np.random.Generator) -> np.ndarray:
     """For each product a random one that differs in every task in which both have a label; NO_DONOR without one.
 
     Multi-label sets differ where they share no label; at least in one task both must have a label.
     The title that it gives may still name no label at all.
     """
     has_NC = np.maximum(targets_NC, 0).astype(np.float32)
-    starts = np.cumsum([0, *(len(task.labels) for task in tasks[:-1])])
-    labelled_NK = np.maximum.reduceat(has_NC, starts, axis=1) if len(has_NC) else has_NC
+    labelled_NK = np.stack([has_NL.max(axis=1) for _, has_NL in tasks.split(has_NC)], axis=1)
     donors = np.full(len(has_NC), NO_DONOR)
     for first in range(0, len(has_NC), BLOCK):
         block = slice(first, first + BLOCK)

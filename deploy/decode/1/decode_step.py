@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 
-from model.config import label_set_hash
-from model.decode import predictions, probabilities
 from serve.batching import Arrays
 from serve.step import TritonStep
 
@@ -15,11 +13,11 @@ class TritonPythonModel(TritonStep):
     outputs = ("PREDICTION", "PROBABILITIES", "TEXT_SHARE", "LABEL_SET")
 
     def load(self) -> None:
-        self.label_set = label_set_hash(self.bundle.tasks).encode()
+        self.label_set = self.bundle.tasks.label_set_hash.encode()
 
     def answer(self, logits_BC: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray) -> Arrays:
-        scores_BC = probabilities(logits_BC, self.bundle.tasks)
-        answers = predictions(scores_BC, text_share_BK, present_B2, self.bundle.tasks)
+        scores_BC = self.bundle.tasks.scores(logits_BC)
+        answers = self.bundle.tasks.predictions(scores_BC, text_share_BK, present_B2)
         for answer in answers:
             self.metrics.count(answer)
         prediction_B1 = np.array([[json.dumps(answer).encode()] for answer in answers], dtype=object)

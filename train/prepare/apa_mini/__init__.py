@@ -21,7 +21,7 @@ import numpy as np
 from dataset.format import SPLITS
 from dataset.parallel import available_cores, ordered_map
 from dataset.writer import Plan, Product, Settings, already_there, write_dataset
-from model.config import Task
+from model.tasks import SingleLabel
 from train.prepare.apa_mini.fashion_mnist import dresses
 from train.prepare.apa_mini.images import COLORS, jpeg, product_picture
 from train.prepare.apa_mini.patterns import PATTERNS
@@ -43,8 +43,8 @@ RANGES = {
     "workers": (1, 1024),
 }
 TASKS = [
-    Task(name="color", kind="single_label", labels=list(COLORS)),
-    Task(name="pattern", kind="single_label", labels=list(PATTERNS)),
+    SingleLabel(name="color", labels=list(COLORS)),
+    SingleLabel(name="pattern", labels=list(PATTERNS)),
 ]
 
 

@@ -17,7 +17,7 @@ from dataset.format import DatasetInfo
 from dataset.parts import Maker, cut, write_in_parts
 from dataset.rows import Candidate
 from dataset.writer import Plan, Product, Reject, Settings
-from model.config import Task
+from model.tasks import MultiLabel
 from train.prepare.mm_imdb import hdf5
 from train.prepare.mm_imdb.genres import GENRES, genres_of
 from train.prepare.official import (
@@ -163,7 +163,7 @@ def _write(
 ) -> DatasetInfo:
     plan = Plan(
         directory=arguments.output,
-        tasks=[Task(name="genres", kind="multi_label", labels=list(GENRES))],
+        tasks=[MultiLabel(name="genres", labels=list(GENRES))],
         source=f"MM-IMDb {arguments.hdf5 or arguments.source}",
         settings={"data_set": "mm_imdb", "version": VERSION, **settings},
         overwrite=arguments.overwrite,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dataset.parallel import available_cores, ordered_map
 from dataset.writer import Plan, Product, Reject, Settings, already_there, write_dataset
-from model.config import Task
+from model.tasks import Task
 from train.prepare.open_clipart.alike import groups, splits_of, thinned, without_duplicates
 from train.prepare.open_clipart.images import LIMITS, look_at
 from train.prepare.open_clipart.labels import Item, labels_of, make_tasks

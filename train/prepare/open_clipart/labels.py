@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from model.config import Task
+from model.tasks import MultiLabel, SingleLabel, Task
 from train.prepare.open_clipart.images import COLORS, Picture
 from train.prepare.open_clipart.metadata import Metadata
 
@@ -81,9 +81,9 @@ def make_tasks(items: Sequence[Item]) -> list[Task]:
     if not keywords:
         raise ValueError(f"none of the {len(items)} drawings has a keyword (dc:subject); --source wants those that do")
     return [
-        Task(name="category", kind="single_label", labels=categories),
-        Task(name="keywords", kind="multi_label", labels=keywords),
-        Task(name="color", kind="single_label", labels=COLORS),
+        SingleLabel(name="category", labels=categories),
+        MultiLabel(name="keywords", labels=keywords),
+        SingleLabel(name="color", labels=COLORS),
     ]
 
 

@@ -1,0 +1,315 @@
+"""What a network answers, as objects: one class a kind of task, and the set of a bundle's tasks. No torch at import.
+
+All that depends on the kind is asked from the task; who else needs to know goes through `TaskSet`, which alone does
+arithmetic on offsets. A new kind is a subclass of Task (or of the kind that it resembles) with a row in KINDS, and its
+tests; docs/extending.md writes one down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import Field, GetCoreSchemaHandler, ModelWrapValidatorHandler, SerializeAsAny, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from cma_clip.settings import StrictModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# B and N products, K tasks; of one task or, in a TaskSet, of all tasks side by side: C columns of the logits, L labels,
+# T thresholds
+
+MISSING = -1.0  # target of every label of a task that the product has no label for
+TOP_K = 3
+MODALITY = {(True, True): "title_and_image", (True, False): "title_only", (False, True): "image_only"}
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
+Answer = dict[str, Any]
+
+
+class Task(StrictModel):
+    """One attribute to classify. Logits are the network's columns; targets and scores have one column a label.
+
+    Attributes:
+        name: column name in the data set and key of the answer.
+        kind: key in KINDS; the subclass that a Task is read as.
+        labels: label names; the order is that of targets and scores.
+        thresholds: score from which an answer counts as accepted, 0 to 1; empty: `default_thresholds`.
+        several_labels: whether a product may have more than one label; then it is a list on disk.
+        least_labels: how many labels a task must have.
+        fitted_for: what thresholds are fitted for (train.thresholds.CRITERIA).
+        weighs_labels: whether the loss takes class weights.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    kind: str
+    labels: list[str]
+    thresholds: list[float] = []
+
+    several_labels: ClassVar[bool]
+    least_labels: ClassVar[int]
+    fitted_for: ClassVar[Literal["precision", "f1"]]
+    weighs_labels: ClassVar[bool]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_its_kind(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Any:
+        if cls is not Task or not isinstance(value, Mapping):
+            return handler(value)
+        if value.get("kind") not in KINDS:
+            raise ValueError(f"kind {value.get('kind')!r}: expected one of {', '.join(KINDS)}")
+        return KINDS[value["kind"]].model_validate(value)
+
+    @model_validator(mode="after")
+    def _labels_and_thresholds_fit(self) -> Self:
+        if len(self.labels) < self.least_labels:
+            kind = self.kind.replace("_", "-")
+            raise ValueError(
+                f"task {self.name}: a {kind} task needs {self.least_labels} or more labels, got {self.labels}"
+            )
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"task {self.name}: labels repeat in {self.labels}")
+        expected = len(self.default_thresholds)
+        if self.thresholds and len(self.thresholds) != expected:
+            raise ValueError(f"task {self.name}: {len(self.thresholds)} thresholds, expected {expected}")
+        return self
+
+    @property
+    def columns(self) -> int:
+        """How many of the logits are this task's."""
+        return len(self.labels)
+
+    @property
+    @abstractmethod
+    def default_thresholds(self) -> list[float]:
+        """One number a threshold, for tasks that bring none."""
+
+    @abstractmethod
+    def loss(self, logits_BC: Tensor, targets_BL: Tensor, weights_L: Tensor) -> Tensor:
+        """The loss of each product, float32 [B]; `weights_L` counts where `weighs_labels`."""
+
+    @abstractmethod
+    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
+        """Float32 [B, L] in 0..1."""
+
+    @abstractmethod
+    def answered(self, scores_NL: np.ndarray) -> np.ndarray:
+        """The decision: bool [N, L], which labels a product is answered with."""
+
+    @abstractmethod
+    def claims(self, scores_NL: np.ndarray, targets_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What each threshold decides about, and whether it is right: float32 and bool, both [N, T]."""
+
+    def accept_from(self) -> list[float]:
+        """The thresholds with their defaults filled in."""
+        return self.thresholds or self.default_thresholds
+
+    def accepted(self, scores_NL: np.ndarray) -> np.ndarray:
+        """Bool [N]: whether an answered label's score reaches its threshold."""
+        reached_NL = np.greater_equal(scores_NL, np.array(self.accept_from(), dtype=np.float32))
+        return (self.answered(scores_NL) & reached_NL).any(axis=1)
+
+    def answers(self, scores_BL: np.ndarray) -> list[Answer]:
+        """What a caller reads of each product: labels with their scores, best first, accepted, and the TOP_K labels.
+
+        Where a product has one label only, also as `label` and `score`.
+        """
+        answered_BL, accepted_B = self.answered(scores_BL), self.accepted(scores_BL)
+        result = []
+        for scores, answered, accepted in zip(scores_BL, answered_BL, accepted_B, strict=True):
+            order = np.argsort(-scores, kind="stable")
+            chosen = [(self.labels[i], _number(scores[i])) for i in order if answered[i]]
+            answer: Answer = {} if self.several_labels else dict(zip(("label", "score"), chosen[0], strict=True))
+            answer["labels"], answer["scores"] = [label for label, _ in chosen], [score for _, score in chosen]
+            answer["accepted"] = bool(accepted)
+            answer["top"] = [[self.labels[i], _number(scores[i])] for i in order[:TOP_K]]
+            result.append(answer)
+        return result
+
+    def encode(self, row: Mapping[str, Any]) -> np.ndarray:
+        """A row's labels as float32 [L]: 1 at the labels it has, 0 at the others, MISSING at all where it has null.
+
+        Raises:
+            ValueError: a label is not among the task's.
+        """
+        if row[self.name] is None:
+            return np.full(len(self.labels), MISSING, dtype=np.float32)
+        targets = np.zeros(len(self.labels), dtype=np.float32)
+        for label in self.labels_in(row[self.name]):
+            if label not in self.labels:
+                raise ValueError(f"{row['id']}: label {label!r} is not among {self.name}'s {len(self.labels)} labels")
+            targets[self.labels.index(label)] = 1
+        return targets
+
+    @classmethod
+    def labels_in(cls, stored: Any) -> list[str]:
+        """The labels of a row's value as it stands on disk; none of null."""
+        return [] if stored is None else stored if cls.several_labels else [stored]
+
+    @classmethod
+    def stored(cls, labels: list[str]) -> str | list[str]:
+        """The value on disk for labels; no labels are one only where there may be several."""
+        return labels if cls.several_labels else labels[0]
+
+
+class SingleLabel(Task):
+    """One label a product: softmax, the best label is answered and accepted from the task's one threshold on."""
+
+    kind: Literal["single_label"] = "single_label"
+
+    several_labels = False
+    least_labels = 2
+    fitted_for = "precision"
+    weighs_labels = False
+
+    @property
+    def default_thresholds(self) -> list[float]:
+        return [0.0]
+
+    def loss(self, logits_BC: Tensor, targets_BL: Tensor, weights_L: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
+        return F.cross_entropy(logits_BC, targets_BL, reduction="none")
+
+    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
+        logits = logits_BC.astype(np.float32)
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exp / exp.sum(axis=1, keepdims=True)
+
+    def answered(self, scores_NL: np.ndarray) -> np.ndarray:
+        return np.arange(scores_NL.shape[1]) == scores_NL.argmax(axis=1)[:, None]
+
+    def claims(self, scores_NL: np.ndarray, targets_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The answered label of each product."""
+        answered_NL = self.answered(scores_NL)
+        right_N = (answered_NL & targets_NL).any(axis=1)
+        return scores_NL[answered_NL][:, None], right_N[:, None]
+
+
+class MultiLabel(Task):
+    """Any number of labels a product: sigmoid, each label is answered from its own threshold on."""
+
+    kind: Literal["multi_label"] = "multi_label"
+
+    several_labels = True
+    least_labels = 1
+    fitted_for = "f1"
+    weighs_labels = True
+
+    @property
+    def default_thresholds(self) -> list[float]:
+        return [0.5] * len(self.labels)
+
+    def loss(self, logits_BC: Tensor, targets_BL: Tensor, weights_L: Tensor) -> Tensor:
+        """Averaged over the labels; the term of a label that a product has counts its weight times."""
+        import torch.nn.functional as F
+
+        losses_BL = F.binary_cross_entropy_with_logits(logits_BC, targets_BL, reduction="none", pos_weight=weights_L)
+        return losses_BL.mean(dim=1)
+
+    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
+        return 0.5 * (1 + np.tanh(0.5 * logits_BC.astype(np.float32)))
+
+    def answered(self, scores_NL: np.ndarray) -> np.ndarray:
+        return np.greater_equal(scores_NL, np.array(self.accept_from(), dtype=np.float32))
+
+    def claims(self, scores_NL: np.ndarray, targets_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every label of every product."""
+        return scores_NL, targets_NL
+
+
+KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel}
+
+
+class TaskSet(tuple[Task, ...]):
+    """The tasks of a network in the order of its logits; a list in JSON, and a type that pydantic models may hold.
+
+    Raises:
+        ValueError: no task, or two of one name.
+    """
+
+    def __new__(cls, tasks: Iterable[Task]) -> Self:
+        self = super().__new__(cls, tasks)
+        names = [task.name for task in self]
+        if not names:
+            raise ValueError("no tasks")
+        if len(set(names)) != len(names):
+            raise ValueError(f"task names repeat in {names}")
+        return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, handler(tuple[SerializeAsAny[Task], ...]))
+
+    @property
+    def num_columns(self) -> int:
+        """Width of the logits."""
+        return sum(task.columns for task in self)
+
+    @property
+    def num_labels(self) -> int:
+        """Width of targets and scores."""
+        return sum(len(task.labels) for task in self)
+
+    @property
+    def label_set_hash(self) -> str:
+        """12 hex digits that change when a task, a label or their order does; thresholds do not count."""
+        parts = [[task.name, task.kind, task.labels] for task in self]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+    def split_logits(self, logits_BC: Array) -> Iterator[tuple[Task, Array]]:
+        """Each task with its own columns of the logits, along the last dimension."""
+        return self._split(logits_BC, [task.columns for task in self])
+
+    def split(self, values_BL: Array) -> Iterator[tuple[Task, Array]]:
+        """Each task with its own labels of targets, scores or weights, along the last dimension."""
+        return self._split(values_BL, [len(task.labels) for task in self])
+
+    def _split(self, values: Array, widths: Sequence[int]) -> Iterator[tuple[Task, Array]]:
+        if values.shape[-1] != sum(widths):
+            raise ValueError(f"{values.shape[-1]} columns, the tasks need {sum(widths)}")
+        start = 0
+        for task, width in zip(self, widths, strict=True):
+            yield task, values[..., start : start + width]
+            start += width
+
+    def encode(self, row: Mapping[str, Any]) -> np.ndarray:
+        """A row's labels as targets, float32 [L].
+
+        Raises:
+            ValueError: a label is not among its task's.
+        """
+        return np.concatenate([task.encode(row) for task in self])
+
+    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
+        """Float32 [B, L] in 0..1."""
+        return np.concatenate([task.scores(logits) for task, logits in self.split_logits(logits_BC)], axis=1)
+
+    def predictions(
+        self, scores_BL: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray
+    ) -> list[dict[str, Answer]]:
+        """What is said of each product, ready for JSON: task name -> answer, text share and modality.
+
+        Args:
+            scores_BL: from `scores`.
+            text_share_BK: λ per task.
+            present_B2: whether there was a title, an image.
+        """
+        modalities = [MODALITY[bool(title), bool(image)] for title, image in present_B2]
+        products: list[dict[str, Answer]] = [{} for _ in scores_BL]
+        for (task, own_BL), share_B in zip(self.split(scores_BL), text_share_BK.T, strict=True):
+            parts = zip(products, task.answers(own_BL), share_B, modalities, strict=True)
+            for product, answer, share, modality in parts:
+                product[task.name] = answer | {"text_share": _number(share), "modality": modality}
+        return products
+
+
+def _number(value: np.floating) -> float:
+    """Six decimals: what float32 can carry, and a short JSON."""
+    return round(float(value), 6)
