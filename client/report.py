@@ -19,7 +19,8 @@ from PIL import Image
 from client.classifier import Classifier
 from client.protocol import Answer
 from cma_clip.command import command
-from dataset.format import SPLITS, DatasetInfo
+from dataset.format import DatasetInfo
+from dataset.splits import SPLITS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

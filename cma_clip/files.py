@@ -28,7 +28,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     If the block raises, `path` stays as it was and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -36,12 +36,18 @@ def new_directory(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 to_disk(file)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
+        put_in_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def put_in_place(directory: Path, path: Path) -> None:
+    """`directory` becomes `path`; what was there before goes."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        os.replace(path, old)
+    os.replace(directory, path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def file_sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from cma_clip.settings import StrictModel, read_json
 from model.tasks import Task, TaskSet
 
-SPLITS = ("train", "validation", "test")
+Settings = dict[str, str | int | float | bool | None | list[str]]
 
 
 class Shard(StrictModel):
@@ -50,7 +50,7 @@ class DatasetInfo(StrictModel):
     tasks: TaskSet
     splits: dict[Literal["train", "validation", "test"], Split]
     source: str
-    settings: dict[str, str | int | float | bool | None | list[str]] = {}
+    settings: Settings = {}
     hash: str
 
     @classmethod

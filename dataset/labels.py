@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.table import Row, Source
+from model.refusal import Code, Refusal
 from model.tasks import KINDS, Task, TaskSet
 
 RESERVED = ("id", "image", "title", "split")
@@ -66,8 +67,8 @@ def read_label_file(option: str, tasks: list[TaskColumn]) -> tuple[str, list[str
     return name, labels
 
 
-def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[str]]) -> tuple[TaskSet, int | None]:
-    """The tasks with their labels, and the rows of the table if it had to be read for them.
+def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[str]]) -> tuple[TaskSet, int]:
+    """The tasks with their labels, and the number of rows: the label columns are read at most once.
 
     Args:
         known: task -> labels that need not be looked for.
@@ -75,20 +76,18 @@ def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[
         ValueError: too few labels, or so many that the column cannot be one of labels.
     """
     unknown = [column for column in columns if column.name not in known]
-    total = None
-    if unknown:
-        found, total = _discover(source, unknown)
-        known = known | found
+    found, total = _discover(source, unknown) if unknown else ({}, source.count())
+    known = known | found
     for column in columns:
         _check_labels(column, known[column.name])
     return TaskSet(c.task(name=c.name, kind=c.kind, labels=known[c.name]) for c in columns), total
 
 
 def labels_of(column: TaskColumn, cell: object) -> list[str]:
-    """The labels in a cell; none if it is null, empty or blank.
+    """The labels in a cell; none if it is null, NaN, empty or blank.
 
     Raises:
-        ValueError: several labels for a single-label task, or no text or number.
+        Refusal: several labels for a single-label task, or no text or number.
     """
     if column.task.several_labels and isinstance(cell, str):
         cell = cell.split(column.separator)
@@ -96,11 +95,12 @@ def labels_of(column: TaskColumn, cell: object) -> list[str]:
     values = [value for value in values if value is not None and value == value]  # NaN differs from itself
     strange = [value for value in values if not isinstance(value, str | int | float)]
     if strange:
-        raise ValueError(f"{column.name}: a label is {type(strange[0]).__name__}, expected text or a number")
+        problem = f"{column.name}: a label is {type(strange[0]).__name__}, expected text or a number"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
     texts = [str(value).strip() for value in values]
     labels = list(dict.fromkeys(text for text in texts if text))
     if not column.task.several_labels and len(labels) > 1:
-        raise ValueError(f"{column.name}: {len(labels)} labels for a single-label task")
+        raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: {len(labels)} labels for a single-label task")
     return labels
 
 
@@ -119,7 +119,7 @@ def _collect(row: Row, columns: Iterable[TaskColumn], found: dict[str, set[str]]
     for column in columns:
         try:
             found[column.name].update(labels_of(column, row.cells[column.name]))
-        except ValueError:
+        except Refusal:
             continue  # the second pass rejects this row and says why
         if len(found[column.name]) > MOST_LABELS:
             raise ValueError(f"column {column.name} holds more than {MOST_LABELS:,} labels; is it one of labels?")

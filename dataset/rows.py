@@ -2,133 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dataset.format import SPLITS
 from dataset.labels import TaskColumn, labels_of
-from dataset.parallel import ordered_map
-from dataset.seen_ids import SeenIds, hash_of
+from dataset.parts import Part
+from dataset.products import Product, Reject
+from dataset.seen_ids import SeenIds
+from dataset.splits import SPLITS, SplitShares
 from dataset.table import Row, Source
-from dataset.writer import Product, Reject
 from model.config import PreprocessConfig
 from model.preprocess import clean_title, decode_image
-from model.tasks import TaskSet
+from model.refusal import Code, Refusal
+from model.tasks import Task
+
+DUPLICATE_ID = Refusal(Code.DUPLICATE_ID, "an earlier row has this id")
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which column holds what; without an id column the row number is the id."""
 
-    image: str
-    title: str
+    image: str | None
+    title: str | None
     id: str | None = None
     split: str | None = None
 
 
 @dataclass(frozen=True)
-class SplitShares:
-    """Shares of validation and test, 0 to 1, and the seed that a product's place depends on."""
-
-    validation: float = 0.1
-    test: float = 0.1
-    seed: int = 0
-
-    def split_of(self, id: str) -> str:
-        """The split of a product; it stays the same when the catalogue grows."""
-        place = hash_of(f"{self.seed}:{id}") / 2**64
-        if place < self.test:
-            return "test"
-        return "validation" if place < self.test + self.validation else "train"
-
-
-@dataclass(frozen=True)
 class Reading:
-    """How rows become products. `image_root`: what relative picture paths start from."""
+    """How rows become products. `image_root`: what relative image paths start from."""
 
     columns: Columns
-    tasks: list[TaskColumn]
-    shares: SplitShares
     image_root: Path
-    preprocess: PreprocessConfig
+    tasks: list[TaskColumn] = field(default_factory=list)
+    shares: SplitShares = field(default_factory=SplitShares)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     def used_columns(self) -> list[str]:
         """The columns that must be read, each once."""
         fixed = (self.columns.id, self.columns.image, self.columns.title, self.columns.split)
         return list(dict.fromkeys(name for name in (*fixed, *(t.name for t in self.tasks)) if name is not None))
 
+    def check_columns(self, source: Source) -> None:
+        """Refuse a table that lacks a column.
+
+        Raises:
+            ValueError: with the columns that it has.
+        """
+        there = source.columns()
+        missing = [name for name in self.used_columns() if name not in there]
+        if missing:
+            raise ValueError(f"{source.files[0]}: no column {', '.join(missing)}; it has {', '.join(there)}")
+
 
 @dataclass(frozen=True)
-class Candidate:
-    """A product whose picture has not been looked at: `picture` is encoded bytes, a path, or None."""
+class UnreadProduct:
+    """A product whose image has not been looked at: `image` is encoded bytes, a path, or None."""
 
     row: int
     product: Product
-    picture: bytes | Path | None
+    image: bytes | Path | None
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory that count."""
+        return len(self.image) if isinstance(self.image, bytes) else 0
 
 
-def products(source: Source, reading: Reading, tasks: TaskSet, workers: int) -> Iterator[Product | Reject]:
-    """Every row of the table as a product or as a reject, in order."""
+@dataclass(frozen=True)
+class ImageReader:
+    """Makes products whose images are encoded: the bytes stay as they are, once training could decode them."""
+
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+
+    def products(self, part: Part) -> Iterator[Product | Reject]:
+        """One product for each that is unread; rejects pass."""
+        for item in part.items:
+            yield item if isinstance(item, Reject) else self.read(item)
+
+    def read(self, unread: UnreadProduct) -> Product | Reject:
+        """The product with its image, or what is wrong with it."""
+        try:
+            image = read_image(unread.image, self.preprocess.max_image_bytes)
+            if unread.image is not None:
+                decode_image(image, self.preprocess)
+        except Refusal as refusal:
+            return Reject.of(unread.row, unread.product.id, refusal)
+        return replace(unread.product, image=image)
+
+
+def unread_products(source: Source, reading: Reading, tasks: Iterable[Task]) -> Iterator[UnreadProduct | Reject]:
+    """Every row of the table in order, checked but for its image."""
     seen = SeenIds()
     known = {task.name: frozenset(task.labels) for task in tasks}
-    rows = source.rows(reading.used_columns())
-    candidates = (row if isinstance(row, Reject) else read_row(row, reading, known, seen) for row in rows)
-    check = partial(with_picture, preprocess=reading.preprocess)
-    yield from ordered_map(ThreadPoolExecutor(workers), check, candidates, pending=4 * workers)
+    for row in source.rows(reading.used_columns()):
+        yield row if isinstance(row, Reject) else read_row(row, reading, known, seen)
 
 
-def read_row(row: Row, reading: Reading, known: dict[str, frozenset[str]], seen: SeenIds) -> Candidate | Reject:
-    """Check all of a row but its picture.
+def read_row(row: Row, reading: Reading, known: dict[str, frozenset[str]], seen: SeenIds) -> UnreadProduct | Reject:
+    """Check all of a row but its image.
 
     Args:
         known: task -> labels.
         seen: the ids of the rows before; this row's is added.
     """
-    columns, cells = reading.columns, row.cells
-    id = _id(row, columns)
+    columns = reading.columns
+    id = str(row.number) if columns.id is None else _text(_cell(row, columns.id))
     try:
         if not id:
-            raise ValueError("no id")
-        picture = _picture(cells[columns.image], reading.image_root)
-        title = _title(cells[columns.title], reading.preprocess)
-        if picture is None and not title:
-            raise ValueError("neither title nor picture")
-        labels = {task.name: _labels(task, cells[task.name], known[task.name]) for task in reading.tasks}
-        split = _split(cells[columns.split]) if columns.split else reading.shares.split_of(id)
+            raise Refusal(Code.NO_ID, "the row has no id")
+        image = _image(_cell(row, columns.image), reading.image_root)
+        title = _title(_cell(row, columns.title), reading.preprocess)
+        if image is None and not title:
+            raise Refusal(Code.NO_MODALITY, "neither title nor image")
+        labels = {task.name: _labels(task, row.cells[task.name], known[task.name]) for task in reading.tasks}
+        split = _split(_cell(row, columns.split)) if columns.split else reading.shares.split_of(id)
         if not seen.add(id):
-            raise ValueError("duplicate id")
-    except ValueError as error:
-        return Reject(row.number, id, str(error))
-    return Candidate(row.number, Product(id, b"", title, labels, split), picture)
+            raise DUPLICATE_ID
+    except Refusal as refusal:
+        return Reject.of(row.number, id, refusal)
+    return UnreadProduct(row.number, Product(id, b"", title, labels, split), image)
 
 
-def with_picture(candidate: Candidate | Reject, preprocess: PreprocessConfig) -> Product | Reject:
-    """Read and decode the picture of a candidate, as training will."""
-    if isinstance(candidate, Reject):
-        return candidate
-    product = candidate.product
-    if candidate.picture is None:
-        return product
+def read_image(image: bytes | Path | None, most: int) -> bytes:
+    """The encoded image, empty where there is none; of a file one byte more than `most` is read at most.
+
+    Raises:
+        Refusal: IMG_UNREADABLE.
+    """
+    if not isinstance(image, Path):
+        return image or b""
     try:
-        image = _bytes(candidate.picture, preprocess.max_image_bytes)
-        decode_image(image, preprocess)
-    except ValueError as error:
-        return Reject(candidate.row, product.id, str(error))
-    return Product(product.id, image, product.title, product.labels, product.split)
+        with image.open("rb") as file:
+            return file.read(most + 1)
+    except OSError as error:
+        raise Refusal(Code.IMG_UNREADABLE, f"{image}: {error.strerror}") from None
 
 
-def _id(row: Row, columns: Columns) -> str:
-    if columns.id is None:
-        return str(row.number)
-    cell = row.cells[columns.id]
+def _cell(row: Row, column: str | None) -> object:
+    """None where there is no such column, or NaN: pandas writes it where nothing is."""
+    cell = None if column is None else row.cells[column]
+    return None if isinstance(cell, float) and cell != cell else cell
+
+
+def _text(cell: object) -> str:
     return "" if cell is None else str(cell).strip()
 
 
-def _picture(cell: object, root: Path) -> bytes | Path | None:
-    """Bytes, a path, or Hugging Face's {bytes, path}; None if there is no picture."""
+def _image(cell: object, root: Path) -> bytes | Path | None:
+    """Bytes, a path, or Hugging Face's {bytes, path}; None if there is no image."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or cell in ("", b""):
@@ -136,7 +160,7 @@ def _picture(cell: object, root: Path) -> bytes | Path | None:
     if isinstance(cell, str):
         return root / cell.strip() if cell.strip() else None
     if not isinstance(cell, bytes):
-        raise ValueError(f"picture is {type(cell).__name__}, expected a path or bytes")
+        raise Refusal(Code.ROW_UNUSABLE, f"image is {type(cell).__name__}, expected a path or bytes")
     return cell
 
 
@@ -144,7 +168,7 @@ def _title(cell: object, preprocess: PreprocessConfig) -> str:
     if cell is None:
         return ""
     if not isinstance(cell, str):
-        raise ValueError(f"title is {type(cell).__name__}, expected text")
+        raise Refusal(Code.ROW_UNUSABLE, f"title is {type(cell).__name__}, expected text")
     return cell if clean_title(cell, preprocess.max_title_bytes) else ""
 
 
@@ -152,22 +176,12 @@ def _labels(task: TaskColumn, cell: object, known: frozenset[str]) -> str | list
     labels = labels_of(task, cell)
     unknown = [label for label in labels if label not in known]
     if unknown:
-        raise ValueError(f"{task.name}: label {unknown[0]!r} is not among the {len(known)} known ones")
+        problem = f"{task.name}: label {unknown[0]!r} is not among the {len(known)} known ones"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
     return task.task.stored(labels) if labels else None
 
 
 def _split(cell: object) -> str:
     if cell not in SPLITS:
-        raise ValueError(f"split {cell!r}, expected one of {', '.join(SPLITS)}")
+        raise Refusal(Code.ROW_UNUSABLE, f"split {cell!r}, expected one of {', '.join(SPLITS)}")
     return str(cell)
-
-
-def _bytes(picture: bytes | Path, most: int) -> bytes:
-    """The encoded picture; of a file one byte more than allowed is read at most."""
-    if isinstance(picture, bytes):
-        return picture
-    try:
-        with picture.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise ValueError(f"picture {picture}: {error.strerror}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -11,10 +11,12 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataset.writer import Reject
+from dataset.products import Reject
+from model.refusal import Code
 
 BATCH_ROWS = 64
 READ_BUFFER_BYTES = 1 << 20
+NOT_UTF8 = "text is not UTF-8"
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,25 @@ class Row:
     cells: dict[str, object]
 
 
-class CsvSource:
-    """A comma-separated UTF-8 file with a header; blank lines are not counted."""
+def state_of(files: Iterable[Path]) -> dict[str, int]:
+    """Bytes of all the files together, and when the last of them was written to."""
+    states = [path.stat() for path in files]
+    return {"bytes": sum(state.st_size for state in states), "modified_ns": max(state.st_mtime_ns for state in states)}
 
-    def __init__(self, path: Path):
+
+class CsvSource:
+    """A comma-separated UTF-8 file with a header; blank lines are not counted.
+
+    Args:
+        replace: bytes that are no UTF-8 are read as U+FFFD; otherwise they cost their own row.
+    """
+
+    def __init__(self, path: Path, replace: bool = False) -> None:
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
         self.files = [path]
         self.root = path.parent
+        self.replace = replace
 
     def columns(self) -> list[str]:
         """The header."""
@@ -47,23 +60,27 @@ class CsvSource:
             places = {name: header.index(name) for name in columns}
             for number, cells in _numbered(reader):
                 if isinstance(cells, csv.Error):
-                    yield Reject(number, "", f"not a CSV row: {cells}")
+                    yield Reject(number, "", Code.ROW_UNUSABLE, f"not a CSV row: {cells}")
                 elif len(cells) != len(header):
-                    yield Reject(number, "", f"{len(cells)} cells, the header has {len(header)}")
+                    yield Reject(number, "", Code.ROW_UNUSABLE, f"{len(cells)} cells, the header has {len(header)}")
                 elif not all(_is_utf8(cells[place]) for place in places.values()):
-                    yield Reject(number, "", "text is not UTF-8")
+                    yield Reject(number, "", Code.TXT_INVALID_UTF8, NOT_UTF8)
                 else:
                     yield Row(number, {name: cells[place] for name, place in places.items()})
 
+    def count(self) -> int:
+        """Rows, the unusable ones too."""
+        return sum(1 for _ in self.rows([]))
+
     def _open(self) -> TextIO:
-        # surrogateescape: an invalid byte must cost its own row only, not the run.
-        return self.files[0].open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        errors = "replace" if self.replace else "surrogateescape"
+        return self.files[0].open(encoding="utf-8-sig", errors=errors, newline="")
 
 
 class ParquetSource:
     """A Parquet file, or all those below a directory in the order of their names."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not self.files or not self.files[0].is_file():
             raise ValueError(f"{path}: no such file, or a directory without *.parquet files")
@@ -83,7 +100,12 @@ class ParquetSource:
         for path in self.files:
             for cells in _parquet_rows(path, columns):
                 number += 1
-                yield Row(number, cells) if cells is not None else Reject(number, "", "text is not UTF-8")
+                spoilt = Reject(number, "", Code.TXT_INVALID_UTF8, NOT_UTF8)
+                yield spoilt if cells is None else Row(number, cells)
+
+    def count(self) -> int:
+        """Rows, the unusable ones too."""
+        return sum(_open_parquet(path).metadata.num_rows for path in self.files)
 
 
 Source = CsvSource | ParquetSource

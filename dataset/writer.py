@@ -1,56 +1,36 @@
-"""Products to Parquet shards and `dataset.json`, all or nothing, in bounded memory."""
+"""The one way by which a data set comes to be: parts that processes make, all or nothing."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from cma_clip.files import new_directory
-from dataset.format import SPLITS, DatasetInfo, Shard, Split, shard_schema
+from cma_clip.files import put_in_place, write_atomically
+from dataset.format import DatasetInfo, Settings, Split
+from dataset.parts import PART_ROWS, FinishedPart, Maker, Making, Part, finished_parts
+from dataset.products import Product, Reject, RejectFile
+from dataset.resume import PARTS, work_on
+from dataset.splits import SPLITS
 from model.tasks import Task
 
-ROW_GROUP_ROWS = 256
-ROW_GROUP_BYTES = 256 << 20
-SHARD_ROWS = 16_384
+FORMAT = 2
 LABELS_SHOWN = 20
-Settings = dict[str, str | int | float | bool | None | list[str]]
 
 
 @dataclass(frozen=True)
-class Product:
-    """One row. `labels`: task -> label, list of labels, or None where it has none."""
-
-    id: str
-    image: bytes
-    title: str
-    labels: dict[str, str | list[str] | None]
-    split: str
-
-
-@dataclass(frozen=True)
-class Reject:
-    """A row of the source that could not be used; `row` counts from 1."""
-
-    row: int
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Plan:
+class NewDataset:
     """What is to be written where.
 
     Attributes:
-        total: rows of the source, for the progress bar; None if unknown.
+        source: where the products come from, for people.
+        settings: all that the products depend on.
         max_rejects: largest share of rejected rows, 0 to 1, before the data set counts as wrong.
         next_stage: what the summary proposes to train, and with which recipe.
     """
@@ -59,198 +39,142 @@ class Plan:
     tasks: Sequence[Task]
     source: str
     settings: Settings
-    total: int | None = None
     overwrite: bool = False
     max_rejects: float = 0.5
     next_stage: str = "warmup --config train/recipes/apa.yaml"
 
 
-def write_dataset(plan: Plan, rows: Iterable[Product | Reject]) -> DatasetInfo:
-    """Write the data set in one step: whatever fails, `plan.directory` stays as it was.
+def write_dataset(
+    new: NewDataset, parts: Iterable[Part], maker: Maker, workers: int, total: int | None = None
+) -> DatasetInfo:
+    """Write the data set, or what an earlier run with the same settings left to do of it.
 
+    Args:
+        total: items of all parts; None counts them, which wants a list of parts.
+    Returns:
+        What was written; a data set of the same settings that is already there is left alone.
     Raises:
-        ValueError: the directory is taken, too many rows are rejected, or no training row is left.
+        ValueError: the directory is taken, too many rows are rejected, or no training row is left. Nothing is kept.
+        OSError: the disk is full or a process died. What is finished is kept for the next run.
     """
-    check_free(plan)
-    with new_directory(plan.directory) as directory:
-        writers = {name: SplitWriter(directory, name, plan.tasks) for name in SPLITS}
-        rejects = RejectList(directory / "rejects.csv")
-        for row in tqdm(rows, total=plan.total, unit=" rows", desc=plan.directory.name, disable=None):
-            if isinstance(row, Reject):
-                rejects.add(row)
-            else:
-                writers[row.split].add(row)
-        rejects.close()
-        closed = {name: writers[name].close() for name in SPLITS}
-        info = describe(plan, {name: split for name, split in closed.items() if split.rows})
-        rejects.check(info, plan.max_rejects)
-        (directory / "dataset.json").write_text(info.model_dump_json(indent=2) + "\n")
-    print(summary(plan, info, rejects.count))
+    if already_there(new):
+        return DatasetInfo.read(new.directory)
+    total = sum(len(part.items) for part in parts) if total is None else total
+    stamp = {"format": FORMAT, "part_rows": PART_ROWS, "settings": new.settings}
+    with work_on(new.directory, stamp, clear=True) as work:
+        made = finished_parts(parts, Making(maker, work, new.tasks), workers)
+        (work / "data").mkdir(exist_ok=True)
+        rejects = RejectFile(work / "data" / "rejects.csv")
+        try:
+            # closing: no process may still write when the directory is taken away or left to the next run.
+            with closing(made), closing(rejects):
+                info = _collect(new, made, rejects, total)
+        except ValueError:
+            shutil.rmtree(work / PARTS)
+            raise
+        if not rejects.count:
+            (work / "data" / "rejects.csv").unlink()
+        write_atomically(work / "data" / "dataset.json", info.model_dump_json(indent=2) + "\n")
+        put_in_place(work / "data", new.directory)
+    print(summary(new, info, rejects.count))
     return info
 
 
-def already_there(plan: Plan) -> bool:
+def write_rows(new: NewDataset, rows: Iterable[Product | Reject], total: int | None = None) -> DatasetInfo:
+    """Write products that this process makes, as one part; `total` rows, for the progress bar.
+
+    Raises:
+        ValueError, OSError: as write_dataset.
+    """
+    return write_dataset(new, [Part(0, [tqdm(rows, total=total, unit=" rows", disable=None)])], _Given(), 1, 0)
+
+
+class _Given:
+    """A maker whose items are products already."""
+
+    def products(self, part: Part) -> Iterator[Product | Reject]:
+        for rows in part.items:
+            yield from rows
+
+
+def already_there(new: NewDataset) -> bool:
     """Whether the directory holds the data set of these very settings, which is then said; else it must be free.
 
     Raises:
-        ValueError: as `check_free`.
+        ValueError: the directory is taken by something else, or by another data set that is not to be replaced.
     """
-    is_there = not plan.overwrite and (plan.directory / "dataset.json").is_file()
-    if is_there and DatasetInfo.read(plan.directory).settings == plan.settings:
-        print(f"{plan.directory}: already there, made with the same settings")
-        return True
-    check_free(plan)
-    return False
-
-
-def check_free(plan: Plan) -> None:
-    """Refuse to write over anything but an old data set, and over that only if asked to.
-
-    Raises:
-        ValueError: the directory is taken.
-    """
-    directory = plan.directory
+    directory = new.directory
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
+        return False
     if not (directory / "dataset.json").is_file():
         raise ValueError(f"{directory}: is there already and is not a data set (no dataset.json in it)")
-    if not plan.overwrite:
+    if new.overwrite:
+        return False
+    if DatasetInfo.read(directory).settings != new.settings:
         raise ValueError(f"{directory}: holds a data set of other settings; --overwrite replaces it")
+    print(f"{directory}: already there, made with the same settings")
+    return True
 
 
-class SplitWriter:
-    """Collects the products of one split into row groups and shards, numbered from `first`."""
-
-    def __init__(self, directory: Path, name: str, tasks: Sequence[Task], first: int = 0):
-        self.directory, self.name, self.tasks, self.first = directory, name, tasks, first
-        self.schema = shard_schema(tasks)
-        self.pending: list[Product] = []
-        self.pending_bytes = 0
-        self.shards: list[Shard] = []
-        self.counts = {task.name: Counter(dict.fromkeys(task.labels, 0)) for task in tasks}
-        self.file: pq.ParquetWriter | None = None
-        self.file_rows = 0
-
-    def add(self, product: Product) -> None:
-        """Take one product; its labels must be among the tasks' labels."""
-        for task in self.tasks:
-            chosen = task.labels_in(product.labels[task.name])
-            assert all(label in self.counts[task.name] for label in chosen), (task.name, chosen)
-            self.counts[task.name].update(chosen)
-        self.pending.append(product)
-        self.pending_bytes += len(product.image)
-        if len(self.pending) == ROW_GROUP_ROWS or self.pending_bytes >= ROW_GROUP_BYTES:
-            self._flush()
-
-    def close(self) -> Split:
-        """Write what is pending and describe the split."""
-        self._flush()
-        self._end_shard()
-        counts = {name: dict(counter) for name, counter in self.counts.items()}
-        return Split(rows=sum(s.rows for s in self.shards), shards=self.shards, label_counts=counts)
-
-    def _flush(self) -> None:
-        if not self.pending:
-            return
-        columns = {name: [getattr(p, name) for p in self.pending] for name in ("id", "image", "title")}
-        columns |= {task.name: [p.labels[task.name] for p in self.pending] for task in self.tasks}
-        file = self.file or self._new_shard()
-        file.write_table(pa.table(columns, schema=self.schema), row_group_size=len(self.pending))
-        self.file_rows += len(self.pending)
-        self.pending, self.pending_bytes = [], 0
-        if self.file_rows >= SHARD_ROWS:
-            self._end_shard()
-
-    def _new_shard(self) -> pq.ParquetWriter:
-        path = self._shard_path()
-        path.parent.mkdir(exist_ok=True)
-        # Statistics would repeat whole pictures as minimum and maximum; JPEG does not compress.
-        self.file = pq.ParquetWriter(
-            path, self.schema, compression="none", use_dictionary=False, write_statistics=False
+def _collect(new: NewDataset, made: Iterable[FinishedPart], rejects: RejectFile, total: int) -> DatasetInfo:
+    """Add the parts up."""
+    zeros = {task.name: dict.fromkeys(task.labels, 0) for task in new.tasks}
+    splits = {
+        name: Split(rows=0, shards=[], label_counts={task: dict(counts) for task, counts in zeros.items()})
+        for name in SPLITS
+    }
+    with tqdm(total=total, unit=" rows", desc=new.directory.name, disable=None if total else True) as bar:
+        for part in made:
+            for name, split in part.splits.items():
+                _add(splits[name], split)
+            for reject in part.rejects:
+                rejects.add(reject)
+            if total:
+                _refuse_many(new, rejects, total)
+            bar.update(part.items)
+    rows = sum(split.rows for split in splits.values()) + rejects.count
+    _refuse_many(new, rejects, rows)
+    if not splits["train"].rows:
+        raise ValueError(
+            f"no row is left for the train split ({rows} rows, {rejects.count} rejected){_example(rejects)}"
         )
-        return self.file
-
-    def _end_shard(self) -> None:
-        if self.file is None:
-            return
-        self.file.close()
-        path = self._shard_path()
-        with path.open("rb", buffering=0) as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        name = path.relative_to(self.directory).as_posix()
-        self.shards.append(Shard(file=name, rows=self.file_rows, sha256=digest))
-        self.file, self.file_rows = None, 0
-
-    def _shard_path(self) -> Path:
-        return self.directory / f"split={self.name}" / f"{self.first + len(self.shards):05d}.parquet"
+    return _describe(new, {name: split for name, split in splits.items() if split.rows})
 
 
-class RejectList:
-    """rejects.csv; the file begins with the first reject."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.count = 0
-        self.first: Reject | None = None
-        self.file: TextIO | None = None
-
-    def add(self, reject: Reject) -> None:
-        """Note one row."""
-        if self.file is None:
-            self.first = reject
-            self.file = self.path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
-            csv.writer(self.file).writerow(("row", "id", "reason"))
-        csv.writer(self.file).writerow((reject.row, reject.id, reject.reason))
-        self.count += 1
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self.file is not None:
-            self.file.close()
-
-    def check(self, info: DatasetInfo, most: float) -> None:
-        """Refuse a data set that lost too many rows or has none to train on.
-
-        Raises:
-            ValueError: with the first reject as an example.
-        """
-        rows = sum(split.rows for split in info.splits.values()) + self.count
-        self.refuse_above(most, rows)
-        if "train" not in info.splits:
-            raise ValueError(
-                f"no row is left for the train split ({rows} rows, {self.count} rejected){self._example()}"
-            )
-
-    def refuse_above(self, most: float, rows: int) -> None:
-        """Refuse more rejects than the share `most` of `rows`; a long run can know that before its end.
-
-        Raises:
-            ValueError: with the first reject as an example.
-        """
-        if self.count > most * rows:
-            raise ValueError(
-                f"{self.count} of {rows} rows rejected, --max-rejects allows {100 * most:g}%{self._example()}"
-            )
-
-    def _example(self) -> str:
-        return f"; row {self.first.row}: {self.first.reason}" if self.first else ""
+def _add(total: Split, part: Split) -> None:
+    total.rows += part.rows
+    total.shards.extend(part.shards)
+    for task, counts in part.label_counts.items():
+        for label, count in counts.items():
+            total.label_counts[task][label] += count
 
 
-def describe(plan: Plan, splits: dict[str, Split]) -> DatasetInfo:
-    """The content of `dataset.json`; `splits` holds those with rows, in their order."""
+def _refuse_many(new: NewDataset, rejects: RejectFile, rows: int) -> None:
+    if rejects.count > new.max_rejects * rows:
+        raise ValueError(
+            f"{rejects.count} of {rows} rows rejected, --max-rejects allows {100 * new.max_rejects:g}%"
+            f"{_example(rejects)}"
+        )
+
+
+def _example(rejects: RejectFile) -> str:
+    return f"; {rejects.first}" if rejects.first else ""
+
+
+def _describe(new: NewDataset, splits: dict[str, Split]) -> DatasetInfo:
     digests = "".join(shard.sha256 for split in splits.values() for shard in split.shards)
     return DatasetInfo(
-        tasks=plan.tasks,
+        tasks=new.tasks,
         splits=splits,  # type: ignore[arg-type]  # pydantic checks the names
-        source=plan.source,
-        settings=plan.settings,
+        source=new.source,
+        settings=new.settings,
         hash=hashlib.sha256(digests.encode()).hexdigest(),
     )
 
 
-def summary(plan: Plan, info: DatasetInfo, rejects: int) -> str:
+def summary(new: NewDataset, info: DatasetInfo, rejects: int) -> str:
     """What was written, for people, and the command that comes next."""
-    directory = plan.directory
+    directory = new.directory
     size = sum((directory / shard.file).stat().st_size for s in info.splits.values() for shard in s.shards)
     rows = ", ".join(f"{name} {split.rows:,}" for name, split in info.splits.items())
     lines = [f"{directory}: {rows} products, {size / 1e6:,.1f} MB, {rejects:,} rejected"]
@@ -263,5 +187,5 @@ def summary(plan: Plan, info: DatasetInfo, rejects: int) -> str:
         lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels): {', '.join(common)}{more}")
     if rejects:
         lines.append(f"  rejected rows and why: {directory / 'rejects.csv'}")
-    lines.append(f"next: deepspeed train/main.py --stage {plan.next_stage} --data {directory} --output runs/NAME")
+    lines.append(f"next: deepspeed train/main.py --stage {new.next_stage} --data {directory} --output runs/NAME")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cma_clip.files import new_directory
-from dataset.format import SPLITS
+from dataset.splits import SPLITS
 from model.bundle import Bundle
 from train.answers import answers_by_task
 from train.class_table import write_class_tables

@@ -1,4 +1,4 @@
-"""The files that a batch run leaves: answers as Parquet or CSV, rejects as CSV, part after part."""
+"""The answers that a batch run leaves, as Parquet or CSV, part after part."""
 
 from __future__ import annotations
 
@@ -11,29 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-REJECT_COLUMNS = ("row", "id", "code", "message")
+from dataset.products import neutral
+
 LABEL_SEPARATOR = "|"  # as train.prepare catalog reads it
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-def neutral(cell: object) -> object:
-    """Text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-
-
-class RejectTable:
-    """row, id, code, message of every row without an answer."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.rows = CsvRows(file, REJECT_COLUMNS)
-
-    def add(self, records: Iterable[dict[str, Any]]) -> None:
-        for record in records:
-            if record["code"] is not None:
-                self.rows.add(record[name] for name in REJECT_COLUMNS)
-
-    def close(self) -> None:
-        self.rows.close()
 
 
 class CsvTable:

@@ -31,7 +31,7 @@ def test_label_cells(kind, cell, expected):
 
 @pytest.mark.parametrize("cell", [["a", "b"], b"a", {"a": 1}])
 def test_label_cells_that_mean_nothing(cell):
-    with pytest.raises(ValueError, match="^tags: "):
+    with pytest.raises(ValueError, match="^ROW_UNUSABLE: tags: "):
         labels_of(TaskColumn("tags", "single_label"), cell)
 
 

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from data_set_files import rows_of
 
-from dataset import writer
-from dataset.writer import Plan, Product, Reject, write_dataset
+from dataset import shards as shard_files
+from dataset.products import Product, Reject
+from dataset.writer import NewDataset, write_rows
 from model.tasks import SingleLabel
 
 TASKS = [SingleLabel(name="color", labels=["blue", "red"])]
@@ -20,14 +21,14 @@ def some_products(count: int, split: str = "train") -> list[Product]:
     return [Product(f"{split}{n}", bytes([n % 256]) * 9, f"title {n}", {"color": "red"}, split) for n in range(count)]
 
 
-def plan(directory: Path, **more) -> Plan:
-    return Plan(directory=directory, tasks=TASKS, source="test", settings={}, **more)
+def new(directory: Path, **more) -> NewDataset:
+    return NewDataset(directory=directory, tasks=TASKS, source="test", settings={}, **more)
 
 
 def test_rows_are_cut_into_row_groups_and_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "ROW_GROUP_ROWS", 4)
-    monkeypatch.setattr(writer, "SHARD_ROWS", 8)
-    info = write_dataset(plan(tmp_path / "out"), some_products(19))
+    monkeypatch.setattr(shard_files, "ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr(shard_files, "SHARD_ROWS", 8)
+    info = write_rows(new(tmp_path / "out"), some_products(19))
     shards = info.splits["train"].shards
     assert [(shard.file, shard.rows) for shard in shards] == [
         ("split=train/00000.parquet", 8),
@@ -41,42 +42,46 @@ def test_rows_are_cut_into_row_groups_and_shards(tmp_path, monkeypatch):
     assert [row["title"] for row in rows_of(tmp_path / "out", "train")] == [f"title {n}" for n in range(19)]
 
 
-def test_large_pictures_make_smaller_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "ROW_GROUP_BYTES", 20)
-    info = write_dataset(plan(tmp_path / "out"), some_products(7))
+def test_large_images_make_smaller_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_files, "ROW_GROUP_BYTES", 20)
+    info = write_rows(new(tmp_path / "out"), some_products(7))
     metadata = pq.ParquetFile(tmp_path / "out" / info.splits["train"].shards[0].file).metadata
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [3, 3, 1]
 
 
 def test_rejects_are_listed_beside_the_data_set(tmp_path, capsys):
-    rows = [Reject(1, "a", 'no, "really"'), *some_products(3), Reject(5, "\udcff", "not UTF-8")]
-    write_dataset(plan(tmp_path / "out"), rows)
+    rows = [
+        Reject(1, "-a", "ROW_UNUSABLE", 'no, "really"'),
+        *some_products(3),
+        Reject(5, "\udcff", "TXT_INVALID_UTF8", "not UTF-8"),
+    ]
+    write_rows(new(tmp_path / "out"), rows)
     with (tmp_path / "out" / "rejects.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["row", "id", "reason"],
-            ["1", "a", 'no, "really"'],
-            ["5", "\\udcff", "not UTF-8"],
+            ["row", "id", "code", "message"],
+            ["1", "'-a", "ROW_UNUSABLE", 'no, "really"'],
+            ["5", "\\udcff", "TXT_INVALID_UTF8", "not UTF-8"],
         ]
     shown = capsys.readouterr().out
     assert "2 rejected" in shown and "rejects.csv" in shown
 
 
 def test_too_many_rejects_write_nothing(tmp_path):
-    rows = [Reject(1, "a", "IMG_EMPTY: nothing"), Reject(2, "b", "no title"), Reject(3, "c", "no"), *some_products(2)]
+    rows = [*(Reject(n, f"{n}", "IMG_EMPTY", "nothing") for n in (1, 2, 3)), *some_products(2)]
     with pytest.raises(ValueError, match=r"3 of 5 rows rejected, --max-rejects allows 50%; row 1: IMG_EMPTY: nothing"):
-        write_dataset(plan(tmp_path / "out"), rows)
-    write_dataset(plan(tmp_path / "out", max_rejects=0.6), rows)
+        write_rows(new(tmp_path / "out"), rows)
+    write_rows(new(tmp_path / "out", max_rejects=0.6), rows)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_no_training_row_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="no row is left for the train split"):
-        write_dataset(plan(tmp_path / "out"), some_products(3, "test"))
+        write_rows(new(tmp_path / "out"), some_products(3, "test"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_summary_names_rows_labels_and_the_next_command(tmp_path, capsys):
-    write_dataset(plan(tmp_path / "out"), some_products(3))
+    write_rows(new(tmp_path / "out"), some_products(3))
     shown = capsys.readouterr().out
     assert "train 3" in shown and "red 3, blue 0" in shown and "0 rejected" in shown
     next_command = shown.splitlines()[-1]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dataset.format import shard_schema
 from dataset.labels import labels_of, parse_task
-from dataset.writer import Plan, Product, write_dataset
+from dataset.products import Product
+from dataset.writer import NewDataset, write_rows
 from model.bundle import load_bundle, save_bundle
 from model.tasks import KINDS, MISSING, SingleLabel, TaskSet
 from serve.export.parity import compare
@@ -143,7 +144,7 @@ def test_from_a_table_over_a_bundle_to_a_judgement(tasks: TaskSet, tmp_path: Pat
         for n, label in enumerate(["small", "large", None, "medium"] * 2):
             yield Product(str(n), b"", f"title {n}", {"pattern": "dots", "size": label}, "train" if n < 4 else "test")
 
-    info = write_dataset(Plan(tmp_path / "data", tasks, source="drawn", settings={}), rows())
+    info = write_rows(NewDataset(tmp_path / "data", tasks, source="drawn", settings={}), rows())
     assert isinstance(info.tasks[1], Ordinal)
     save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     bundle = load_bundle(tmp_path / "bundle")

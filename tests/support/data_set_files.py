@@ -61,7 +61,7 @@ def all_rows(directory: Path) -> dict[str, dict]:
 
 def rejects(directory: Path) -> dict[tuple[int, str], str]:
     with (directory / "rejects.csv").open(newline="") as file:
-        return {(int(row["row"]), row["id"]): row["reason"] for row in csv.DictReader(file)}
+        return {(int(row["row"]), row["id"]): f"{row['code']}: {row['message']}" for row in csv.DictReader(file)}
 
 
 def error_of(capsys) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from data_set_files import picture
 from tiny import tiny_bundle_config, tiny_config, tiny_network
 
-from dataset.writer import Plan, Product, write_dataset
+from dataset.products import Product
+from dataset.writer import NewDataset, write_rows
 from model.bundle import save_bundle
 from model.tasks import MultiLabel, SingleLabel, TaskSet
 
@@ -38,7 +39,7 @@ def write_products(directory: Path, rows: list[tuple] = ROWS, **settings: str) -
         for split in ("train", "test")
         for n, (title, image, color, tags) in enumerate(rows)
     ]
-    write_dataset(Plan(directory=directory, tasks=TASKS, source="test", settings=dict(settings)), products)
+    write_rows(NewDataset(directory=directory, tasks=TASKS, source="test", settings=dict(settings)), products)
     return directory
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from data_set_files import picture
 
-from dataset.writer import Plan, Product, write_dataset
+from dataset.products import Product
+from dataset.writer import NewDataset, write_rows
 from model.tasks import MultiLabel, SingleLabel, Task
 
 COLOR = SingleLabel(name="color", labels=["red", "blue", "green"])
@@ -18,8 +19,8 @@ SPLITS = {"train": 24, "validation": 16, "test": 13}
 
 def write_tagged(directory: Path, tasks: tuple[Task, ...] = (COLOR, TAGS)) -> Path:
     """No product is green."""
-    write_dataset(
-        Plan(directory, tasks, source="drawn", settings={}),
+    write_rows(
+        NewDataset(directory, tasks, source="drawn", settings={}),
         (product(split, n) for split, rows in SPLITS.items() for n in range(rows)),
     )
     return directory

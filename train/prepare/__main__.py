@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 
-from pydantic import ValidationError
-
-from cma_clip.settings import one_line
+from cma_clip.command import command
 from train.prepare import apa_mini, catalog, fashion_gen, food101, mm_imdb, open_clipart
 
 DATA_SETS = {
@@ -21,20 +20,12 @@ DATA_SETS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; exit code 0, 2 for unusable input, 130 for Ctrl-C."""
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one subcommand; the same one goes on from where it was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     chosen = _parser().parse_args(arguments)
-    try:
-        DATA_SETS[chosen.data_set].run(chosen)
-    except ValidationError as error:
-        return _fail(one_line(error))
-    except (ValueError, OSError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print(f"stopped; {chosen.output} is as it was", file=sys.stderr)
-        return 130
-    return 0
+    DATA_SETS[chosen.data_set].run(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,11 +35,6 @@ def _parser() -> argparse.ArgumentParser:
         summary = (module.__doc__ or name).splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
     return parser
-
-
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Your own catalogue: a CSV or Parquet table of titles, pictures and labels."""
+"""Your own catalogue: a CSV or Parquet table of titles, images and labels."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from dataset.format import Settings
 from dataset.labels import make_tasks, parse_task, read_label_file
-from dataset.parallel import available_cores
-from dataset.rows import Columns, Reading, SplitShares, products
-from dataset.table import CsvSource, ParquetSource, Source
-from dataset.writer import Plan, Settings, already_there, write_dataset
-from model.config import PreprocessConfig
+from dataset.parts import cut_rows
+from dataset.rows import Columns, ImageReader, Reading, unread_products
+from dataset.splits import SplitShares
+from dataset.table import CsvSource, ParquetSource, Source, state_of
+from dataset.writer import NewDataset, already_there, write_dataset
+from train.prepare.options import add_common_arguments, check_ranges
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
 
@@ -41,12 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--validation", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share of products (%(default)s)")
-    parser.add_argument("--image-root", type=Path, help="folder of the pictures; default: the table's")
-    parser.add_argument("--max-rejects", type=float, default=0.5, help="share of bad rows allowed (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="threads")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the new data set")
-    parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
+    parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
+    add_common_arguments(parser, max_rejects=0.5, seed="of the split")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -55,11 +53,13 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: an option does not fit the table, too many rows are bad, the output is taken.
     """
-    _check_numbers(arguments)
+    check_ranges(arguments, validation=(0, 1), test=(0, 1))
+    if arguments.validation + arguments.test >= 1:
+        raise ValueError(f"--validation {arguments.validation} and --test {arguments.test}: expected below 1 in all")
     source = CsvSource(arguments.csv) if arguments.csv else ParquetSource(arguments.parquet)
     reading = _reading(arguments, source)
-    _check_columns(reading, source)
-    plan = Plan(
+    reading.check_columns(source)
+    new = NewDataset(
         directory=arguments.output,
         tasks=[],
         source=f"catalogue {arguments.csv or arguments.parquet}",
@@ -67,54 +67,33 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         max_rejects=arguments.max_rejects,
     )
-    if already_there(plan):
+    if already_there(new):
         return
     known = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
     tasks, total = make_tasks(source, reading.tasks, known)
-    rows = products(source, reading, tasks, arguments.workers)
-    write_dataset(replace(plan, tasks=tasks, total=total), rows)
+    parts = cut_rows(unread_products(source, reading, tasks), total)
+    write_dataset(replace(new, tasks=tasks), parts, ImageReader(reading.preprocess), arguments.workers, total)
 
 
 def _reading(arguments: argparse.Namespace, source: Source) -> Reading:
-    return Reading(
-        columns=Columns(arguments.image_column, arguments.title_column, arguments.id_column, arguments.split_column),
-        tasks=[parse_task(option) for option in arguments.task],
-        shares=SplitShares(arguments.validation, arguments.test, arguments.seed),
-        image_root=arguments.image_root or source.root,
-        preprocess=PreprocessConfig(),
-    )
-
-
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    validation, test = arguments.validation, arguments.test
-    if not (validation >= 0 and test >= 0 and validation + test < 1):
-        raise ValueError(f"--validation {validation} and --test {test}: expected shares of 0 or more, below 1 in all")
-    if not 0 <= arguments.max_rejects <= 1:
-        raise ValueError(f"--max-rejects {arguments.max_rejects}: expected a share from 0 to 1")
-    if arguments.workers < 1:
-        raise ValueError(f"--workers {arguments.workers}: expected 1 or more")
-
-
-def _check_columns(reading: Reading, source: Source) -> None:
-    names = [task.name for task in reading.tasks]
+    tasks = [parse_task(option) for option in arguments.task]
+    names = [task.name for task in tasks]
     if len(set(names)) != len(names):
         raise ValueError(f"--task names a column twice: {', '.join(names)}")
-    there = source.columns()
-    missing = [name for name in reading.used_columns() if name not in there]
-    if missing:
-        raise ValueError(f"{source.files[0]}: no column {', '.join(missing)}; it has {', '.join(there)}")
+    return Reading(
+        columns=Columns(arguments.image_column, arguments.title_column, arguments.id_column, arguments.split_column),
+        image_root=arguments.image_root or source.root,
+        tasks=tasks,
+        shares=SplitShares(arguments.validation, arguments.test, arguments.seed),
+    )
 
 
 def _settings(arguments: argparse.Namespace, source: Source) -> Settings:
     """All that the products depend on; a table or label file that changed since counts as another one."""
     files = [*source.files, *(Path(option.partition("=")[2]) for option in arguments.labels)]
-    states = [path.stat() for path in files if path.is_file()]
     described: Settings = {
         name: str(value.resolve()) if isinstance(value, Path) else value
         for name, value in vars(arguments).items()
         if name not in NOT_SETTINGS
     }
-    return described | {
-        "bytes": sum(state.st_size for state in states),
-        "modified_ns": max(state.st_mtime_ns for state in states),
-    }
+    return described | state_of(path for path in files if path.is_file())

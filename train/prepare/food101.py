@@ -1,6 +1,6 @@
 """UPMC Food-101 (section 3.1.2): 101 dishes, photographs with the titles of their web pages, in Kaggle's layout.
 
-The CSV files have no header. A text without a picture is a reject; a picture without a text is counted and left out, as
+The CSV files have no header. A text without an image is a reject; an image without a text is counted and left out, as
 in the paper's counts. Titles often name the dish: --mask-class-name shows what is learnt without that.
 """
 
@@ -16,47 +16,49 @@ from functools import cache
 from os import DirEntry
 from pathlib import Path
 
-from dataset.parts import cut, write_in_parts
-from dataset.rows import Candidate, SplitShares
-from dataset.writer import Plan, Product, Reject
+from dataset.parts import cut
+from dataset.products import Product, Reject
+from dataset.rows import DUPLICATE_ID, ImageReader, UnreadProduct
+from dataset.splits import SPLITS, SplitShares, refuse_leakage
+from dataset.writer import NewDataset, write_dataset
+from model.config import PreprocessConfig
+from model.preprocess import clean_title
+from model.refusal import Code, Refusal
 from model.tasks import SingleLabel
 from train.prepare.official import (
-    RANGES,
-    EncodedPictures,
-    add_common_arguments,
+    MAX_REJECTS,
+    VALIDATION,
     fingerprint,
     folders,
     listing,
-    refuse_leakage,
     refuse_missing,
     report,
     rows_of,
 )
-from train.prepare.ranges import check_ranges
+from train.prepare.options import add_common_arguments, check_ranges
 
 VERSION = 1
 # The paper has 67,971 and 22,715: the first row of each file was read as a header.
 PAPER = {"train and validation": 67_972, "test": 22_716, "dishes": 101}
-CELLS = ("picture", "title", "dish")
+CELLS = ("image", "title", "dish")
 ARTEFACT = re.compile(r"""\[\[(["'])(.*)\1\]\]""", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Half:
-    """The official train or test half: its CSV file, and dish -> name -> picture."""
+    """The official train or test half: its CSV file, and dish -> name -> image file."""
 
     name: str
     titles: Path
-    pictures: dict[str, dict[str, DirEntry[str]]]
+    images: dict[str, dict[str, DirEntry[str]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m train.prepare food101`."""
-    add_common_arguments(parser)
+    add_common_arguments(parser, MAX_REJECTS, seed="of the validation share")
     parser.add_argument("--source", type=Path, required=True, help="folder with images/ and texts/")
     parser.add_argument("--validation", type=float, default=0.2, help="share of the train rows (%(default)s)")
     parser.add_argument("--mask-class-name", action="store_true", help="take the dish's name out of its titles")
-    parser.add_argument("--seed", type=int, default=0, help="of the validation share")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -66,13 +68,13 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a folder or file is missing, too many rows are unusable, the halves share an id, or the output is
             taken.
     """
-    check_ranges(arguments, RANGES)
+    check_ranges(arguments, validation=VALIDATION)
     halves = [read_half(arguments.source, name) for name in ("train", "test")]
-    dishes = sorted(halves[0].pictures)
+    dishes = sorted(halves[0].images)
     shares = SplitShares(arguments.validation, 0, arguments.seed)
     rows = {half.name: list(read_rows(half, dishes, shares, arguments.mask_class_name)) for half in halves}
     _refuse(arguments, halves, rows)
-    plan = Plan(
+    new = NewDataset(
         directory=arguments.output,
         tasks=[SingleLabel(name="dish", labels=dishes)],
         source=f"UPMC Food-101 {arguments.source}",
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_rejects=arguments.max_rejects,
         next_stage="warmup --config train/recipes/food101.yaml",
     )
-    info = write_in_parts(plan, cut(_by_split(rows)), EncodedPictures(), arguments.workers)
+    info = write_dataset(new, cut(_by_split(rows)), ImageReader(), arguments.workers)
     found = {"train and validation": rows_of(info, "train", "validation"), "test": rows_of(info, "test")}
     report(info, found | {"dishes": len(dishes)}, PAPER)
     for half in halves:
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_half(source: Path, name: str) -> Half:
-    """List the pictures of `train` or `test`.
+    """List the images of `train` or `test`.
 
     Raises:
         ValueError: a folder or the CSV file is missing.
@@ -103,7 +105,7 @@ def read_half(source: Path, name: str) -> Half:
     return Half(name, titles, {folder.name: listing(folder) for folder in folders(source / "images" / name)})
 
 
-def read_rows(half: Half, dishes: list[str], shares: SplitShares, mask: bool) -> Iterator[Candidate | Reject]:
+def read_rows(half: Half, dishes: list[str], shares: SplitShares, mask: bool) -> Iterator[UnreadProduct | Reject]:
     """Every row of the half's CSV file; the train half gives validation its share.
 
     Raises:
@@ -115,35 +117,46 @@ def read_rows(half: Half, dishes: list[str], shares: SplitShares, mask: bool) ->
         reader = csv.reader(file)
         try:
             for number, cells in enumerate(filter(None, reader), start=1):
-                row = _read_row(half, number, cells, dishes)
-                if isinstance(row, Candidate):
-                    row = _placed(row, half, shares, mask, seen)
-                yield row
+                id = _id(cells)
+                try:
+                    _check_cells(half, cells, dishes)
+                    if id in seen:
+                        raise DUPLICATE_ID
+                    row = UnreadProduct(number, _product(half, id, cells, shares, mask), _image_of(half, cells))
+                    seen.add(id)
+                    yield row
+                except Refusal as refusal:
+                    yield Reject.of(number, id, refusal)
         except csv.Error as error:
             raise ValueError(f"{half.titles}: line {reader.line_num} is not CSV: {error}") from None
 
 
-def _read_row(half: Half, number: int, cells: list[str], dishes: list[str]) -> Candidate | Reject:
+def _id(cells: list[str]) -> str:
+    name = cells[0] if len(cells) == len(CELLS) else ""
+    return Path(name).stem.encode(errors="backslashreplace").decode()
+
+
+def _check_cells(half: Half, cells: list[str], dishes: list[str]) -> None:
     if len(cells) != len(CELLS):
-        return Reject(number, "", f"{half.titles.name}: {len(cells)} cells, expected {', '.join(CELLS)}")
-    name, title, dish = cells
-    id = Path(name).stem.encode(errors="backslashreplace").decode()
-    if dish not in dishes:
-        return Reject(number, id, f"{half.titles.name}: dish {dish!r} is not among the {len(dishes)} of images/train")
-    picture = half.titles.parents[1] / "images" / half.name / dish / Path(name).name
-    return Candidate(number, Product(id, b"", without_artefact(title), {"dish": dish}, half.name), picture)
+        problem = f"{half.titles.name}: {len(cells)} cells, expected {', '.join(CELLS)}"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
+    if cells[2] not in dishes:
+        problem = f"{half.titles.name}: dish {cells[2]!r} is not among the {len(dishes)} of images/train"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
 
 
-def _placed(row: Candidate, half: Half, shares: SplitShares, mask: bool, seen: set[str]) -> Candidate | Reject:
-    """The row in its split, with the title that is asked for; an id that comes again is a reject."""
-    product = row.product
-    if product.id in seen:
-        return Reject(row.row, product.id, f"{half.titles.name}: duplicate id")
-    seen.add(product.id)
-    dish = str(product.labels["dish"])
-    title = without_name(product.title, dish) if mask else product.title
-    split = shares.split_of(product.id) if half.name == "train" else half.name
-    return Candidate(row.row, Product(product.id, b"", title, product.labels, split), row.picture)
+def _product(half: Half, id: str, cells: list[str], shares: SplitShares, mask: bool) -> Product:
+    """In its split, with the title that is asked for; without its image."""
+    _, title, dish = cells
+    title = without_name(without_artefact(title), dish) if mask else without_artefact(title)
+    clean_title(title, PreprocessConfig().max_title_bytes)
+    split = shares.split_of(id) if half.name == "train" else half.name
+    return Product(id, b"", title, {"dish": dish}, split)
+
+
+def _image_of(half: Half, cells: list[str]) -> Path:
+    name, _, dish = cells
+    return half.titles.parents[1] / "images" / half.name / dish / Path(name).name
 
 
 def without_artefact(title: str) -> str:
@@ -169,34 +182,34 @@ def _name_pattern(dish: str) -> re.Pattern[str]:
     return re.compile(r"(?<!\w)" + r"[\s_-]*".join(words) + r"(?!\w)", re.IGNORECASE)
 
 
-def _refuse(arguments: argparse.Namespace, halves: list[Half], rows: dict[str, list[Candidate | Reject]]) -> None:
-    """Hold both halves against each other and against the pictures before any work is done."""
-    used = {half.name: [row for row in rows[half.name] if isinstance(row, Candidate)] for half in halves}
+def _refuse(arguments: argparse.Namespace, halves: list[Half], rows: dict[str, list[UnreadProduct | Reject]]) -> None:
+    """Hold both halves against each other and against the images before any work is done."""
+    used = {half.name: [row for row in rows[half.name] if isinstance(row, UnreadProduct)] for half in halves}
     refuse_leakage(arguments.source, {half.titles.name: [row.product.id for row in used[half.name]] for half in halves})
     missing = [
-        str(row.picture)
+        str(row.image)
         for half in halves
         for row in used[half.name]
-        if Path(str(row.picture)).name not in half.pictures.get(str(row.product.labels["dish"]), {})
+        if Path(str(row.image)).name not in half.images.get(str(row.product.labels["dish"]), {})
     ]
     refuse_missing(missing, sum(map(len, rows.values())), arguments.max_rejects)
 
 
-def _by_split(rows: dict[str, list[Candidate | Reject]]) -> dict[str, list[Candidate | Reject]]:
-    found: dict[str, list[Candidate | Reject]] = {"train": [], "validation": [], "test": []}
+def _by_split(rows: dict[str, list[UnreadProduct | Reject]]) -> dict[str, list[UnreadProduct | Reject]]:
+    found: dict[str, list[UnreadProduct | Reject]] = {split: [] for split in SPLITS}
     for half, members in rows.items():
         for row in members:
-            found[row.product.split if isinstance(row, Candidate) else half].append(row)
+            found[half if isinstance(row, Reject) else row.product.split].append(row)
     return found
 
 
 def _fingerprint(halves: list[Half]) -> str:
-    pictures = (picture for half in halves for folder in half.pictures.values() for picture in folder.values())
-    return fingerprint([*pictures, *(half.titles for half in halves)])
+    images = (image for half in halves for folder in half.images.values() for image in folder.values())
+    return fingerprint([*images, *(half.titles for half in halves)])
 
 
-def _report_untitled(half: Half, rows: list[Candidate | Reject]) -> None:
-    titled = {row.product.id if isinstance(row, Candidate) else row.id for row in rows}
-    untitled = sorted(name for folder in half.pictures.values() for name in folder if Path(name).stem not in titled)
+def _report_untitled(half: Half, rows: list[UnreadProduct | Reject]) -> None:
+    titled = {row.id if isinstance(row, Reject) else row.product.id for row in rows}
+    untitled = sorted(name for folder in half.images.values() for name in folder if Path(name).stem not in titled)
     if untitled:
-        print(f"  {half.name}: {len(untitled):,} pictures without a title are left out, such as {untitled[0]}")
+        print(f"  {half.name}: {len(untitled):,} images without a title are left out, such as {untitled[0]}")

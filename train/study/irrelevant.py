@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from cma_clip.files import write_atomically
-from dataset.format import SPLITS
+from dataset.splits import SPLITS
 from model.bundle import Bundle
 from model.tasks import MISSING
 from train.classify import answers_for, open_bundle, subset

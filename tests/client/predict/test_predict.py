@@ -21,7 +21,8 @@ from server_faults import kill_server
 from server_process import ServerProcess, free_ports
 
 from client.predict import __main__ as predict
-from client.predict.tables import neutral
+from client.predict import run
+from dataset.products import neutral
 
 ROOT = Path(__file__).parents[3]
 
@@ -155,7 +156,7 @@ def test_a_missing_column_or_file_ends_with_2(table, tmp_path, capsys):
     assert predict.main(command) == 2
     assert capsys.readouterr().err == f"error: {table}: no column titel; it has sku, name, photo\n"
     assert predict.main(options(tmp_path / "absent.csv", tmp_path / "a.csv", "127.0.0.1:1")) == 2
-    assert not (tmp_path / "a.csv.progress").exists()
+    assert not (tmp_path / "a.csv.partial").exists()
 
 
 def test_T4_invalid_utf8_is_rejected_or_replaced_with_a_warning(tmp_path, capsys):
@@ -199,7 +200,7 @@ def assert_every_id_once(output: Path, count: int) -> None:
 
 
 def test_a_server_that_stays_away_stops_the_run_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predict, "PART_ROWS", 10)
+    monkeypatch.setattr(run, "PART_ROWS", 10)
     table, output = numbered(tmp_path / "table.csv", 100), tmp_path / "answers.parquet"
     gone = threading.Event()
 
@@ -209,9 +210,11 @@ def test_a_server_that_stays_away_stops_the_run_and_the_same_command_goes_on(tmp
 
     with ScriptedServer(script) as server:
         command = options(table, output, server.url, "--retry-for", "0.2", "--in-flight", "4")
-        assert predict.main(command) == 1
+        assert predict.main(command) == 75
         error = capsys.readouterr().err
-        assert "stopped: UNAVAILABLE: Server is stopping; 40 rows are done, the same command goes on\n" in error
+        assert (
+            "stopped: UNAVAILABLE: Server is stopping; 40 rows are done; the same command goes on from there\n" in error
+        )
         assert not output.exists()
         changed = [*command, "--id-column", "name"]
         assert predict.main(changed) == 2
@@ -229,7 +232,7 @@ def test_F10_a_configuration_error_stops_the_run_at_once(tmp_path, capsys):
 
     with ScriptedServer(script) as server:
         command = options(numbered(tmp_path / "table.csv", 50), tmp_path / "a.csv", server.url, "--in-flight", "1")
-        assert predict.main(command) == 1
+        assert predict.main(command) == 75
         assert "This protocol is restricted" in capsys.readouterr().err
         assert len(server.asked) == 1
 
@@ -242,7 +245,7 @@ def test_products_that_fail_inside_the_server_are_rejects_unless_all_do(tmp_path
     table, output = numbered(tmp_path / "table.csv", 100), tmp_path / "answers.parquet"
     broken = {f"title {n}" for n in range(30, 100)}
     with ScriptedServer(script) as server:
-        assert predict.main(options(table, output, server.url)) == 1
+        assert predict.main(options(table, output, server.url)) == 75
         assert "stopped: 50 products in a row failed, the last with INTERNAL: incident" in capsys.readouterr().err
         broken = {f"title {n}" for n in range(30, 35)}
         assert predict.main(options(table, output, server.url)) == 0
@@ -262,7 +265,7 @@ def test_F12_a_rollout_with_another_label_set_stops_the_run(tmp_path, capsys):
 
     with ScriptedServer(script) as server:
         command = options(table, output, server.url, "--in-flight", "1")
-        assert predict.main(command) == 1
+        assert predict.main(command) == 75
         error = capsys.readouterr().err
         assert f"serves label set ba9876543210 (version 1), expected label set {LABEL_SET}" in error
         assert "30 rows are done" in error
@@ -273,13 +276,13 @@ def test_F12_a_rollout_with_another_label_set_stops_the_run(tmp_path, capsys):
 
 def start(command: list[str], part_rows: int) -> subprocess.Popen[str]:
     """client.predict in a process of its own, with parts small enough to be many."""
-    code = "import sys; from client.predict import __main__ as predict; "
-    code += f"predict.PART_ROWS = {part_rows}; sys.exit(predict.main(sys.argv[1:]))"
+    code = "import sys; from client.predict import run; from client.predict.__main__ import main; "
+    code += f"run.PART_ROWS = {part_rows}; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen([sys.executable, "-c", code, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 def parts(output: Path) -> int:
-    return len(list(output.with_name(f"{output.name}.progress").glob("part-*")))
+    return len(list(output.with_name(f"{output.name}.partial").glob("parts/*.parquet")))
 
 
 def wait_for_parts(output: Path, more: int) -> None:
@@ -298,7 +301,7 @@ def test_L7_killed_and_interrupted_at_any_moment_no_id_is_lost_or_doubled(tmp_pa
             wait_for_parts(output, 3)
             process.send_signal(end)
             error = process.communicate(timeout=20)[1]
-            assert process.returncode == (-end if end == signal.SIGKILL else 1), error
+            assert process.returncode == (-end if end == signal.SIGKILL else 75), error
             assert end == signal.SIGKILL or "stopped: by a signal" in error
         process = start(command, part_rows=50)
         assert process.wait(60) == 0
@@ -335,7 +338,7 @@ def test_two_runs_do_not_write_one_output(tmp_path, capsys):
         process = start(options(table, output, server.url), part_rows=50)
         wait_for_parts(output, 1)
         assert predict.main(options(table, output, server.url)) == 2
-        assert f"another process is writing {output}" in capsys.readouterr().err
+        assert f"{output}.partial: another run is at work in it" in capsys.readouterr().err
         process.kill()
         process.communicate()
 
@@ -366,20 +369,20 @@ def test_a_second_signal_ends_a_run_that_waits_for_its_server(tmp_path):
     output = tmp_path / "answers.parquet"
     process = start(options(numbered(tmp_path / "table.csv", 5), output, url), part_rows=50)
     deadline = time.monotonic() + 20
-    while not (tmp_path / "answers.parquet.progress/state.json").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "answers.parquet.partial/settings.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 1
+    assert process.wait(5) == 75
     process.communicate()
 
 
 def test_no_server_at_all_is_one_line(tmp_path, capsys):
     url = f"127.0.0.1:{free_ports(1)[0]}"
     command = options(numbered(tmp_path / "table.csv", 5), tmp_path / "a.csv", url, "--retry-for", "0.2")
-    assert predict.main(command) == 1
+    assert predict.main(command) == 75
     error = capsys.readouterr().err
     assert f"stopped: UNAVAILABLE: no server at {url}; to start one: " in error and "0 rows are done" in error

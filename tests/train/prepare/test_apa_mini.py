@@ -17,11 +17,12 @@ from data_set_files import contents, rows_of
 from fashion_mnist_files import OTHERS_PER_PART, write_fashion_mnist
 from PIL import Image
 
-from dataset.format import SPLITS, DatasetInfo, shard_schema
+from dataset.format import DatasetInfo, shard_schema
+from dataset.splits import SPLITS
 from train.prepare import apa_mini
 from train.prepare.__main__ import main
-from train.prepare.apa_mini import Recipe, fashion_mnist, make_product, products, split_dresses, true_labels
-from train.prepare.apa_mini.images import COLORS, product_picture
+from train.prepare.apa_mini import Collection, fashion_mnist, make_product, products, split_dresses, true_labels
+from train.prepare.apa_mini.images import COLORS, product_image
 from train.prepare.apa_mini.patterns import PATTERNS
 from train.prepare.apa_mini.titles import BRANDS, COLOR_WORDS, PATTERN_WORDS, product_title
 
@@ -36,8 +37,8 @@ def idx_files(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def recipe(idx_files) -> Recipe:
-    return Recipe(split_dresses(*fashion_mnist.dresses(idx_files)), image_size=32, seed=0)
+def collection(idx_files) -> Collection:
+    return Collection(split_dresses(*fashion_mnist.dresses(idx_files)), image_size=32, seed=0)
 
 
 def arguments(idx_files: Path, output: Path, *more: str) -> list[str]:
@@ -88,19 +89,23 @@ def test_same_seed_same_bytes_and_another_seed_others(data_set, idx_files, tmp_p
     assert DatasetInfo.read(tmp_path / "other").hash != DatasetInfo.read(data_set).hash
 
 
-def test_workers_do_not_change_products(recipe):
+def test_workers_do_not_change_products(collection):
     sizes = {"train": apa_mini.CHUNK + 3, "validation": 2, "test": 5}
-    assert list(products(recipe, sizes, workers=2)) == list(products(recipe, sizes, workers=1))
+    assert list(products(collection, sizes, workers=2)) == list(products(collection, sizes, workers=1))
 
 
-def test_a_larger_data_set_begins_with_the_smaller_one(recipe):
-    small, large = ([p.id for p in products(recipe, {"train": n})] for n in (5, 9))
+def test_a_larger_data_set_begins_with_the_smaller_one(collection):
+    small, large = ([p.id for p in products(collection, {"train": n})] for n in (5, 9))
     assert large[:5] == small
 
 
-def test_validation_and_test_share_no_photograph(recipe):
-    seen = {name: {photo.tobytes() for photo in photos} for name, photos in recipe.dresses.items()}
-    assert {name: len(photos) for name, photos in recipe.dresses.items()} == {"train": 40, "validation": 12, "test": 28}
+def test_validation_and_test_share_no_photograph(collection):
+    seen = {name: {photo.tobytes() for photo in photos} for name, photos in collection.dresses.items()}
+    assert {name: len(photos) for name, photos in collection.dresses.items()} == {
+        "train": 40,
+        "validation": 12,
+        "test": 28,
+    }
     assert not seen["train"] & seen["validation"] and not seen["train"] & seen["test"]
     assert not seen["validation"] & seen["test"]
 
@@ -155,10 +160,10 @@ def test_titles_name_nothing_but_the_truth():
         assert named(title, PATTERN_WORDS) <= {pattern}, title
 
 
-def test_products_have_a_brand_of_their_split_and_a_title_that_is_true_despite_noise(recipe):
+def test_products_have_a_brand_of_their_split_and_a_title_that_is_true_despite_noise(collection):
     for split, index in [(split, index) for split in SPLITS for index in range(60)]:
-        title = make_product(recipe, split, index).title
-        color, pattern = true_labels(recipe, split, index)
+        title = make_product(collection, split, index).title
+        color, pattern = true_labels(collection, split, index)
         assert any(brand in title for brand in BRANDS[split]), title
         assert named(title, COLOR_WORDS) <= {color} and named(title, PATTERN_WORDS) <= {pattern}, title
 
@@ -171,33 +176,33 @@ def test_titles_without_names_say_nothing_of_the_labels(monkeypatch):
     assert red == black
 
 
-def test_a_tenth_of_the_training_labels_is_wrong_and_no_other(recipe):
+def test_a_tenth_of_the_training_labels_is_wrong_and_no_other(collection):
     wrong = {"train": Counter(), "validation": Counter(), "test": Counter()}
     rows = 300
     for split in SPLITS:
         for index in range(rows):
-            made = make_product(recipe, split, index).labels
-            for name, truth in zip(("color", "pattern"), true_labels(recipe, split, index), strict=True):
+            made = make_product(collection, split, index).labels
+            for name, truth in zip(("color", "pattern"), true_labels(collection, split, index), strict=True):
                 wrong[split][name] += made[name] != truth
     assert not wrong["validation"].total() and not wrong["test"].total()
     for name in ("color", "pattern"):
         assert 0.05 < wrong["train"][name] / rows < 0.15
 
 
-def test_plain_is_a_third_and_the_others_share_the_rest(recipe):
-    drawn = Counter(true_labels(recipe, "train", index)[1] for index in range(6000))
+def test_plain_is_a_third_and_the_others_share_the_rest(collection):
+    drawn = Counter(true_labels(collection, "train", index)[1] for index in range(6000))
     assert drawn["plain"] / 6000 == pytest.approx(1 / 3, abs=0.03)
     for pattern in list(PATTERNS)[1:]:
         assert drawn[pattern] / 6000 == pytest.approx(2 / 33, abs=0.02)
 
 
-def test_the_dress_has_the_colour_of_its_label(recipe):
+def test_the_dress_has_the_colour_of_its_label(collection):
     anchors = np.array(list(COLORS.values()), float)
     right = 0
     for index in range(170):
         color = list(COLORS)[index % 17]
         rng = np.random.default_rng(index)
-        pixels = product_picture(recipe.dresses["train"][index % 40], color, "plain", 64, rng)
+        pixels = product_image(collection.dresses["train"][index % 40], color, "plain", 64, rng)
         mean = pixels[24:40, 29:35].reshape(-1, 3).mean(0)
         right += list(COLORS)[np.linalg.norm(anchors - mean, axis=1).argmin()] == color
     assert right >= 0.9 * 170
@@ -293,12 +298,12 @@ def test_a_directory_that_is_no_data_set_is_left_alone(idx_files, tmp_path, caps
     assert contents(tmp_path) == {"thesis.tex": b"precious"}
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (ValueError("broken"), 2)])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 75), (ValueError("broken"), 2)])
 def test_an_interrupted_run_leaves_nothing_behind(idx_files, tmp_path, monkeypatch, error, code):
-    def stops(recipe, split, index):
+    def stops(collection, split, index):
         if index == 280:
             raise error
-        return make_product(recipe, split, index)
+        return make_product(collection, split, index)
 
     monkeypatch.setattr(apa_mini, "make_product", stops)
     assert main(arguments(idx_files, tmp_path / "out")) == code

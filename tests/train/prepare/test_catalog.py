@@ -21,7 +21,7 @@ from data_set_files import (
 )
 
 from dataset.format import DatasetInfo
-from dataset.rows import SplitShares
+from dataset.splits import SplitShares
 from train.prepare.__main__ import main
 
 
@@ -47,16 +47,19 @@ def test_every_kind_of_bad_row_is_listed_and_the_others_stay(tmp_path):
     (tmp_path / "half.jpg").write_bytes(picture()[:-200])
     (tmp_path / "empty.jpg").write_bytes(b"")
     bad = {
-        "lost": (["lost", "photos/none.jpg", "Dress", "red", ""], "No such file"),
+        "lost": (["lost", "photos/none.jpg", "Dress", "red", ""], "IMG_UNREADABLE: "),
         "folder": (["folder", "photos", "Dress", "red", ""], "Is a directory"),
         "text": (["text", "text.jpg", "Dress", "red", ""], "IMG_UNDECODABLE"),
         "half": (["half", "half.jpg", "Dress", "red", ""], "IMG_TRUNCATED"),
         "empty": (["empty", "empty.jpg", "Dress", "red", ""], "IMG_EMPTY"),
-        "nothing": (["nothing", " ", " ", "red", ""], "neither title nor picture"),
-        "sku3": (["sku3", "photos/3.jpg", "Dress", "red", ""], "duplicate id"),
-        "long": (["long", "photos/3.jpg", "x" * 131_073, "red", ""], "field limit"),
-        "": (["", "photos/3.jpg", "Dress", "red", ""], "no id"),
-        "short": (["short", "photos/3.jpg"], "2 cells, the header has 5"),
+        "nothing": (["nothing", " ", " ", "red", ""], "NO_MODALITY: neither title nor image"),
+        "sku3": (["sku3", "photos/3.jpg", "Dress", "red", ""], "DUPLICATE_ID: an earlier row has this id"),
+        "long": (
+            ["long", "photos/3.jpg", "x" * 131_073, "red", ""],
+            "ROW_UNUSABLE: not a CSV row: field larger than field limit",
+        ),
+        "": (["", "photos/3.jpg", "Dress", "red", ""], "NO_ID: "),
+        "short": (["short", "photos/3.jpg"], "ROW_UNUSABLE: 2 cells, the header has 5"),
     }
     table = write_csv(tmp_path / "shop.csv", rows + [row for row, _ in bad.values()])
     assert main(catalog_arguments(table, tmp_path / "out")) == 0
@@ -82,7 +85,7 @@ def test_a_row_that_is_not_utf8_is_rejected_alone(tmp_path):
     table = write_csv(tmp_path / "shop.csv", good_rows(tmp_path, 8))
     table.write_bytes(table.read_bytes().replace(b"no. 2", b"no. \xff"))
     assert main(catalog_arguments(table, tmp_path / "out")) == 0
-    assert rejects(tmp_path / "out") == {(3, ""): "text is not UTF-8"}
+    assert rejects(tmp_path / "out") == {(3, ""): "TXT_INVALID_UTF8: text is not UTF-8"}
     assert len(all_rows(tmp_path / "out")) == 7
 
 
@@ -93,7 +96,9 @@ def test_known_labels_keep_their_order_and_reject_others(tmp_path):
     labels = ["--labels", f"color={tmp_path / 'colors.txt'}"]
     assert main(catalog_arguments(write_csv(tmp_path / "shop.csv", rows), tmp_path / "out", *labels)) == 0
     assert DatasetInfo.read(tmp_path / "out").tasks[0].labels == ["red", "blue", "green"]
-    assert rejects(tmp_path / "out") == {(6, "sku5"): "color: label 'mauve' is not among the 3 known ones"}
+    assert rejects(tmp_path / "out") == {
+        (6, "sku5"): "ROW_UNUSABLE: color: label 'mauve' is not among the 3 known ones"
+    }
 
 
 def test_parquet_with_bytes_and_lists(tmp_path):
@@ -139,7 +144,7 @@ def test_titles_that_are_not_text_are_rejected(tmp_path):
     pq.write_table(pa.table(columns | {"tags": ["x", "x"]}), tmp_path / "shop.parquet")
     shares = ["--validation", "0", "--test", "0"]
     assert main(catalog_arguments(tmp_path / "shop.parquet", tmp_path / "out", *shares)) == 0
-    assert rejects(tmp_path / "out") == {(1, "a"): "title is int, expected text"}
+    assert rejects(tmp_path / "out") == {(1, "a"): "ROW_UNUSABLE: title is int, expected text"}
 
 
 def test_the_split_column_decides_and_other_names_are_rejected(tmp_path):
@@ -148,7 +153,9 @@ def test_the_split_column_decides_and_other_names_are_rejected(tmp_path):
     assert main(catalog_arguments(table, tmp_path / "out", "--split-column", "part")) == 0
     assert [row["id"] for row in rows_of(tmp_path / "out", "test")] == ["sku1"]
     assert [row["id"] for row in rows_of(tmp_path / "out", "train")] == ["sku0", "sku2"]
-    assert rejects(tmp_path / "out") == {(4, "sku3"): "split 'dev', expected one of train, validation, test"}
+    assert rejects(tmp_path / "out") == {
+        (4, "sku3"): "ROW_UNUSABLE: split 'dev', expected one of train, validation, test"
+    }
 
 
 def test_a_product_keeps_its_split_when_the_catalogue_grows(tmp_path):

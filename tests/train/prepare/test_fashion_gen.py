@@ -9,7 +9,7 @@ from official_files import fashion_gen_rows, pixels_of, write_hdf5
 
 from dataset import parts
 from dataset.format import DatasetInfo
-from dataset.rows import SplitShares
+from dataset.splits import SplitShares
 from train.prepare import fashion_gen
 from train.prepare.__main__ import main
 from train.prepare.fashion_gen import split_rows

@@ -7,7 +7,7 @@ from data_set_files import all_rows, error_of, rejects, rows_of
 from official_files import write_food101
 
 from dataset.format import DatasetInfo
-from dataset.rows import SplitShares
+from dataset.splits import SplitShares
 from train.prepare import food101
 from train.prepare.__main__ import main
 from train.prepare.food101 import without_artefact, without_name
@@ -96,17 +96,17 @@ def test_a_missing_picture_stops_at_once_and_is_named(source, tmp_path, capsys):
     lost.unlink()
     assert main(arguments(source, tmp_path / "out")) == 2
     message = error_of(capsys)
-    assert f"{lost}: no such picture; 1 of 26 are missing, --max-rejects allows 0.1%" in message
+    assert f"{lost}: no such image; 1 of 26 are missing, --max-rejects allows 0.1%" in message
     assert not list(tmp_path.glob("out*"))
     assert main(arguments(source, tmp_path / "out", "--max-rejects", "0.1")) == 0
-    assert rejects(tmp_path / "out") == {(7, "apple_pie_3"): f"picture {lost}: No such file or directory"}
+    assert rejects(tmp_path / "out") == {(7, "apple_pie_3"): f"IMG_UNREADABLE: {lost}: No such file or directory"}
 
 
 def test_pictures_without_a_title_are_counted_and_left_out(source, tmp_path, capsys):
     folder = source / "images/train/apple_pie"
     (folder / "apple_pie_77.jpg").write_bytes((folder / "apple_pie_0.jpg").read_bytes())
     assert main(arguments(source, tmp_path / "out")) == 0
-    assert "train: 1 pictures without a title are left out, such as apple_pie_77.jpg" in capsys.readouterr().out
+    assert "train: 1 images without a title are left out, such as apple_pie_77.jpg" in capsys.readouterr().out
     assert "apple_pie_77" not in all_rows(tmp_path / "out")
 
 
@@ -119,9 +119,9 @@ def test_bad_rows_are_rejects(source, tmp_path):
     assert main(arguments(source, tmp_path / "out", "--max-rejects", "0.5")) == 0
     found = rejects(tmp_path / "out")
     expected = {
-        (3, ""): "2 cells, expected picture, title, dish",
-        (4, "x_1"): "dish 'pizza' is not among the 2 of images/train",
-        (5, "apple_pie_900"): "duplicate id",
+        (3, ""): "ROW_UNUSABLE: test_titles.csv: 2 cells, expected image, title, dish",
+        (4, "x_1"): "ROW_UNUSABLE: test_titles.csv: dish 'pizza' is not among the 2 of images/train",
+        (5, "apple_pie_900"): "DUPLICATE_ID: an earlier row has this id",
         (6, "apple_pie_902"): "IMG_UNDECODABLE",
         (7, "apple_pie_903"): "TXT_INVALID_UTF8",
     }

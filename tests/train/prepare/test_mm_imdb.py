@@ -87,7 +87,10 @@ def test_a_wrong_movie_is_one_clear_line(source, tmp_path, capsys, change, expec
     file.write_text(json.dumps(MOVIES["0407887"] | change))
     assert main(arguments(source, tmp_path / "out")) == 2
     message = error_of(capsys)
-    assert f"row 1: {file}: {expected}" in message and "1 of 7 rows rejected, --max-rejects allows 0.1%" in message
+    assert (
+        f"row 1: ROW_UNUSABLE: {file}: {expected}" in message
+        and "1 of 7 rows rejected, --max-rejects allows 0.1%" in message
+    )
     assert not list(tmp_path.glob("out*"))
     assert main(arguments(source, tmp_path / "out", "--max-rejects", "0.2")) == 0
     assert rejects(tmp_path / "out").keys() == {(1, "0407887")}

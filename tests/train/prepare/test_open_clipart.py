@@ -222,7 +222,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tree, tmp_path, monkeypatch):
 
     read = open_clipart.read_drawing
     monkeypatch.setattr(open_clipart, "read_drawing", stops)
-    assert prepare(tree, tmp_path / "out") == 130
+    assert prepare(tree, tmp_path / "out") == 75
     assert list(tmp_path.iterdir()) == []
 
 

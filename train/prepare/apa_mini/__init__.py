@@ -9,39 +9,29 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dataset.format import SPLITS
-from dataset.parallel import available_cores, ordered_map
-from dataset.writer import Plan, Product, Settings, already_there, write_dataset
+from dataset.format import Settings
+from dataset.parallel import process_map
+from dataset.products import Product
+from dataset.splits import SPLITS
+from dataset.writer import NewDataset, already_there, write_rows
 from model.tasks import SingleLabel
 from train.prepare.apa_mini.fashion_mnist import dresses
-from train.prepare.apa_mini.images import COLORS, jpeg, product_picture
+from train.prepare.apa_mini.images import COLORS, jpeg, product_image
 from train.prepare.apa_mini.patterns import PATTERNS
 from train.prepare.apa_mini.titles import product_title
-from train.prepare.ranges import check_ranges
+from train.prepare.options import MOST, add_common_arguments, check_ranges
 
 VERSION = 1
 PLAIN_SHARE = 1 / 3
 WRONG_LABELS = 0.1
 VALIDATION_DRESSES = 0.3
 CHUNK = 64
-MOST = 10**9
-RANGES = {
-    "size": (1, MOST),
-    "validation": (0, MOST),
-    "test": (0, MOST),
-    "image_size": (16, 1024),
-    "seed": (0, MOST),
-    "workers": (1, 1024),
-}
 TASKS = [
     SingleLabel(name="color", labels=list(COLORS)),
     SingleLabel(name="pattern", labels=list(PATTERNS)),
@@ -49,12 +39,12 @@ TASKS = [
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Collection:
     """What decides every product.
 
     Attributes:
         dresses: split -> grey photographs, uint8 [N, 28, 28].
-        image_size: side of the pictures, pixels.
+        image_size: side of the images, pixels.
         captions: every title names colour and pattern.
     """
 
@@ -66,7 +56,6 @@ class Recipe:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m train.prepare apa_mini`."""
-    parser.add_argument("--output", type=Path, required=True, help="directory of the new data set")
     parser.add_argument("--source", type=Path, help="folder with the four Fashion-MNIST .gz files")
     parser.add_argument("--size", type=int, default=10_000, help="training products (%(default)s)")
     parser.add_argument("--validation", type=int, default=1000, help="validation products (%(default)s)")
@@ -75,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--captions", action="store_true", help="titles name colour and pattern always, as CLIP's captions would"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=available_cores(), help="processes")
-    parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
+    add_common_arguments(parser, seed="of all that is drawn by chance")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -87,21 +74,20 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a number is out of range, the photographs are not to be had, the output is taken.
     """
     sizes = dict(zip(SPLITS, (arguments.size, arguments.validation, arguments.test), strict=True))
-    check_ranges(arguments, RANGES)
+    check_ranges(arguments, size=(1, MOST), validation=(0, MOST), test=(0, MOST), image_size=(16, 1024))
     photographs = split_dresses(*dresses(arguments.source))
-    plan = Plan(
+    new = NewDataset(
         directory=arguments.output,
         tasks=TASKS,
         source="APA mini: dyed and printed dress photographs of Fashion-MNIST, made titles",
         settings=_settings(arguments, sizes, photographs),
-        total=sum(sizes.values()),
         overwrite=arguments.overwrite,
         next_stage="contrastive --config train/recipes/apa_mini.yaml",  # no pretrained towers are this small
     )
-    if already_there(plan):
+    if already_there(new):
         return
-    recipe = Recipe(photographs, arguments.image_size, arguments.seed, arguments.captions)
-    write_dataset(plan, products(recipe, sizes, arguments.workers))
+    collection = Collection(photographs, arguments.image_size, arguments.seed, arguments.captions)
+    write_rows(new, products(collection, sizes, arguments.workers), sum(sizes.values()))
 
 
 def split_dresses(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,40 +104,33 @@ def split_dresses(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def products(recipe: Recipe, sizes: dict[str, int], workers: int = 1) -> Iterator[Product]:
+def products(collection: Collection, sizes: dict[str, int], workers: int = 1) -> Iterator[Product]:
     """All products, split by split; the same ones whatever `workers` is."""
     chunks = [
         (split, range(start, min(start + CHUNK, size)))
         for split, size in sizes.items()
         for start in range(0, size, CHUNK)
     ]
-    if workers == 1:
-        for chunk in chunks:
-            yield from _chunk_of_products(recipe, chunk)
-        return
-    # Spawned, not forked: a fork copies the locks of Arrow's and torch's threads as they stand.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(recipe,))
-    for made in ordered_map(pool, _chunk_in_worker, chunks, pending=4 * workers):
+    for made in process_map(_chunk_of_products, collection, chunks, workers):
         yield from made
 
 
-def make_product(recipe: Recipe, split: str, index: int) -> Product:
+def make_product(collection: Collection, split: str, index: int) -> Product:
     """Product number `index` of a split; depends on nothing but these arguments."""
-    rng = _generator(recipe, split, index, "picture")
-    color, pattern = true_labels(recipe, split, index)
-    dress = recipe.dresses[split][rng.integers(len(recipe.dresses[split]))]
-    picture = jpeg(product_picture(dress, color, pattern, recipe.image_size, rng))
-    title = product_title(split, color, pattern, _generator(recipe, split, index, "title"), recipe.captions)
+    rng = _generator(collection, split, index, "image")
+    color, pattern = true_labels(collection, split, index)
+    dress = collection.dresses[split][rng.integers(len(collection.dresses[split]))]
+    image = jpeg(product_image(dress, color, pattern, collection.image_size, rng))
+    title = product_title(split, color, pattern, _generator(collection, split, index, "title"), collection.captions)
     labels = {"color": color, "pattern": pattern}
     if split == "train":
-        labels = _with_noise(labels, _generator(recipe, split, index, "noise"))
-    return Product(f"{split}-{index:07d}", picture, title, {**labels}, split)
+        labels = _with_noise(labels, _generator(collection, split, index, "noise"))
+    return Product(f"{split}-{index:07d}", image, title, {**labels}, split)
 
 
-def true_labels(recipe: Recipe, split: str, index: int) -> tuple[str, str]:
-    """Colour and pattern that picture and title show."""
-    rng = _generator(recipe, split, index, "labels")
+def true_labels(collection: Collection, split: str, index: int) -> tuple[str, str]:
+    """Colour and pattern that image and title show."""
+    rng = _generator(collection, split, index, "labels")
     color = rng.choice(list(COLORS))
     plain, *printed = PATTERNS
     pattern = plain if rng.random() < PLAIN_SHARE else rng.choice(printed)
@@ -166,28 +145,14 @@ def _with_noise(labels: dict[str, str], rng: np.random.Generator) -> dict[str, s
     }
 
 
-def _generator(recipe: Recipe, split: str, index: int, purpose: str) -> np.random.Generator:
-    purposes = ("labels", "picture", "title", "noise")
-    return np.random.default_rng((recipe.seed, SPLITS.index(split), index, purposes.index(purpose)))
+def _generator(collection: Collection, split: str, index: int, purpose: str) -> np.random.Generator:
+    purposes = ("labels", "image", "title", "noise")
+    return np.random.default_rng((collection.seed, SPLITS.index(split), index, purposes.index(purpose)))
 
 
-def _chunk_of_products(recipe: Recipe, chunk: tuple[str, range]) -> list[Product]:
+def _chunk_of_products(collection: Collection, chunk: tuple[str, range]) -> list[Product]:
     split, numbers = chunk
-    return [make_product(recipe, split, number) for number in numbers]
-
-
-_worker_recipe: Recipe
-
-
-def _start_worker(recipe: Recipe) -> None:
-    """Keep the recipe in the process; Ctrl-C is the parent's to answer."""
-    global _worker_recipe
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker_recipe = recipe
-
-
-def _chunk_in_worker(chunk: tuple[str, range]) -> list[Product]:
-    return _chunk_of_products(_worker_recipe, chunk)
+    return [make_product(collection, split, number) for number in numbers]
 
 
 def _settings(arguments: argparse.Namespace, sizes: dict[str, int], photographs: dict[str, np.ndarray]) -> Settings:

@@ -1,6 +1,6 @@
-"""A product picture of APA mini: a real dress photograph, dyed and printed.
+"""A product image of APA mini: a real dress photograph, dyed and printed.
 
-S side of the picture in pixels. Colours are sRGB, 0..255.
+S side of the image in pixels. Colours are sRGB, 0..255.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ JPEG_QUALITY = 90
 FOLD_CONTRAST, PRINTED_CONTRAST = 0.09, 0.2
 
 
-def product_picture(dress: np.ndarray, color: str, pattern: str, size: int, rng: np.random.Generator) -> np.ndarray:
+def product_image(dress: np.ndarray, color: str, pattern: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """Dye and print one photograph.
 
     Args:
@@ -58,10 +58,10 @@ def product_picture(dress: np.ndarray, color: str, pattern: str, size: int, rng:
     fabric = fabric * shading[..., None]
     if color in METALLIC:
         fabric = _metallic(fabric, rng)
-    picture = _background(size, rng)
-    picture = picture + alpha[..., None] * (fabric - picture)
-    picture = picture + rng.normal(0, 2.5, picture.shape)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    image = _background(size, rng)
+    image = image + alpha[..., None] * (fabric - image)
+    image = image + rng.normal(0, 2.5, image.shape)
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
 def jpeg(pixels: np.ndarray) -> bytes:
@@ -91,7 +91,7 @@ def _cut_out(dress: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np
 
 
 def _placement(size: int, rng: np.random.Generator) -> tuple[float, ...]:
-    """Affine map from picture pixels to photograph pixels, for PIL."""
+    """Affine map from image pixels to photograph pixels, for PIL."""
     scale = 28 / size / rng.uniform(0.86, 1.0)
     mirrored = rng.choice([-1.0, 1.0]) * scale
     offset = 14 + rng.uniform(-1, 1, 2)

@@ -1,6 +1,6 @@
 """The eleven fabric patterns of APA mini, drawn as masks of ink; `plain` has none.
 
-S side of the picture in pixels. Lengths are in picture sides: 1.0 spans the picture.
+S side of the image in pixels. Lengths are in image sides: 1.0 spans the image.
 A pattern gives its masks from the lowest ink to the highest, float32 [S, S] in 0..1.
 """
 
@@ -16,7 +16,7 @@ TAU = 2 * np.pi
 
 
 def grid(size: int, angle: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the pixels from the picture's centre, turned by `angle` radians: u, v [S, S]."""
+    """Coordinates of the pixels from the image's centre, turned by `angle` radians: u, v [S, S]."""
     line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     x, y = np.meshgrid(line, line)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

@@ -87,7 +87,7 @@ def product_title(split: str, color: str, pattern: str, rng: np.random.Generator
     """A title in one of a few word orders; colour and pattern are named by chance, and then truly.
 
     Args:
-        captions: both are named always, as by those who describe a picture and do not sell a product.
+        captions: both are named always, as by those who describe a image and do not sell a product.
     """
     named_color = rng.choice(COLOR_WORDS[color]) if captions or rng.random() < COLOR_NAMED else ""
     named_pattern = rng.choice(PATTERN_WORDS[pattern]) if captions or rng.random() < PATTERN_NAMED else ""

@@ -13,28 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataset.format import DatasetInfo
-from dataset.parts import Maker, cut, write_in_parts
-from dataset.rows import Candidate
-from dataset.writer import Plan, Product, Reject, Settings
+from dataset.format import DatasetInfo, Settings
+from dataset.parts import Maker, Part, cut
+from dataset.products import Product, Reject
+from dataset.rows import ImageReader, UnreadProduct
+from dataset.splits import refuse_leakage
+from dataset.writer import NewDataset, write_dataset
+from model.config import PreprocessConfig
+from model.preprocess import clean_title
+from model.refusal import Code, Refusal
 from model.tasks import MultiLabel
 from train.prepare.mm_imdb import hdf5
-from train.prepare.mm_imdb.genres import GENRES, genres_of
-from train.prepare.official import (
-    RANGES,
-    EncodedPictures,
-    add_common_arguments,
-    fingerprint,
-    listing,
-    refuse_leakage,
-    refuse_missing,
-    report,
-    rows_of,
-)
-from train.prepare.ranges import check_ranges
+from train.prepare.mm_imdb.genres import GENRES, SPLIT_NAMES, genres_of
+from train.prepare.official import MAX_REJECTS, fingerprint, listing, refuse_missing, report, rows_of
+from train.prepare.options import add_common_arguments, check_ranges
 
 VERSION = 1
-SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}
 PAPER = {"train": 15_510, "validation": 2_599, "test": 7_779}
 
 
@@ -43,28 +37,29 @@ class RawMovies:
     """Makes products from movie ids. `folder` holds ID.json and ID.jpeg."""
 
     folder: Path
-    pictures: EncodedPictures = field(default_factory=EncodedPictures)
+    images: ImageReader = field(default_factory=ImageReader)
 
-    def products(self, split: str, items: Sequence[tuple[int, str]]) -> Iterator[Product | Reject]:
+    def products(self, part: Part) -> Iterator[Product | Reject]:
         """One product a movie (its place in the split from 1, its id), none for a movie that the paper leaves out."""
-        for number, id in items:
+        assert part.split is not None
+        for number, id in part.items:
             try:
                 plot, genres = read_movie(self.folder / f"{id}.json")
-            except ValueError as error:
-                yield Reject(number, id, str(error))
+            except Refusal as refusal:
+                yield Reject.of(number, id, refusal)
                 continue
             if genres is not None:
-                product = Product(id, b"", plot, {"genres": genres}, split)
-                yield self.pictures.product(Candidate(number, product, self.folder / f"{id}.jpeg"))
+                product = Product(id, b"", plot, {"genres": genres}, part.split)
+                yield self.images.read(UnreadProduct(number, product, self.folder / f"{id}.jpeg"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m train.prepare mm_imdb`."""
-    add_common_arguments(parser)
+    add_common_arguments(parser, MAX_REJECTS)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--source", type=Path, help="folder with split.json and dataset/")
     source.add_argument("--hdf5", type=Path, help="multimodal_imdb.hdf5, with metadata.npy beside it")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEG pictures of --hdf5 (%(default)s)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEG images of --hdf5 (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a file is missing, damaged or of another form, too many movies are unusable, splits share a movie,
             or the output is taken.
     """
-    check_ranges(arguments, RANGES)
+    check_ranges(arguments)
     if arguments.hdf5 is not None:
         maker, items, settings = hdf5.plan(arguments.hdf5, arguments.quality)
         print("  the HDF5 file knows 23 genres only: movies that the paper leaves out for others cannot be told")
@@ -126,19 +121,25 @@ def read_movie(path: Path) -> tuple[str, list[str] | None]:
     """The longest plot and the genres of a movie; genres None if the paper leaves it out.
 
     Raises:
-        ValueError: the file is missing or no JSON, or the movie has no plot, no genre or an unknown one.
+        Refusal: the file is missing or no JSON, or the movie has no plot, no genre or an unknown one, or a plot that no
+            title may be.
     """
-    content = read_object(path)
+    try:
+        content = read_object(path)
+    except ValueError as error:
+        raise Refusal(Code.ROW_UNUSABLE, str(error)) from None
     plots, genres = content.get("plot"), content.get("genres")
     if not isinstance(genres, list):
-        raise ValueError(f"{path}: no list of genres")
+        raise Refusal(Code.ROW_UNUSABLE, f"{path}: no list of genres")
     chosen = genres_of(str(path), genres)
     if chosen is None:
         return "", None
     texts = [plot for plot in plots if isinstance(plot, str) and plot.strip()] if isinstance(plots, list) else []
     if not texts:
-        raise ValueError(f"{path}: no plot")
-    return max(texts, key=len).strip(), chosen
+        raise Refusal(Code.ROW_UNUSABLE, f"{path}: no plot")
+    plot = max(texts, key=len).strip()
+    clean_title(plot, PreprocessConfig().max_title_bytes)
+    return plot, chosen
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def _write(
     arguments: argparse.Namespace, maker: Maker, items: Mapping[str, Sequence[Any]], settings: Settings
 ) -> DatasetInfo:
-    plan = Plan(
+    new = NewDataset(
         directory=arguments.output,
         tasks=[MultiLabel(name="genres", labels=list(GENRES))],
         source=f"MM-IMDb {arguments.hdf5 or arguments.source}",
@@ -170,4 +171,4 @@ def _write(
         max_rejects=arguments.max_rejects,
         next_stage="warmup --config train/recipes/mm_imdb.yaml",
     )
-    return write_in_parts(plan, cut(items), maker, arguments.workers)
+    return write_dataset(new, cut(items), maker, arguments.workers)

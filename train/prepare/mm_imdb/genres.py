@@ -1,8 +1,12 @@
-"""The genres of MM-IMDb: the 23 that are learnt, and those for which the paper leaves a movie out."""
+"""MM-IMDb's names: of the splits, of the 23 genres that are learnt, of those for which the paper leaves a movie out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from model.refusal import Code, Refusal
+
+SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}
 
 # fmt: off
 GENRES = (
@@ -18,13 +22,14 @@ def genres_of(where: str, genres: Sequence[object]) -> list[str] | None:
     """A movie's genres in the order of GENRES; None if the paper leaves the movie out.
 
     Raises:
-        ValueError: there is none, or an unknown one; the message starts with `where`.
+        Refusal: there is none, or an unknown one; the message starts with `where`.
     """
     if not genres:
-        raise ValueError(f"{where}: no genre")
+        raise Refusal(Code.ROW_UNUSABLE, f"{where}: no genre")
     unknown = [genre for genre in genres if genre not in GENRES and genre not in LEFT_OUT]
     if unknown:
-        raise ValueError(f"{where}: genre {unknown[0]!r} is not among the {len(GENRES)} of MM-IMDb")
+        problem = f"{where}: genre {unknown[0]!r} is not among the {len(GENRES)} of MM-IMDb"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
     if LEFT_OUT.intersection(genres):
         return None
     return [genre for genre in GENRES if genre in genres]

@@ -18,15 +18,17 @@ import h5py
 import numpy as np
 import simplejpeg
 
-from dataset.parts import Maker
-from dataset.writer import Product, Reject, Settings
+from dataset.format import Settings
+from dataset.parts import Maker, Part
+from dataset.products import Product, Reject
+from dataset.splits import refuse_leakage
 from model.config import PreprocessConfig
 from model.preprocess import clean_title
+from model.refusal import Code, Refusal
 from train.prepare.hdf5 import check_rows, column, open_hdf5, read, read_all, runs
-from train.prepare.mm_imdb.genres import GENRES, genres_of
-from train.prepare.official import fingerprint, refuse_leakage
+from train.prepare.mm_imdb.genres import GENRES, SPLIT_NAMES, genres_of
+from train.prepare.official import fingerprint
 
-SPLIT_NAMES = {"train": "train", "validation": "dev", "test": "test"}
 POSTER = (3, 256, 160)
 MEAN_BGR = np.array([103.939, 116.779, 123.68])
 UNKNOWN_WORD = "_UNK_"
@@ -60,12 +62,13 @@ class Hdf5Movies:
     def _words(self) -> dict[int, str]:
         return read_words(metadata_of(self.path))
 
-    def products(self, split: str, items: Sequence[int]) -> Iterator[Product | Reject]:
+    def products(self, part: Part) -> Iterator[Product | Reject]:
         """One product a row."""
-        for rows in runs(items):
+        assert part.split is not None
+        for rows in runs(part.items):
             read_rows = [read(self._file[key], rows) for key in ("imdb_ids", "images", "sequences", "genres")]
             for row, id, poster, words, genres in zip(range(rows.start, rows.stop), *read_rows, strict=True):
-                yield self._product(split, row + 1, id.decode(), poster, words, genres)
+                yield self._product(part.split, row + 1, id.decode(), poster, words, genres)
 
     def _product(
         self, split: str, number: int, id: str, poster: np.ndarray, words: np.ndarray, genres: np.ndarray
@@ -74,20 +77,21 @@ class Hdf5Movies:
             title = self._title(words)
             clean_title(title, self.preprocess.max_title_bytes)
             if not np.isin(genres, (0, 1)).all():
-                raise ValueError(f"genres {genres.tolist()}, expected 0 or 1")
+                raise Refusal(Code.ROW_UNUSABLE, f"genres {genres.tolist()}, expected 0 or 1")
             chosen = genres_of("genres", [self.labels[place] for place in np.flatnonzero(genres)])
-        except ValueError as error:
-            return Reject(number, id, str(error))
+        except Refusal as refusal:
+            return Reject.of(number, id, refusal)
         image = simplejpeg.encode_jpeg(restore(poster), self.quality, "RGB", "420")
         return Product(id, image, title, {"genres": chosen}, split)
 
     def _title(self, words: np.ndarray) -> str:
         unknown = [word for word in words.tolist() if word not in self._words]
         if unknown:
-            raise ValueError(f"word number {unknown[0]} is not among the {len(self._words)} of metadata.npy")
+            problem = f"word number {unknown[0]} is not among the {len(self._words)} of metadata.npy"
+            raise Refusal(Code.ROW_UNUSABLE, problem)
         title = " ".join(self._words[word] for word in words.tolist() if self._words[word] != UNKNOWN_WORD)
         if not title:
-            raise ValueError("no plot")
+            raise Refusal(Code.ROW_UNUSABLE, "no plot")
         return title
 
 

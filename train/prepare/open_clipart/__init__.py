@@ -1,7 +1,7 @@
 """Open Clip Art: thousands of public-domain drawings with the titles and keywords that their authors gave them.
 
 Three tasks: `category`, the folder that editors sorted a drawing into; `keywords`, the authors' own; and `color`,
-the main colour, which the picture shows and hardly a title names. Many titles are those of a whole collection.
+the main colour, which the image shows and hardly a title names. Many titles are those of a whole collection.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.parallel import available_cores, ordered_map
-from dataset.writer import Plan, Product, Reject, Settings, already_there, write_dataset
+from dataset.format import Settings
+from dataset.parallel import ordered_map
+from dataset.products import Product, Reject
+from dataset.rows import read_image
+from dataset.writer import NewDataset, already_there, write_rows
+from model.refusal import Refusal
 from model.tasks import Task
 from train.prepare.open_clipart.alike import groups, splits_of, thinned, without_duplicates
 from train.prepare.open_clipart.images import LIMITS, look_at
 from train.prepare.open_clipart.labels import Item, labels_of, make_tasks
 from train.prepare.open_clipart.metadata import MOST_BYTES, read_metadata
 from train.prepare.open_clipart.source import Drawing, find, list_drawings
-from train.prepare.ranges import check_ranges
+from train.prepare.options import add_common_arguments, check_ranges
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-RANGES = {"image_size": (16, 512), "seed": (0, 10**9), "workers": (1, 1024)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m train.prepare open_clipart`."""
-    parser.add_argument("--output", type=Path, required=True, help="directory of the new data set")
     parser.add_argument("--source", type=Path, help="folder with svg and png, as in Debian's packages")
     parser.add_argument("--image-size", type=int, default=64, help="side in pixels (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--workers", type=int, default=available_cores(), help="threads")
-    parser.add_argument("--overwrite", action="store_true", help="replace an old data set")
+    add_common_arguments(parser, seed="of the split")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,9 +52,9 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: a number is out of range, the drawings are not to be had or too few, the output is taken.
     """
-    check_ranges(arguments, RANGES)
+    check_ranges(arguments, image_size=(16, 512))
     drawings = list_drawings(arguments.source or find())
-    plan = Plan(
+    new = NewDataset(
         directory=arguments.output,
         tasks=[],
         source="Open Clip Art Library: public-domain drawings, as in Debian's openclipart-png and openclipart-svg",
@@ -62,14 +62,14 @@ def run(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         next_stage="contrastive --config train/recipes/open_clipart.yaml",  # no pretrained towers are this small
     )
-    if already_there(plan):
+    if already_there(new):
         return
     # look_at() has a limit of its own and refuses what Pillow warns of.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
     read = list(read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers))
     rejects = [row for row in read if isinstance(row, Reject)]
-    _refuse_many(rejects, len(read), plan.max_rejects)
+    _refuse_many(rejects, len(read), new.max_rejects)
     items = unique([row for row in read if isinstance(row, Item)])
     log.info(
         "Open Clip Art: of %d drawings %d left out as generated, %d as duplicates",
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     tasks = make_tasks(items)
     rows: list[Product | Reject] = [*rejects, *products(items, tasks, arguments.seed)]
-    write_dataset(replace(plan, tasks=tasks, total=len(rows)), rows)
+    write_rows(replace(new, tasks=tasks), rows, len(rows))
 
 
 def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> Iterator[Item | Reject]:
@@ -92,44 +92,36 @@ def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> Itera
 def read_drawing(drawing: Drawing, side: int) -> Item | Reject:
     """Read SVG and PNG; `side` in pixels is that of the square to train on."""
     try:
-        metadata = read_metadata(_bytes(drawing.svg, MOST_BYTES))
-        picture = look_at(_bytes(drawing.png, LIMITS.max_image_bytes), side)
-    except ValueError as error:
-        return Reject(drawing.row, drawing.id, str(error))
-    return Item(drawing.id, metadata, picture)
+        metadata = read_metadata(read_image(drawing.svg, MOST_BYTES))
+        image = look_at(read_image(drawing.png, LIMITS.max_image_bytes), side)
+    except Refusal as refusal:
+        return Reject.of(drawing.row, drawing.id, refusal)
+    return Item(drawing.id, metadata, image)
 
 
 def unique(items: Sequence[Item]) -> list[Item]:
-    """One of each picture."""
-    kept = without_duplicates([item.id for item in items], [item.picture.digest for item in items])
+    """One of each image."""
+    kept = without_duplicates([item.id for item in items], [item.image.digest for item in items])
     return [items[place] for place in kept]
 
 
 def products(items: Sequence[Item], tasks: Sequence[Task], seed: int) -> Iterator[Product]:
     """The drawings with labels and splits."""
     ids = [item.id for item in items]
-    firsts = groups(ids, np.stack([item.picture.thumbnail for item in items]))
+    firsts = groups(ids, np.stack([item.image.thumbnail for item in items]))
     log.info("Open Clip Art: %d drawings in %d groups of near-duplicates", len(ids), len(set(firsts)))
     splits = splits_of([item.folder for item in items], firsts, seed)
     for item, split in zip(items, splits, strict=True):
-        yield Product(item.id, item.picture.encoded, item.metadata.title, labels_of(item, tasks), split)
+        yield Product(item.id, item.image.encoded, item.metadata.title, labels_of(item, tasks), split)
 
 
 def _refuse_many(rejects: Sequence[Reject], read: int, most: float) -> None:
     if len(rejects) > most * read:
+        first = rejects[0]
         raise ValueError(
             f"{len(rejects)} of {read} drawings cannot be read, at most {most:.0%} may be bad;"
-            f" {rejects[0].id}: {rejects[0].reason}; --source wants the svg and png of whole packages"
+            f" {first.id}: {first.code}: {first.detail}; --source wants the svg and png of whole packages"
         )
-
-
-def _bytes(path: Path, most: int) -> bytes:
-    """The content; one byte more than allowed is read at most."""
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
 
 
 def _settings(arguments: argparse.Namespace, drawings: Sequence[Drawing]) -> Settings:

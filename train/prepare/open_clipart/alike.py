@@ -39,7 +39,7 @@ def without_duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> list[int
 
 
 def groups(ids: Sequence[str], thumbnails: np.ndarray) -> list[str]:
-    """For each drawing the first id of its group: what is alike by name or picture, and what is alike to that.
+    """For each drawing the first id of its group: what is alike by name or image, and what is alike to that.
 
     Args:
         thumbnails: uint8 [N, H, W, 3].
@@ -84,7 +84,7 @@ def series_of(id: str) -> str:
 
 
 def near_duplicates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of pictures that differ by MOST_DIFFERENCE grey levels at most and whose values rise and fall together.
+    """Pairs of images that differ by MOST_DIFFERENCE grey levels at most and whose values rise and fall together.
 
     Both matter: thin lines on white hardly differ, and two flags may correlate. Whole numbers in float64 make the
     products exact, whatever the order in which a processor adds.

@@ -1,4 +1,4 @@
-"""What a drawing shows: the picture to train on, its main colour, and a thumbnail to find its like by."""
+"""What a drawing shows: the image to train on, its main colour, and a thumbnail to find its like by."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ COLORS = ["black", "grey", "red", "orange", "brown", "yellow", "green", "blue", 
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnImage:
     """A drawing as it was looked at.
 
     Attributes:
         encoded: JPEG, square.
-        main_color: one of COLORS; None for a blank picture.
+        main_color: one of COLORS; None for a blank image.
         digest: of the pixels without margins.
         thumbnail: uint8 [THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3].
     """
@@ -40,18 +40,18 @@ class Picture:
     thumbnail: np.ndarray
 
 
-def look_at(data: bytes, side: int) -> Picture:
-    """Decode an encoded picture once for all that is wanted of it.
+def look_at(data: bytes, side: int) -> DrawnImage:
+    """Decode an encoded image once for all that is wanted of it.
 
     Args:
         side: of the square to train on, pixels.
     Raises:
-        ValueError: it cannot be decoded; the message starts with its IMG_ code.
+        Refusal: it cannot be decoded.
     """
     image = trimmed(decode_image(data, LIMITS))
     small = np.asarray(in_square(image, THUMBNAIL_SIDE))
     digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-    return Picture(jpeg(np.asarray(in_square(image, side))), main_color(image), digest, small)
+    return DrawnImage(jpeg(np.asarray(in_square(image, side))), main_color(image), digest, small)
 
 
 def trimmed(image: Image.Image) -> Image.Image:
@@ -61,7 +61,7 @@ def trimmed(image: Image.Image) -> Image.Image:
 
 
 def in_square(image: Image.Image, side: int) -> Image.Image:
-    """The whole picture, as large as fits into the middle of a white square."""
+    """The whole image, as large as fits into the middle of a white square."""
     scale = side / max(image.size)
     width, height = (max(1, round(length * scale)) for length in image.size)
     square = Image.new("RGB", (side, side), "white")
@@ -76,7 +76,7 @@ def main_color(image: Image.Image) -> str | None:
     purple or, if it is nearer, as red.
 
     Returns:
-        One of COLORS, or None if less than LEAST_INK of the picture is ink.
+        One of COLORS, or None if less than LEAST_INK of the image is ink.
     """
     # The nearest pixels: a mean of black and white at the edge of a line would count as grey.
     image = image.resize([min(length, SAMPLED_SIDE) for length in image.size], Image.Resampling.NEAREST)

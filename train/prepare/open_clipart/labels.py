@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.tasks import MultiLabel, SingleLabel, Task
-from train.prepare.open_clipart.images import COLORS, Picture
+from train.prepare.open_clipart.images import COLORS, DrawnImage
 from train.prepare.open_clipart.metadata import Metadata
 
 LEAST_OF_CATEGORY = 40
@@ -48,7 +48,7 @@ class Item:
 
     id: str
     metadata: Metadata
-    picture: Picture
+    image: DrawnImage
 
     @property
     def folder(self) -> str:
@@ -103,5 +103,5 @@ def labels_of(item: Item, tasks: Sequence[Task]) -> dict[str, str | list[str] | 
     return {
         "category": item.folder if item.folder in category.labels else None,
         "keywords": None if own is None else [keyword for keyword in keywords.labels if keyword in own],
-        "color": item.picture.main_color,
+        "color": item.image.main_color,
     }

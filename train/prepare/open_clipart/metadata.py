@@ -6,13 +6,15 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
+from model.refusal import Code, Refusal
+
 DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 WORKS = ("{http://web.resource.org/cc/}Work", "{http://creativecommons.org/ns#}Work")
 LIST_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
 PEOPLE = [DUBLIN_CORE + role for role in ("creator", "publisher", "rights", "contributor")]
 MOST_BYTES = 16_000_000
 SHORTEST_NAME = 3
-# The second at which a whole collection was written: it tells the folder, and no picture shows it.
+# The second at which a whole collection was written: it tells the folder, and no image shows it.
 TIMESTAMP = re.compile(r"\s*\(\w{3} \w{3} \d+ [\d:]+ \d{4}\)")
 
 
@@ -33,7 +35,7 @@ def read_metadata(data: bytes) -> Metadata:
     """Read an SVG.
 
     Raises:
-        ValueError: it is too large or no well-formed SVG.
+        Refusal: it is too large or no well-formed SVG.
     """
     work = next((element for element in _root(data).iter() if element.tag in WORKS), None)
     if work is None:
@@ -62,13 +64,13 @@ def _parts(name: str) -> list[str]:
 def _root(data: bytes) -> ET.Element:
     """Expat resolves no external entity and stops at entities that grow a document a hundredfold."""
     if len(data) > MOST_BYTES:
-        raise ValueError(f"SVG of more than {MOST_BYTES:,} bytes")
+        raise Refusal(Code.ROW_UNUSABLE, f"SVG of more than {MOST_BYTES:,} bytes")
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, LookupError, ValueError) as error:
-        raise ValueError(f"SVG is not well-formed: {error}") from None
+        raise Refusal(Code.ROW_UNUSABLE, f"SVG is not well-formed: {error}") from None
     if root.tag.rpartition("}")[2] != "svg":
-        raise ValueError(f"SVG begins with <{root.tag.rpartition('}')[2]}>")
+        raise Refusal(Code.ROW_UNUSABLE, f"SVG begins with <{root.tag.rpartition('}')[2]}>")
     return root
 
 

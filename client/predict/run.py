@@ -1,0 +1,185 @@
+"""One batch run: rows to a server, outcomes to parts, until the catalogue ends, the server fails, or a signal comes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from typing import Any
+
+from tqdm import tqdm
+
+from client.classifier import Classifier
+from client.errors import ClassifierError, InvalidProduct
+from client.options import session_arguments
+from client.predict.answers import Progress, record
+from client.predict.catalogue import Catalogue, Entry
+from client.protocol import Outcome, Query
+from cma_clip.command import EXIT_STOPPED, Stopped
+from dataset.resume import work_on
+
+PART_ROWS, PART_S = 1000, 10.0
+# So many products in a row that fail by the server's fault are a fault of the server, not of the products.
+FAILED_IN_A_ROW = 50
+
+
+def ask_for(catalogue: Catalogue, options: argparse.Namespace) -> dict[str, Any]:
+    """Ask for all rows that are not done, and write the output.
+
+    Returns:
+        The summary.
+    Raises:
+        Stopped: a signal came, or the server cannot go on; what is done stays for the next run.
+        ValueError: another run is at it, or it was begun with other settings.
+    """
+    with work_on(options.output, catalogue.settings, clear=options.overwrite) as work, StopSignal() as stop:
+        progress = Progress(options.output, work)
+        try:
+            _ask_all(catalogue, progress, options, stop)
+        except Stopped as reason:
+            raise Stopped(f"{reason}; {progress.done} rows are done") from None
+        return progress.finish(catalogue.settings)
+
+
+class StopSignal:
+    """Ctrl-C or SIGTERM: nothing further is asked, what is open is waited for; at the second one the process ends.
+
+    No exception: it would strike in the middle of gRPC or of a thread pool and could leave the process hanging.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __enter__(self) -> StopSignal:
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.came:
+            os._exit(EXIT_STOPPED)  # as safe as kill -9
+        self.came = True
+
+
+def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespace, stop: StopSignal) -> None:
+    """Ask for all rows that are not done; those whose outcome has come are written even where it ends badly.
+
+    Raises:
+        Stopped: the server cannot go on.
+    """
+    pinned = {"expect_label_set": options.label_set or progress.label_set}
+    recorder = Recorder(progress)
+    with (
+        Classifier(**session_arguments(options) | pinned) as classifier,
+        tqdm(total=catalogue.source.count(), initial=progress.done, unit=" products", disable=None) as bar,
+    ):
+        entries = takewhile(lambda _: not stop.came, catalogue.entries(skip=progress.done))
+        try:
+            for entry, outcome in ask(classifier, entries, options.in_flight):
+                _check(outcome, progress, classifier)
+                recorder.add(entry, outcome)
+                bar.update()
+            if stop.came:
+                raise Stopped("by a signal")
+            recorder.end()
+        finally:
+            recorder.flush()
+            _warn(catalogue, classifier)
+
+
+def ask(classifier: Classifier, entries: Iterable[Entry], in_flight: int) -> Iterator[tuple[Entry, Outcome]]:
+    """Each row with its outcome, in order."""
+    under_way: deque[Entry] = deque()
+
+    def queries() -> Iterator[Query]:
+        for entry in entries:
+            under_way.append(entry)
+            yield entry.query
+
+    for outcome in classifier.classify_many(queries(), in_flight):
+        yield under_way.popleft(), outcome
+
+
+class Recorder:
+    """Outcomes, in order, to parts.
+
+    Attributes:
+        records: rows for the next part.
+        suspects: those after them, all failed by the server's fault; they count once another product does better.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.records: list[dict[str, Any]] = []
+        self.suspects: list[dict[str, Any]] = []
+        self.written = time.monotonic()
+
+    def add(self, entry: Entry, outcome: Outcome) -> None:
+        """Take one row.
+
+        Raises:
+            Stopped: too many failed in a row; none of these is recorded.
+        """
+        self.suspects.append(record(entry, outcome))
+        if _servers_fault(outcome):
+            if len(self.suspects) >= FAILED_IN_A_ROW:
+                raise Stopped(f"{len(self.suspects)} products in a row failed, the last with {outcome}")
+            return
+        self._settle()
+        if len(self.records) >= PART_ROWS or time.monotonic() > self.written + PART_S:
+            self.flush()
+
+    def end(self) -> None:
+        """After the last row."""
+        self._settle()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write a part."""
+        records, self.records = self.records, []
+        if records:
+            self.progress.add(records)
+        self.written = time.monotonic()
+
+    def _settle(self) -> None:
+        self.records.extend(self.suspects)
+        self.suspects = []
+
+
+def _check(outcome: Outcome, progress: Progress, classifier: Classifier) -> None:
+    """Hold the run to the label set of its first answer.
+
+    Raises:
+        Stopped: this outcome says that all further products would fail too, or be answered by other labels.
+    """
+    if isinstance(outcome, ClassifierError):
+        if outcome.ends_run:
+            raise Stopped(str(outcome))
+        return
+    pinned = progress.label_set
+    if pinned is None:
+        progress.label_set = classifier.expect_label_set = outcome.label_set
+    elif pinned != outcome.label_set:
+        raise Stopped(f"the server's label set is {outcome.label_set}, that of the rows done so far {pinned}")
+
+
+def _servers_fault(outcome: Outcome) -> bool:
+    return isinstance(outcome, ClassifierError) and not isinstance(outcome, InvalidProduct)
+
+
+def _warn(catalogue: Catalogue, classifier: Classifier) -> None:
+    if classifier.dead_stubs:
+        said = f"{classifier.dead_stubs} answers said that a python process of a server is dead"
+        print(f"ALARM: {said}: restart that server", file=sys.stderr)
+    if catalogue.replaced:
+        ids = ", ".join(map(repr, catalogue.replaced_ids))
+        said = f"bytes that are no UTF-8 were replaced in {catalogue.replaced} titles"
+        print(f"warning: {said}, such as {ids}", file=sys.stderr)
