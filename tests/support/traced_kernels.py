@@ -1,6 +1,6 @@
 """Traces the fused operator for a CUDA device that need not exist, outside the interpreter, and prints what it found.
 
-Run by test_kernel_resources.py in a process of its own. One JSON object: which operator an exported module
+Run by test_traced.py in a process of its own. One JSON object: which operator an exported module
 carries, for which batch sizes, and which arguments of which kernels are found to be written.
 """
 

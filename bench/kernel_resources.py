@@ -1,6 +1,6 @@
 """What each compiled kernel needs of a GPU, found without one: registers, stack, shared memory, matrix unit.
 
-    python -m kernels.resources [--arch 90]
+    python -m bench.kernel_resources
 
 Every dtype and tile is compiled for every generation. A stack means spilled registers; exit code 1 if there is
 any, or more shared memory than the smallest GPU of that generation gives a block.
@@ -28,6 +28,9 @@ from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.harness import markdown
+from cma_clip.command import command
+from cma_clip.machine import usable_cores
 from kernels.backward import _backward_rows_kernel, _backward_sums_kernel, backward
 from kernels.blocks import Inputs
 from kernels.forward import _forward_kernel, forward
@@ -161,37 +164,34 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
 
 
 def table(needs: Sequence[Needs]) -> str:
-    """Markdown, a line for a kernel and dtype: the most registers and shared memory that any of its tiles needs."""
-    archs = list(dict.fromkeys(need.arch for need in needs))
-    groups: dict[tuple[str, str], list[Needs]] = {}
+    """A line for a kernel and dtype: the most registers and shared memory that any of its tiles needs."""
+    groups: dict[tuple[str, str], dict[int, list[Needs]]] = {}
     for need in needs:
-        groups.setdefault((need.kernel.strip("_").removesuffix("_kernel"), need.dtype), []).append(need)
-    lines = ["| kernel | dtype | tiles | " + " | ".join(f"sm_{arch}" for arch in archs) + " |"]
-    lines.append("|" + "---|" * (3 + len(archs)))
-    for (kernel, dtype), group in groups.items():
-        of = [[need for need in group if need.arch == arch] for arch in archs]
-        cells = [f"{max(n.registers for n in some)} / {max(n.shared for n in some) >> 10} KiB" for some in of]
-        spilled = [f" **stack {max(n.stack for n in some)}**" if any(n.stack for n in some) else "" for some in of]
-        cells = [cell + stack for cell, stack in zip(cells, spilled, strict=True)]
-        lines.append(f"| {kernel} | {dtype} | {len(of[0])} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        groups.setdefault((need.kernel.strip("_").removesuffix("_kernel"), need.dtype), {}).setdefault(
+            need.arch, []
+        ).append(need)
+    rows = []
+    for (kernel, dtype), of_arch in groups.items():
+        cells = []
+        for some in of_arch.values():
+            stack = max(n.stack for n in some)
+            most = f"{max(n.registers for n in some)} / {max(n.shared for n in some) >> 10} KiB"
+            cells.append(most + (f" **stack {stack}**" if stack else ""))
+        rows.append([kernel, dtype, len(of_arch[next(iter(of_arch))]), *cells])
+    return markdown(["kernel", "dtype", "tiles", *(f"sm_{arch}" for arch in SHARED_MEMORY)], rows)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels.resources", description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", type=int, choices=SHARED_MEMORY, action="append", help="default: all of them")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of the table")
     args = parser.parse_args(arguments)
     if triton.knobs.runtime.interpret:
-        print("error: TRITON_INTERPRET is set: the interpreter compiles nothing; unset it", file=sys.stderr)
-        return 2
-    jobs = [(variant, arch) for arch in args.arch or SHARED_MEMORY for variant in variants()]
-    with ProcessPoolExecutor() as pool:
+        raise ValueError("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
+    jobs = [(variant, arch) for arch in SHARED_MEMORY for variant in variants()]
+    with ProcessPoolExecutor(usable_cores()) as pool:
         needs = list(tqdm(pool.map(compile_for, *zip(*jobs, strict=True)), total=len(jobs), disable=args.json))
-    if args.json:
-        print(json.dumps([asdict(need) | {"fits": need.fits} for need in needs]))
-    else:
-        print(table(needs))
+    print(json.dumps([asdict(need) for need in needs]) if args.json else table(needs), end="")
     return 0 if all(need.fits for need in needs) else 1
 
 

@@ -1,4 +1,4 @@
-"""What can be known of the compiled kernels without a GPU; in processes of their own, outside the interpreter."""
+"""What the compiled kernels need, known without a GPU; in processes of their own, outside the interpreter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from kernels import resources
+from bench import kernel_resources
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,16 +26,16 @@ def run(*command: object, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def needs() -> list[resources.Needs]:
+def needs() -> list[kernel_resources.Needs]:
     """Every kernel, dtype and tile, compiled for every generation of GPU."""
-    result = run("-m", "kernels.resources", "--json")
+    result = run("-m", "bench.kernel_resources", "--json")
     assert result.returncode in (0, 1), result.stderr[-2000:]
-    return [resources.Needs(**{k: v for k, v in need.items() if k != "fits"}) for need in json.loads(result.stdout)]
+    return [kernel_resources.Needs(**need) for need in json.loads(result.stdout)]
 
 
 def test_every_dtype_and_tile_compiles_for_every_generation_without_spills(needs):
     assert {need.arch for need in needs} == {80, 86, 89, 90, 100, 120}
-    for arch in resources.SHARED_MEMORY:
+    for arch in kernel_resources.SHARED_MEMORY:
         kernels = {(need.kernel, need.dtype) for need in needs if need.arch == arch}
         assert len(kernels) == 3 * 4, arch
     # The tiles were chosen with triton 3.9; older compilers spill a little in a few variants (kernels/BENCHMARKS.md).
@@ -44,7 +44,7 @@ def test_every_dtype_and_tile_compiles_for_every_generation_without_spills(needs
 
 
 def test_shared_memory_fits_the_smallest_gpu_of_each_generation(needs):
-    assert [need for need in needs if need.shared > resources.SHARED_MEMORY[need.arch]] == []
+    assert [need for need in needs if need.shared > kernel_resources.SHARED_MEMORY[need.arch]] == []
     assert all(need.shared > 0 for need in needs)
 
 
@@ -55,21 +55,22 @@ def test_only_float32_does_without_the_matrix_units(needs):
 
 
 def test_a_kernel_that_spills_or_wants_too_much_memory_does_not_fit():
-    fitting = resources.Needs("kernel", "float32", "", 86, 255, 0, 99 << 10, "none")
+    fitting = kernel_resources.Needs("kernel", "float32", "", 86, 255, 0, 99 << 10, "none")
     assert fitting.fits
     for field, value in (("stack", 8), ("shared", (99 << 10) + 1)):
-        assert not resources.Needs(**{**vars(fitting), field: value}).fits
+        assert not kernel_resources.Needs(**{**vars(fitting), field: value}).fits
+
+
+def test_the_table_shows_the_most_that_any_tile_needs():
+    tiles = [kernel_resources.Needs("_a_kernel", "tf32", tile, arch, registers, stack, registers << 10, "none")
+             for arch in kernel_resources.SHARED_MEMORY
+             for tile, registers, stack in (("16", 60, 0), ("64", 90, 8 if arch == 90 else 0))]  # fmt: skip
+    head, _, row = kernel_resources.table(tiles).splitlines()
+    assert head == "| kernel | dtype | tiles | sm_80 | sm_86 | sm_89 | sm_90 | sm_100 | sm_120 |"
+    most = "90 / 90 KiB"
+    assert row == f"| a | tf32 | 2 | {most} | {most} | {most} | {most} **stack 8** | {most} | {most} |"
 
 
 def test_the_interpreter_is_refused_in_one_line():
-    result = run("-m", "kernels.resources", "--json", TRITON_INTERPRET="1")
+    result = run("-m", "bench.kernel_resources", "--json", TRITON_INTERPRET="1")
     assert result.returncode == 2 and "TRITON_INTERPRET is set" in result.stderr.splitlines()[-1]
-
-
-def test_an_exported_module_carries_the_operator_and_the_compiler_sees_what_the_kernel_writes():
-    result = run("tests/support/traced_kernels.py")
-    assert result.returncode == 0, result.stderr[-2000:]
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found["exported"] == ["cma_clip.modality_heads.default"] and found["batch"] == [[1, 64]]
-    outputs = {"_forward_kernel": ["arrivals", "logits", "partial", "saved", "text_share"]}
-    assert found["written"] == outputs
