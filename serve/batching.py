@@ -9,8 +9,6 @@ import numpy as np
 from model.config import PreprocessConfig
 from model.preprocess import pad_titles
 
-# B rows of all requests; T token ids; C labels, K tasks
-
 Arrays = tuple[np.ndarray, ...]
 Run = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

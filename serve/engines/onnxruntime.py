@@ -31,11 +31,8 @@ class OnnxRuntimeEngine:
             raise ValueError(f"{path}: ONNX Runtime cannot load it: {' '.join(str(error).split())[:300]}") from error
         self.precision = "f32"
 
-    def __call__(
-        self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        inputs = dict(zip(INPUTS, (input_ids_BT, pixels_BHW3, present_B2), strict=True))
-        logits, text_share = self.session.run(OUTPUTS, inputs)
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, text_share = self.session.run(OUTPUTS, dict(zip(INPUTS, inputs, strict=True)))
         return logits, text_share
 
     @staticmethod

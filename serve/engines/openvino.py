@@ -38,10 +38,8 @@ class OpenVINOEngine:
             raise ValueError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
         self.precision = properties["INFERENCE_PRECISION_HINT"]
 
-    def __call__(
-        self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        results = self.model(dict(zip(INPUTS, (input_ids_BT, pixels_BHW3, present_B2), strict=True)))
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        results = self.model(dict(zip(INPUTS, inputs, strict=True)))
         logits, text_share = (results[name] for name in OUTPUTS)
         return logits, text_share
 

@@ -52,10 +52,8 @@ class TensorRTEngine:
         smallest, _, _ = self.engine.get_tensor_profile_shape("input_ids", profile)
         return smallest[1]
 
-    def __call__(
-        self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        outputs = self.run(dict(zip(INPUTS, (input_ids_BT, pixels_BHW3, present_B2), strict=True)))
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = self.run(dict(zip(INPUTS, inputs, strict=True)))
         logits, text_share = (outputs[name] for name in OUTPUTS)
         return logits, text_share
 

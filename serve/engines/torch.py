@@ -51,19 +51,17 @@ class TorchEngine:
             self.stream = torch.cuda.Stream(self.device)
             torch.cuda.synchronize(self.device)  # the weights are there before another stream reads them
 
-    def __call__(
-        self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if len(input_ids_BT) > LARGEST_BATCH:
-            raise ValueError(f"a batch of {len(input_ids_BT)}, the package takes at most {LARGEST_BATCH}")
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if len(inputs[0]) > LARGEST_BATCH:
+            raise ValueError(f"a batch of {len(inputs[0])}, the package takes at most {LARGEST_BATCH}")
         # The compiled code reads memory as it was told to, whatever the dtype and the strides.
-        arrays = zip((input_ids_BT, pixels_BHW3, present_B2), (np.int32, np.uint8, np.bool_), strict=True)
-        inputs = [torch.from_numpy(np.ascontiguousarray(array, dtype)) for array, dtype in arrays]
+        arrays = zip(inputs, (np.int32, np.uint8, np.bool_), strict=True)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array, dtype)) for array, dtype in arrays]
         if self.stream is None:
-            logits, text_share = self.model(*inputs)
+            logits, text_share = self.model(*tensors)
         else:
             with torch.cuda.stream(self.stream):
-                outputs = self.model(*(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in inputs))
+                outputs = self.model(*(tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors))
                 logits, text_share = map(_to_host, outputs)
             self.stream.synchronize()
         return logits.numpy(), text_share.numpy()

@@ -14,13 +14,13 @@ class Order(NamedTuple):
     """An engine file to build.
 
     Attributes:
-        folder: where to; its name is the runtime's row's. Beside it lie the engine's configurations.
-        runtime, precision: as in the table of runtimes; the precision is one of the runtime's.
+        path: the file to write; in the folder above lie the engine's configurations.
+        runtime, precision: as in the table of runtimes.
         data: data set directory, None where there is none.
     """
 
     bundle: Bundle
-    folder: Path
+    path: Path
     runtime: str
     precision: str
     data: Path | None = None
@@ -44,20 +44,20 @@ class Candidate(NamedTuple):
     where: Callable[[], str] | None = None
 
 
-class Built(NamedTuple):
-    """An engine file that has been written.
+class Target(NamedTuple):
+    """Where an engine file runs, as in EngineStamp; by default anywhere."""
 
-    Attributes:
-        precision, versions, gpu, compute_capability: as in EngineStamp.
-        candidates: the last is what will serve; it is compared on a data set's products too.
-    """
-
-    file: Path
-    precision: str
-    candidates: list[Candidate]
     versions: dict[str, str] = {}
     gpu: str | None = None
     compute_capability: str | None = None
+
+
+class Built(NamedTuple):
+    """An engine file that has been written; the last candidate will serve, so a data set's products go through it."""
+
+    precision: str
+    candidates: list[Candidate]
+    target: Target = Target()
 
 
 # Raises ValueError where this machine, the bundle or the data set does not allow it.

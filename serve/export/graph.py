@@ -16,7 +16,7 @@ from model.bundle import Bundle
 from serve.engines import INPUTS, OUTPUTS
 from serve.export.built import Built, Candidate, Order
 from serve.export.parity import random_inputs
-from serve.runtimes import load_engine, row_of
+from serve.runtimes import load_engine
 
 OPSET = 20
 # Where in the source each node comes from: paths of the machine that exports, which are nobody's business.
@@ -27,19 +27,17 @@ def build(order: Order) -> Built:
     """The ONNX file, for a runtime that reads it: judged in ONNX Runtime first, then in the one that will serve.
 
     Raises:
-        ValueError: as `write_onnx`; for int8 as `quantize`, or there is no data set.
+        ValueError: as `write_onnx` and `write_int8`.
     """
-    path = order.folder / row_of(order.runtime).file
+    runtime, path = order.runtime, order.path
     if order.precision == "int8":
         from serve.export.int8 import write_int8
 
         write_int8(order.bundle, path, order.data)
-        return Built(path, "int8", [Candidate(f"{order.runtime} int8", "int8", load_engine(order.runtime, path, {}))])
+        return Built("int8", [Candidate(f"{runtime} int8", "int8", load_engine(runtime, path, {}))])
     write_onnx(order.bundle, path)
-    engines = {name: load_engine(name, path, {}) for name in dict.fromkeys(("onnxruntime", order.runtime))}
-    return Built(
-        path, "f32", [Candidate(f"{name} {run.precision}", run.precision, run) for name, run in engines.items()]
-    )
+    engines = {name: load_engine(name, path, {}) for name in dict.fromkeys(("onnxruntime", runtime))}
+    return Built("f32", [Candidate(f"{name} {run.precision}", run.precision, run) for name, run in engines.items()])
 
 
 def write_onnx(bundle: Bundle, path: Path) -> None:

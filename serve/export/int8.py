@@ -19,42 +19,31 @@ CALIBRATED_ON = 128
 
 
 def write_int8(bundle: Bundle, path: Path, data: Path | None) -> None:
-    """Write the bundle's network with 8-bit matrix products.
-
-    Raises:
-        ValueError: there is no data set, or as `quantize` and `write_onnx`.
-    """
-    if data is None:
-        raise ValueError("--precision int8 needs --data: a data set to calibrate on and to measure the drift on")
-    exact = path.with_name("exact.onnx")
-    write_onnx(bundle, exact)
-    quantize(bundle, exact, path, data)
-    exact.unlink()
-
-
-def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
     """Write an ONNX file whose matrix products outside the heads take 8-bit inputs (QDQ format).
 
     Weights are scaled per output channel, activations per tensor by the extremes seen on products of the
     training split.
 
     Args:
-        path: the float32 graph.
         data: a data set directory.
     Raises:
-        ValueError: the data set has no readable training split.
+        ValueError: there is none, or it has no readable training split.
     """
-    graph = ir.load(path).graph
-    exact = [node.name for node in graph if node.op_type in PRODUCTS and FLOAT32_PART in module_scopes(node)]
+    if data is None:
+        raise ValueError("--precision int8 needs --data: a data set to calibrate on and to measure the drift on")
+    exact = path.with_name("exact.onnx")
+    write_onnx(bundle, exact)
+    graph = ir.load(exact).graph
+    heads = [node.name for node in graph if node.op_type in PRODUCTS and FLOAT32_PART in module_scopes(node)]
     logging.disable(logging.WARNING)  # it advises a pre-processing that torch's exporter has already done
     try:
         quantize_static(
+            str(exact),
             str(path),
-            str(output),
             _Reader(product_cases(bundle, data, "train", CALIBRATED_ON)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted(PRODUCTS),
-            nodes_to_exclude=exact,
+            nodes_to_exclude=heads,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -63,6 +52,7 @@ def quantize(bundle: Bundle, path: Path, output: Path, data: Path) -> None:
         )
     finally:
         logging.disable(logging.NOTSET)
+        exact.unlink()
 
 
 class _Reader(CalibrationDataReader):

@@ -10,13 +10,13 @@ import importlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cma_clip.files import write_atomically
-from serve.engines.tensorrt import library_version
+from serve.engines.tensorrt import TensorRTEngine, library_version
+from serve.export.built import Target
 
 TensorRT = Any  # the module tensorrt or tensorrt_rtx: one API under two names
 MODULES = {
@@ -28,19 +28,6 @@ SMALLEST_BATCH, USUAL_BATCH, LARGEST_BATCH = 1, 16, 64
 WORKSPACE_BYTES = 4 << 30
 
 logger = logging.getLogger(__name__)
-
-
-class Target(NamedTuple):
-    """Where a plan runs; what EngineStamp keeps.
-
-    Attributes:
-        versions: the library's name and version, which must be the same where the plan is loaded.
-        gpu, compute_capability: of the GPU that it was built for; both None if it runs on several kinds.
-    """
-
-    versions: dict[str, str]
-    gpu: str | None
-    compute_capability: str | None
 
 
 def import_tensorrt(module: str) -> TensorRT:
@@ -87,7 +74,6 @@ def build_engine(
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default; float32 would have 10 bits of mantissa
-    config.progress_monitor = _progress(trt)
     for length in lengths:
         add_profile(builder, config, length, image_size)
     # TensorRT-RTX measures no kernels while it builds; its counterpart is a cache beside the loaded engine.
@@ -101,8 +87,8 @@ def build_engine(
     write_atomically(plan, bytes(serialized))
     if cache is not None:
         write_atomically(cache, bytes(config.get_timing_cache().serialize()))
-    versions = {trt.__name__: library_version(trt)}
-    return Target(versions, None, None) if _is_rtx(trt) else Target(versions, *gpu())
+    gpu = () if _is_rtx(trt) else (torch.cuda.get_device_name(), TensorRTEngine.machine()[1])
+    return Target({trt.__name__: library_version(trt)}, *gpu)
 
 
 def parse(trt: TensorRT, builder: Any, log: Any, onnx_path: Path) -> tuple[Any, Any]:
@@ -130,11 +116,6 @@ def add_profile(builder: Any, config: Any, length: int, image_size: int) -> None
     config.add_optimization_profile(profile)
 
 
-def gpu() -> tuple[str, str]:
-    """Name and compute capability of this machine's GPU."""
-    return torch.cuda.get_device_name(), "{}.{}".format(*torch.cuda.get_device_capability())
-
-
 def _is_rtx(trt: TensorRT) -> bool:
     return trt.__name__ == "tensorrt_rtx"
 
@@ -155,29 +136,3 @@ def build_log(trt: TensorRT) -> Any:
                 logger.info("%s", message)
 
     return Log()
-
-
-def _progress(trt: TensorRT) -> Any:
-    """A bar on the terminal for the build, with the name of what is under way."""
-
-    class Progress(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.bars: dict[str, tqdm] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, disable=None)
-            elif parent_phase in self.bars:
-                self.bars[parent_phase].set_postfix_str(phase_name)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.bars:
-                self.bars[phase_name].update()
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            if phase_name in self.bars:
-                self.bars.pop(phase_name).close()
-
-    return Progress()

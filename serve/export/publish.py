@@ -43,28 +43,20 @@ def export(
         ValueError: the bundle is unfit, the graph is invalid, or the runtime cannot be built here.
         Failure: the engine is too far from torch. What `deploy` served before stays, in both cases.
     """
-    offered = row_of(runtime).precisions
-    if precision not in (None, *offered):
-        raise ValueError(f"--precision {precision}: {runtime} has {', '.join(offered)}")
+    row = row_of(runtime)
+    if precision not in (None, *row.precisions):
+        raise ValueError(f"--precision {precision}: {runtime} has {', '.join(row.precisions)}")
     build, bundle = builder(runtime), load_bundle(bundle_dir)
     prepare_repository(deploy)
     served_config = bundle.config.model_dump_json(indent=2) + "\n"
     bundle_sha256 = hashlib.sha256(served_config.encode()).hexdigest()
     with new_directory(deploy / "engine" / "1") as partial:
-        built = build(Order(bundle, partial, runtime, precision or offered[0], data))
-        reports = {}
-        for candidate in built.candidates:
-            reports[candidate.name] = judge(bundle, candidate, data if candidate is built.candidates[-1] else None)
+        built = build(Order(bundle, partial / row.file, runtime, precision or row.precisions[0], data))
+        served = built.candidates[-1]
+        reports = {each.name: judge(bundle, each, data if each is served else None) for each in built.candidates}
         # The engine refuses to load beside another bundle.json: a kill between the renames shows.
-        EngineStamp(
-            runtime=runtime,
-            precision=built.precision,
-            bundle_sha256=bundle_sha256,
-            versions=built.versions,
-            gpu=built.gpu,
-            compute_capability=built.compute_capability,
-            parity=reports,
-        ).write(built.file)
+        known = {"runtime": runtime, "precision": built.precision, "bundle_sha256": bundle_sha256, "parity": reports}
+        EngineStamp(**known, **built.target._asdict()).write(partial / row.file)
         _keep(deploy / "engine" / "1", partial, bundle_sha256)
     write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
     write_atomically(deploy / "bundle.json", served_config)

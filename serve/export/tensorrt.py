@@ -20,12 +20,11 @@ from serve.check import read_config
 from serve.engines import INPUTS
 from serve.engines.tensorrt import TensorRTEngine
 from serve.export.bisect import Arrays, first_deviation
-from serve.export.built import Built, Candidate, Order
+from serve.export.built import Built, Candidate, Order, Target
 from serve.export.graph import write_onnx
 from serve.export.mixed_precision import TYPES, write_mixed
 from serve.export.parity import random_inputs
-from serve.export.plan import MODULES, Target, build_engine, import_tensorrt
-from serve.runtimes import row_of
+from serve.export.plan import MODULES, build_engine, import_tensorrt
 
 # Of a layer's largest value; sound engines stay below a third of it.
 LAYER_LIMITS = {"f16": 0.02, "bf16": 0.1}
@@ -51,21 +50,19 @@ def build(order: Order) -> Built:
     Raises:
         ValueError: as `build_plan`, or the server's configuration has another number of profiles.
     """
-    bundle, precision = order.bundle, order.precision
+    bundle, precision, folder = order.bundle, order.precision, order.path.parents[1]
     lengths = bundle.config.preprocess.title_lengths
-    folder, row = order.folder.parent, row_of(order.runtime)
-    served = read_config(folder, row.config).instance_group[0].profile
+    served = read_config(folder, None).instance_group[0].profile
     if len(served) != len(lengths):  # titles of the lengths left over would fail, one by one
         raise ValueError(
             f"{folder}/config.pbtxt serves {len(served)} profiles, the bundle has {len(lengths)} title lengths:"
             f" list as many under instance_group"
         )
-    plan = order.folder / row.file
     # Beside the models: the version folder is replaced by each export.
-    target = build_plan(bundle, plan, precision, timing_cache=folder.parent / f"{row.file}.timing")
-    run = TensorRTEngine(plan, {"precision": precision})
+    target = build_plan(bundle, order.path, precision, timing_cache=folder.parent / f"{order.path.name}.timing")
+    run = TensorRTEngine(order.path, {"precision": precision})
     where = functools.partial(first_wrong_layer, bundle, precision)
-    return Built(plan, precision, [Candidate(f"tensorrt {precision}", precision, run, lengths, where)], *target)
+    return Built(precision, [Candidate(f"tensorrt {precision}", precision, run, lengths, where)], target)
 
 
 def build_plan(
@@ -81,6 +78,7 @@ def build_plan(
         ValueError: as `import_tensorrt`, `build_engine` and `write_mixed`.
     """
     trt, preprocess = import_tensorrt(module), bundle.config.preprocess  # before the minutes of work
+    print(f"building {plan}: minutes for a network of full size", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         whole, mixed = Path(folder, "model.onnx"), Path(folder, "mixed.onnx")
         write_onnx(bundle, whole)

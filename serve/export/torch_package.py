@@ -19,10 +19,9 @@ from model.bundle import Bundle
 from model.cma_clip import Network
 from model.modality_heads import ModalityHeads
 from serve.engines.torch import LARGEST_BATCH, TorchEngine, versions
-from serve.export.built import Built, Candidate, Order
+from serve.export.built import Built, Candidate, Order, Target
 from serve.export.graph import dynamic_shapes, tracing
 from serve.export.parity import random_inputs
-from serve.runtimes import row_of
 
 # B batch, T token ids, H and W image size, N heads, E width of a head, V width of a tower
 
@@ -108,11 +107,10 @@ def build(order: Order) -> Built:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = PRECISIONS[device] if order.precision == "auto" else order.precision
-    path = order.folder / row_of(order.runtime).file
-    libraries = build_package(order.bundle, path, device, precision)
-    engine = TorchEngine(path, {})
-    gpu, capability = (torch.cuda.get_device_name(), engine.machine()[1]) if device == "cuda" else (None, None)
-    return Built(path, precision, [Candidate(f"torch {precision}", precision, engine)], libraries, gpu, capability)
+    libraries = build_package(order.bundle, order.path, device, precision)
+    engine = TorchEngine(order.path, {})
+    gpu = (torch.cuda.get_device_name(), engine.machine()[1]) if device == "cuda" else ()
+    return Built(precision, [Candidate(f"torch {precision}", precision, engine)], Target(libraries, *gpu))
 
 
 def build_package(bundle: Bundle, path: Path, device: str, precision: str) -> dict[str, str]:

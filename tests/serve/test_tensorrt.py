@@ -26,6 +26,7 @@ from serve.engines.tensorrt import choose_profile, library_version
 from serve.export import plan as plans
 from serve.export import tensorrt as tensorrt_engine
 from serve.export.bisect import Arrays
+from serve.export.built import Target
 from serve.export.mixed_precision import write_mixed
 from serve.export.plan import LARGEST_BATCH, add_profile, build_engine, import_tensorrt, parse
 from serve.export.tensorrt import main
@@ -101,7 +102,7 @@ def test_E6_the_tiny_network_is_parsed_with_the_types_of_the_graph(builder: Any,
 def test_the_full_size_network_is_built_with_every_profile(tmp_path: Path):
     preprocess = BundleConfig.read(full_size.bundle_dir() / "config.json").preprocess
     target = build_engine(tensorrt_rtx, full_size_mixed("f16"), tmp_path / "model.plan", *shapes(preprocess))
-    assert target == ({"tensorrt_rtx": library_version(tensorrt_rtx)}, None, None)
+    assert target == Target({"tensorrt_rtx": library_version(tensorrt_rtx)})
     size = (tmp_path / "model.plan").stat().st_size
     assert 2 * 189e6 < size < 4 * 189e6, "weights in 16 bits, once for all profiles"
 
