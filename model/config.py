@@ -63,7 +63,8 @@ class ModelConfig(StrictModel):
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.
         dropout: in sequence-wise attention and heads.
         kernels: what computes modality-wise attention and heads: `triton` (fused kernels, CUDA), `reference`
-            (plain PyTorch), or `auto`: the kernels on CUDA where they support the sizes. No weight depends on it.
+            (plain PyTorch), or `auto`: the kernels on CUDA where they support the sizes, agree with the reference
+            and are faster (kernels.choice). No weight depends on it.
     """
 
     architecture: Annotated[str, AfterValidator(check_architecture)] = "cma_clip"
