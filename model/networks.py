@@ -48,6 +48,18 @@ class Architecture:
     unused: tuple[str, ...] = ()
     trained_as: Mapping[str, str] = field(default_factory=dict)
 
+    def neighbours(self, stage: StageName) -> tuple[StageName | None, StageName | None]:
+        """The stage before and the stage after.
+
+        Raises:
+            ValueError: the architecture has no such stage.
+        """
+        chain: tuple[StageName, ...] = ("contrastive", *self.stages)
+        if stage not in chain:
+            raise ValueError(f"stage {stage}: the stages of {self.title} are {', '.join(self.stages)}")
+        place = chain.index(stage)
+        return (chain[place - 1] if place else None), (chain[place + 1] if stage != chain[-1] else None)
+
     def part_of(self, parameter: str) -> str:
         """The name in the stages' table that a parameter, or a module, goes by."""
         module = parameter.partition(".")[0]

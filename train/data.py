@@ -1,11 +1,11 @@
-"""Parquet shards to batches: map-style, in a seeded order that can go on at any update."""
+"""Parquet shards to batches."""
 
 from __future__ import annotations
 
 import bisect
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dataset.format import DatasetInfo
 from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from model.tasks import MISSING
+from model.tokenizer import build_tokenizer
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
 
@@ -156,6 +157,14 @@ class ProductDataset(Dataset):
         return self._cache[group]
 
 
+def open_splits(directory: Path, preprocess: PreprocessConfig, cached_row_groups: int) -> tuple[ProductDataset, ...]:
+    """Those of training: train and validation."""
+    tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
+    return tuple(
+        ProductDataset(directory, split, preprocess, tokenizer, cached_row_groups) for split in ("train", "validation")
+    )
+
+
 def _leave_signals_to_the_rank(_: int) -> None:
     """Ctrl-C and the launcher's SIGTERM reach the workers too; they must live until the checkpoint is written."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -170,76 +179,3 @@ def _row_group_sizes(path: Path, rows: int) -> list[int]:
     if metadata.num_rows != rows:
         raise ValueError(f"{path}: {metadata.num_rows} rows, dataset.json says {rows}; prepare the data again")
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-
-
-class ShuffledBatches(Sampler[list[int]]):
-    """One rank's micro-batches of one epoch, in an order that depends on seed and epoch only.
-
-    Row groups are shuffled, then the products among `window` row groups at a time, so that a loader
-    process that keeps `window` row groups reads each only once an epoch. The global batch of an
-    update holds the same products for any number of ranks. Products that do not fill the last update
-    wait for another epoch.
-
-    Args:
-        starts: first product of each row group, and the end.
-        batch_size: products of an update over all ranks.
-        micro_batch_size: products of one item.
-        first_update: where to go on.
-    """
-
-    def __init__(
-        self,
-        starts: Sequence[int],
-        batch_size: int,
-        micro_batch_size: int,
-        *,
-        rank: int,
-        world_size: int,
-        seed: int,
-        epoch: int,
-        window: int = 64,
-        first_update: int = 0,
-    ) -> None:
-        self.starts, self.window, self.seed, self.epoch = starts, window, seed, epoch
-        self.batch_size, self.micro_batch_size, self.first_update = batch_size, micro_batch_size, first_update
-        self.rank, self.world_size = rank, world_size
-        self.updates = starts[-1] // batch_size
-
-    def order(self) -> np.ndarray:
-        """All products of the epoch, shuffled."""
-        rng = np.random.default_rng((self.seed, self.epoch))
-        groups = rng.permutation(len(self.starts) - 1)
-        parts = []
-        for first in range(0, len(groups), self.window):
-            chosen = groups[first : first + self.window]
-            parts.append(
-                rng.permutation(np.concatenate([np.arange(self.starts[g], self.starts[g + 1]) for g in chosen]))
-            )
-        return np.concatenate(parts)
-
-    def __len__(self) -> int:
-        return (self.updates - self.first_update) * self.batch_size // (self.micro_batch_size * self.world_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order, step = self.order(), self.micro_batch_size * self.world_size
-        for first in range(self.first_update * self.batch_size, self.updates * self.batch_size, step):
-            mine = first + self.rank * self.micro_batch_size
-            yield order[mine : mine + self.micro_batch_size].tolist()
-
-
-class OrderedBatches(Sampler[list[int]]):
-    """One rank's batches for evaluation: every product once, and as many batches on every rank.
-
-    Where products run out, the last one is repeated; `train.evaluation` drops the repetitions.
-    """
-
-    def __init__(self, rows: int, batch_size: int, *, rank: int, world_size: int) -> None:
-        self.rows, self.batch_size, self.rank, self.world_size = rows, batch_size, rank, world_size
-
-    def __len__(self) -> int:
-        return -(-self.rows // (self.batch_size * self.world_size))
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(len(self)):
-            first = (step * self.world_size + self.rank) * self.batch_size
-            yield [min(index, self.rows - 1) for index in range(first, first + self.batch_size)]

@@ -18,14 +18,14 @@ class RunLog:
     """Appends to `log.jsonl`, `tensorboard/` and `rejects-rankN.txt` of a stage.
 
     Args:
-        enabled: False on all ranks but the first; those only report rejects.
+        rank: all but the first only report rejects.
         updates_done: where the run goes on; what a killed run logged beyond its checkpoint is dropped.
     """
 
-    def __init__(self, stage_dir: Path, enabled: bool, updates_done: int) -> None:
-        self.stage_dir, self.enabled = stage_dir, enabled
+    def __init__(self, stage_dir: Path, rank: int, updates_done: int) -> None:
+        self.stage_dir, self.rank, self.enabled = stage_dir, rank, rank == 0
         self.reported: set[str] = set()
-        if enabled:
+        if self.enabled:
             path = stage_dir / "log.jsonl"
             kept = [line for line in _lines(path) if json.loads(line)["update"] <= updates_done]
             write_atomically(path, "".join(kept))
@@ -46,12 +46,14 @@ class RunLog:
         if metrics:
             tqdm.write(format_table(metrics))
 
-    def rejects(self, problems: list[str], rank: int) -> None:
+    def rejects(self, problems: list[str]) -> int:
+        """Note products that could not be read; returns how many there are on this rank."""
         new = sorted(set(problems) - self.reported)
         if new:
             self.reported.update(new)
-            with (self.stage_dir / f"rejects-rank{rank}.txt").open("a") as file:
+            with (self.stage_dir / f"rejects-rank{self.rank}.txt").open("a") as file:
                 file.writelines(f"{problem}\n" for problem in new)
+        return len(self.reported)
 
     def close(self) -> None:
         if self.enabled:

@@ -5,215 +5,242 @@ from __future__ import annotations
 import math
 import signal
 import time
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import deepspeed
 import torch
-import torch.distributed as dist
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
 from tqdm import tqdm
 
+from cma_clip.command import Stopped
 from model.cma_clip import Network
 from model.config import BundleConfig
-from model.networks import NETWORKS, StageName
 from model.tasks import TaskSet
 from train import checkpoint
 from train.class_weights import positive_weights
-from train.data import ProductDataset, ShuffledBatches
-from train.evaluation import Ranks, mean_loss, predict, score
+from train.data import Batch, ProductDataset, open_splits
+from train.engine import attention_kernel, create_engine
+from train.job import StageJob
 from train.logs import RunLog
+from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, ContrastiveObjective
-from train.recipe import Recipe
-from train.stages import StageState, train_mode
+from train.predict import loss_and_metrics, mean_loss, predict
+from train.ranks import Ranks, meet
+from train.sampler import ShuffledBatches
+from train.stage_state import begin, write_state
+from train.stages import build_network, freeze, train_mode
 from train.thresholds import fit_thresholds
 
-
-class Stopped(Exception):
-    """SIGTERM or SIGINT came; the checkpoint is written."""
+READ_EVERY = 10
 
 
-class StageRun:
+def train_stage(job: StageJob) -> None:
+    """Do what is left of the stage and publish its best weights.
+
+    Raises:
+        ValueError: data or weights do not fit, and nothing has been written; or as StageLoop.run.
+        Stopped: as StageLoop.run.
+    """
+    torch.manual_seed(job.recipe.seed)
+    network, preprocess = build_network(job.recipe.model, job.info.tasks, job.start)
+    freeze(network, job.stage, job.architecture)
+    train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups)
+    if len(train) < job.settings.batch_size:
+        what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
+        raise ValueError(f"{what} is more than the {len(train)} products to train on")
+    with meet() as ranks:
+        if ranks.is_first:
+            begin(job.directory, job.recipe, job.ds_config, job.restart)
+        ranks.barrier()
+        StageLoop(job, network, train, validation, ranks).run()
+        if ranks.is_first:
+            if job.stage != "contrastive":
+                checkpoint.publish(job.directory, job.output / "bundle")
+            job.state.finished = True
+            write_state(job.directory, job.state)
+            best, loss = job.state.best_epoch, job.state.best_loss
+            print(f"stage {job.stage}: epoch {best} is the best, validation loss {loss:.4f}")
+
+
+class StageLoop:
     """A stage under way on this rank.
 
     Args:
         network: frozen as the stage wants it.
         train, validation: splits; `validation` decides which weights are kept.
-        state: where to begin.
-        ds_config: DeepSpeed's dictionary.
     """
 
     def __init__(
-        self,
-        stage: StageName,
-        recipe: Recipe,
-        network: Network,
-        train: ProductDataset,
-        validation: ProductDataset,
-        stage_dir: Path,
-        state: StageState,
-        ds_config: dict[str, Any],
-        ranks: Ranks,
+        self, job: StageJob, network: Network, train: ProductDataset, validation: ProductDataset, ranks: Ranks
     ) -> None:
-        self.stage, self.recipe, self.config = stage, recipe, getattr(recipe.stages, stage)
-        self.network, self.train, self.validation = network, train, validation
-        self.stage_dir, self.state, self.ranks = stage_dir, state, ranks
-        self.micro_batch_size = ds_config["train_micro_batch_size_per_gpu"]
-        self.accumulation = ds_config["gradient_accumulation_steps"]
-        self.is_bf16 = ds_config["torch_autocast"]["enabled"]
-        self.positive_weight_C = positive_weights(train) if recipe.class_weights == "inverse_frequency" else None
-        self.objective = (
+        self.job, self.state, self.settings = job, job.state, job.settings
+        self.network, self.train, self.validation, self.ranks = network, train, validation, ranks
+        self.micro_batch_size = job.ds_config["train_micro_batch_size_per_gpu"]
+        self.accumulation = job.ds_config["gradient_accumulation_steps"]
+        self.updates_per_epoch = len(train) // job.settings.batch_size
+        self.positive_weight_C = positive_weights(train) if job.recipe.class_weights == "inverse_frequency" else None
+        objective = (
             ContrastiveObjective(network, ranks.rank, ranks.world_size)
-            if stage == "contrastive"
-            else ClassificationObjective(network, train.tasks, self.config.modality_dropout, self.positive_weight_C)
+            if job.stage == "contrastive"
+            else ClassificationObjective(network, train.tasks, job.settings.modality_dropout, self.positive_weight_C)
         )
-        optimizer = torch.optim.AdamW(parameter_groups(network, self.config.weight_decay), self.config.learning_rate)
-        total = self.config.epochs * self.updates_per_epoch
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(total, self.config.warmup_fraction))
-        self.engine, *_ = deepspeed.initialize(
-            model=self.objective, optimizer=optimizer, lr_scheduler=schedule, config=ds_config
-        )
-        if state.checkpoint:
-            checkpoint.load(self.engine, stage_dir, state)
-        self.log = RunLog(stage_dir, ranks.is_first, self._updates_done())
-        self.rejects: set[str] = set()
+        updates = job.settings.epochs * self.updates_per_epoch
+        self.engine = create_engine(objective, job.settings, updates, job.ds_config)
+        if self.state.checkpoint:
+            checkpoint.load(self.engine, job.directory, self.state)
+        self.log = RunLog(job.directory, ranks.rank, self._updates_done())
+        self.losses = LossWindow()
         self.saved_at = time.monotonic()
         self.stop_requested = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request_stop)
 
-    @property
-    def updates_per_epoch(self) -> int:
-        return len(self.train) // self.config.batch_size
-
     def run(self) -> None:
-        """Train the epochs that are left, keep the best, mark the stage as finished.
+        """Train the epochs that are left and keep the best.
 
         Raises:
             Stopped: a signal came; the same command goes on from there.
             ValueError: the loss is not a number, or too many products cannot be read.
         """
-        with attention_kernel(self.ranks.device, self.is_bf16):
-            while self.state.epoch < self.config.epochs:
+        with attention_kernel(self.ranks.device, self.job.ds_config["torch_autocast"]["enabled"]):
+            while self.state.epoch < self.settings.epochs:
                 self._train_epoch()
                 self._validate()
                 self._save()
-                if self._agree(self.stop_requested):
-                    raise Stopped
+                self._stop_if(*self.ranks.any(self.stop_requested))
         self.log.close()
 
     def _train_epoch(self) -> None:
         sampler = ShuffledBatches(
             self.train.starts,
-            self.config.batch_size,
+            self.settings.batch_size,
             self.micro_batch_size,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
-            seed=self.recipe.seed,
+            seed=self.job.recipe.seed,
             epoch=self.state.epoch,
-            window=self.recipe.shuffle_row_groups,
+            window=self.job.recipe.shuffle_row_groups,
             first_update=self.state.update,
         )
         self.engine.train()
-        train_mode(self.network, self.stage, NETWORKS[self.recipe.model.architecture])
-        batches = iter(self.train.loader(sampler, self.recipe.loader_workers))
+        train_mode(self.network, self.job.stage, self.job.architecture)
+        batches = iter(self.train.loader(sampler, self.job.recipe.loader_workers))
         with self._progress() as bar:
             while self.state.update < self.updates_per_epoch:
-                loss, parts = self._update(batches)
-                self.state.update += 1
+                stop, save = self._update(batches)
                 bar.update()
-                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-                self.log.update(self._updates_done(), loss, parts, self.engine.get_lr()[0])
-                self._save_or_stop()
+                if len(self.losses) == READ_EVERY or self.state.update == self.updates_per_epoch:
+                    self._log_losses(bar)
+                if stop or save:
+                    self._save()
+                self._stop_if(stop)
         self.state.epoch, self.state.update = self.state.epoch + 1, 0
 
-    def _update(self, batches: Any) -> tuple[float, dict[str, float]]:
-        """One optimizer step; returns the mean loss of this rank and its parts by task."""
-        total = 0.0
-        parts: dict[str, float] = {}
+    def _update(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
+        """One optimizer step; returns whether some rank has to stop, and whether it is time for a checkpoint.
+
+        The ranks agree once an update, after its last gradient and before its step: so a step is never made where the
+        loss of any rank is not finite. DeepSpeed's step waits for the device too (it reads the gradient's norm).
+        """
+        losses: list[Tensor] = []
+        products: list[tuple[str, str]] = []
         for step in range(self.accumulation):
+            if step:
+                self.engine.step()
             batch = next(batches).to(self.ranks.device)
+            products.append((batch.ids[0], batch.ids[-1]))
             self._count_rejects(batch.problems)
             # Dropout depends on nothing but the place in the run, so that a run that was stopped repeats it.
-            torch.manual_seed(hash((self.recipe.seed, self._updates_done(), step, self.ranks.rank)))
-            loss, losses, _ = self.engine(batch)
-            total += loss.item() / self.accumulation
-            if not math.isfinite(total):
-                raise ValueError(
-                    f"the loss of stage {self.stage} is {total} in epoch {self.state.epoch + 1}, update"
-                    f" {self.state.update + 1}, products {batch.ids[0]} … {batch.ids[-1]}; the last checkpoint is"
-                    f" whole: lower stages.{self.stage}.learning_rate and add --restart"
-                )
-            for name, value in losses.items():
-                parts[name] = parts.get(name, 0.0) + value.item() / self.accumulation
-            self.engine.backward(loss)
-            self.engine.step()
-        return total, parts
+            torch.manual_seed(hash((self.job.recipe.seed, self._updates_done(), step, self.ranks.rank)))
+            result = self.engine(batch)
+            self.engine.backward(result.loss)
+            losses.append(torch.stack([result.loss.detach(), *result.parts.values()]))
+        losses_AK = torch.stack(losses)
+        is_due = time.monotonic() - self.saved_at > 60 * self.job.recipe.checkpoint_minutes
+        is_wrong, stop, save = self.ranks.any(~losses_AK[:, 0].isfinite().all(), self.stop_requested, is_due)
+        if is_wrong:
+            self._refuse(losses_AK[:, 0].tolist(), products)
+        self.engine.step()
+        self.state.update += 1
+        self.losses.add(self._updates_done(), self.engine.get_lr()[0], losses_AK, list(result.parts))
+        return stop, save
+
+    def _refuse(self, losses_A: list[float], products: list[tuple[str, str]]) -> None:
+        """Stop before the step of this update.
+
+        Raises:
+            ValueError: always; it names the products of the micro-batch, on the rank that has it.
+        """
+        self._log_losses()
+        wrong = [(loss, *ids) for loss, ids in zip(losses_A, products, strict=True) if not math.isfinite(loss)]
+        what = "is {}, products {} … {}".format(*wrong[0]) if wrong else "is not finite on another rank"
+        raise ValueError(
+            f"epoch {self.state.epoch + 1}, update {self.state.update + 1} of stage {self.job.stage}: the loss {what};"
+            f" the weights are those before this update and the last checkpoint is whole: lower"
+            f" stages.{self.job.stage}.learning_rate and add --restart"
+        )
+
+    def _log_losses(self, bar: tqdm | None = None) -> None:
+        for update in self.losses.read():
+            self.log.update(*update)
+            if bar:
+                bar.set_postfix_str(f"loss {update.loss:.4f}", refresh=False)
 
     def _validate(self) -> None:
         """Through the engine, which gathers the weights that ZeRO-3 has spread."""
         self.engine.eval()
         metrics: dict[str, dict[str, Any]] = {}
         tasks = self.train.tasks
-        arguments = (self.validation, self.micro_batch_size, self.ranks, self.recipe.loader_workers)
-        if self.stage == "contrastive":
+        arguments = (self.validation, self.micro_batch_size, self.ranks, self.job.recipe.loader_workers)
+        if self.job.stage == "contrastive":
             loss = mean_loss(self.engine, *arguments)
         else:
             predictions = predict(lambda batch: self.engine(batch).output, *arguments)
             self._count_rejects(predictions.problems)
             tasks = fit_thresholds(predictions.logits_NC, predictions.targets_NC, tasks)
-            loss, metrics = score(predictions, tasks, self.positive_weight_C)
+            loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C)
         if not math.isfinite(loss):
-            raise ValueError(f"the validation loss of stage {self.stage} is {loss} in epoch {self.state.epoch}")
+            raise ValueError(f"the validation loss of stage {self.job.stage} is {loss} in epoch {self.state.epoch}")
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, self.state.epoch
-            checkpoint.save_best(self.engine, self.network, self.stage_dir, self._bundle_config(loss, tasks))
+            checkpoint.save_best(self.engine, self.network, self.job.directory, self._bundle_config(loss, tasks))
         self.log.validation(self._updates_done(), self.state.epoch, loss, metrics, is_best)
 
     def _bundle_config(self, loss: float, tasks: TaskSet) -> BundleConfig:
+        recipe = self.job.recipe
         return BundleConfig(
             # Whoever loads it decides what computes it.
-            model=self.recipe.model.model_copy(update={"kernels": "auto"}),
+            model=recipe.model.model_copy(update={"kernels": "auto"}),
             preprocess=self.train.preprocess,
             tasks=tasks,
             provenance={
-                "stage": self.stage,
+                "stage": self.job.stage,
                 "epoch": self.state.epoch,
                 "validation_loss": loss,
                 "data_hash": self.state.data_hash,
-                "recipe": self.recipe.model_dump(mode="json"),
+                "recipe": recipe.model_dump(mode="json"),
             },
         )
 
-    def _save_or_stop(self) -> None:
-        stop = self._agree(self.stop_requested)
-        if stop or self._agree(time.monotonic() - self.saved_at > 60 * self.recipe.checkpoint_minutes):
-            self._save()
-        if stop:
-            raise Stopped
-
     def _save(self) -> None:
-        checkpoint.save(self.engine, self.stage_dir, self.state)
+        self._log_losses()
+        checkpoint.save(self.engine, self.job.directory, self.state)
         self.saved_at = time.monotonic()
 
-    def _agree(self, wanted: bool) -> bool:
-        """Whether any rank wants it."""
-        flag = torch.tensor([float(wanted)], device=self.ranks.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag.item())
+    def _stop_if(self, wanted: bool) -> None:
+        if wanted:
+            raise Stopped("its checkpoint is written")
 
     def _request_stop(self, *_: object) -> None:
         self.stop_requested = True
 
     def _count_rejects(self, problems: list[str]) -> None:
-        self.rejects.update(problems)
-        self.log.rejects(problems, self.ranks.rank)
-        allowed = self.recipe.max_reject_fraction * (len(self.train) + len(self.validation))
-        if len(self.rejects) > max(allowed, 1):
+        rejects = self.log.rejects(problems)
+        allowed = self.job.recipe.max_reject_fraction * (len(self.train) + len(self.validation))
+        if rejects > max(allowed, 1):
             raise ValueError(
-                f"{len(self.rejects)} products cannot be read, the last: {problems[-1]}; prepare the data again,"
+                f"{rejects} products cannot be read, the last: {problems[-1]}; prepare the data again,"
                 " or raise --max_reject_fraction"
             )
 
@@ -221,39 +248,8 @@ class StageRun:
         return self.state.epoch * self.updates_per_epoch + self.state.update
 
     def _progress(self) -> tqdm:
-        label = f"{self.stage} {self.state.epoch + 1}/{self.config.epochs}"
+        label = f"{self.job.stage} {self.state.epoch + 1}/{self.settings.epochs}"
         done, total = self.state.update, self.updates_per_epoch
         return tqdm(
             initial=done, total=total, desc=label, unit="update", disable=not self.ranks.is_first, mininterval=2
         )
-
-
-def attention_kernel(device: torch.device, is_bf16: bool) -> AbstractContextManager[None]:
-    """What computes attention.
-
-    On a CPU torch's fused kernel takes five times as long for gradients in bf16 as in float32 (torch 2.14 on
-    AVX512-BF16); plain matrix products do not.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if is_bf16 and device.type == "cpu" else nullcontext()
-
-
-def parameter_groups(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and other vectors do not."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def warmup_cosine(total: int, warmup_fraction: float) -> Any:
-    """Factor of the learning rate after n of `total` updates: linear up to 1, then cosine down to 0."""
-    rising = max(1, round(total * warmup_fraction))
-
-    def factor(update: int) -> float:
-        if update < rising:
-            return (update + 1) / rising
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (update - rising) / max(1, total - rising))))
-
-    return factor

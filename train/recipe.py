@@ -123,11 +123,16 @@ def _pairs(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def deepspeed_config(recipe: Recipe, stage: StageConfig, world_size: int, on_gpu: bool) -> dict[str, Any]:
+def deepspeed_config(
+    recipe: Recipe, stage: StageConfig, world_size: int, on_gpu: bool, over: Path | None = None
+) -> dict[str, Any]:
     """DeepSpeed's dictionary for this stage.
 
+    Args:
+        over: a user's JSON file that is laid over it, group by group.
     Raises:
-        ValueError: batch_size cannot be cut into equal micro-batches over the ranks.
+        ValueError: batch_size cannot be cut into equal micro-batches over the ranks; the file is no JSON object, or
+            changes a batch size, which only the recipe may.
     """
     micro = min(stage.micro_batch_size, stage.batch_size // world_size)
     if micro == 0 or stage.batch_size % (micro * world_size):
@@ -136,7 +141,7 @@ def deepspeed_config(recipe: Recipe, stage: StageConfig, world_size: int, on_gpu
             f" {stage.micro_batch_size}; change one of them"
         )
     bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and on_gpu)
-    return {
+    derived = {
         "train_batch_size": stage.batch_size,
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": stage.batch_size // (micro * world_size),
@@ -145,14 +150,10 @@ def deepspeed_config(recipe: Recipe, stage: StageConfig, world_size: int, on_gpu
         "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
         "steps_per_print": 2**31,
     }
+    return _laid_over(derived, over) if over else derived
 
 
-def merge_deepspeed_config(derived: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The derived dictionary with a user's JSON file laid over it, group by group.
-
-    Raises:
-        ValueError: the file is no JSON object, or changes a batch size, which only the recipe may.
-    """
+def _laid_over(derived: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         given = json.loads(path.read_text())
     except (OSError, ValueError) as error:

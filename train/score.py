@@ -15,18 +15,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cma_clip.command import command
 from cma_clip.files import new_directory
 from dataset.splits import SPLITS
 from model.bundle import Bundle
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
-from train.classify import answers_for, open_bundle
 from train.data import ProductDataset
-from train.evaluation import Predictions, score
 from train.metrics import format_table
+from train.predict import Predictions, answers_for, loss_and_metrics, open_bundle
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.score", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
@@ -35,15 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"score-{args.split}"
-    try:
-        metrics = judge(open_bundle(args.bundle, args.data), args.data, args.split, args.batch_size, output)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    metrics = judge(open_bundle(args.bundle, args.data), args.data, args.split, args.batch_size, output)
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_table(metrics))
     print(f"metrics, tables by label and every answer: {output}")
-    return 0
 
 
 def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path) -> dict[str, Any]:
@@ -59,7 +55,7 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     check_output(output)
     dataset, ours = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer), bundle.config.tasks
     answers = answers_for(bundle, dataset, batch_size)
-    loss, metrics = score(answers, ours)
+    loss, metrics = loss_and_metrics(answers, ours)
     with new_directory(output) as partial:
         summary = {"split": split, "loss": loss, "tasks": metrics}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -8,12 +8,13 @@ import pytest
 from tagged_files import COLOR, TAGS, write_tagged
 from tiny import tiny_bundle_config
 
+from cma_clip.command import EXIT_BAD_INPUT
 from dataset.format import DatasetInfo
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
 from train.class_weights import check_class_weights, positive_weights
 from train.data import ProductDataset
-from train.main import EXIT_BAD_INPUT, main
+from train.main import main
 
 
 def open_train(directory: Path) -> ProductDataset:

@@ -16,7 +16,8 @@ from model.clip_towers import create_clip, preprocess_config
 from model.preprocess import TitleTokenizer, image_to_pixels
 from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
-from train.data import OrderedBatches, ProductDataset, ShuffledBatches
+from train.data import ProductDataset
+from train.sampler import OrderedBatches, ShuffledBatches
 
 PREPROCESS = preprocess_config(create_clip(tiny_config()))
 TOKENIZER = TitleTokenizer(build_tokenizer(PREPROCESS.vocab_size), PREPROCESS)

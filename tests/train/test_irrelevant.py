@@ -16,8 +16,8 @@ from model.bundle import save_bundle
 from model.clip_towers import create_clip, preprocess_config
 from model.preprocess import TitleTokenizer
 from model.tokenizer import build_tokenizer
-from train.classify import answers_for, open_bundle
 from train.data import MISSING, ProductDataset
+from train.predict import answers_for, open_bundle
 from train.study import irrelevant
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset, contradicting_donors, derangement
 

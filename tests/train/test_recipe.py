@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import ROOT
 
-from train.recipe import Recipe, deepspeed_config, load_recipe, merge_deepspeed_config
+from train.recipe import Recipe, deepspeed_config, load_recipe
 
 APA = ROOT / "train/recipes/apa.yaml"
 
@@ -66,13 +66,12 @@ def test_deepspeeds_file_is_laid_over_group_by_group(tmp_path: Path):
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"overlap_comm": true}, "wall_clock_breakdown": true}')
     recipe = Recipe()
-    derived = deepspeed_config(recipe, recipe.stages.warmup, 1, on_gpu=False)
-    merged = merge_deepspeed_config(derived, file)
+    merged = deepspeed_config(recipe, recipe.stages.warmup, 1, False, file)
     assert merged["zero_optimization"] == {"stage": 1, "overlap_comm": True} and merged["wall_clock_breakdown"]
     for text, message in (("[1]", "expected a JSON object, got list"), ("{", "not a readable DeepSpeed configuration")):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
-            merge_deepspeed_config(derived, file)
+            deepspeed_config(recipe, recipe.stages.warmup, 1, False, file)
 
 
 @pytest.mark.parametrize(

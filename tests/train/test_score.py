@@ -14,13 +14,14 @@ import torch
 from tagged_files import COLOR, TAGS, write_tagged
 from tiny import ROOT, environment, tiny_bundle_config, tiny_config, tiny_network
 
+from cma_clip.command import EXIT_BAD_INPUT
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
 from model.tasks import MultiLabel, TaskSet
 from train.data import ProductDataset
-from train.evaluation import Predictions, Ranks, predict, score
-from train.main import EXIT_BAD_INPUT
 from train.main import main as train_main
+from train.predict import Predictions, loss_and_metrics, predict
+from train.ranks import Ranks
 from train.score import main
 from train.thresholds import fit_thresholds
 
@@ -105,7 +106,7 @@ def test_numbers_gone_wrong_are_told_by_the_loss(tagged: Path):
     nothing = torch.full((4, 6), float("nan"))
     targets = torch.tensor([[1.0, 0, 0, 1, 0, 0]]).repeat(4, 1)
     answers = Predictions(nothing, torch.ones(4, 2), targets, torch.ones(4, 2).bool(), [])
-    loss, _ = score(answers, fit_thresholds(nothing, targets, TaskSet([COLOR, TAGS])))
+    loss, _ = loss_and_metrics(answers, fit_thresholds(nothing, targets, TaskSet([COLOR, TAGS])))
     assert loss != loss
 
 
@@ -130,9 +131,9 @@ def test_training_with_class_weights_keeps_thresholds_and_the_loss_it_lowers(
     config = BundleConfig.read(output / "bundle/config.json")
     answers = validation_answers(output / "bundle", tagged)
     weight = torch.tensor([1.0, 1.0, 1.0, 18 / 9, 18 / 6, 1.0])
-    loss, metrics = score(answers, config.tasks, weight)
+    loss, metrics = loss_and_metrics(answers, config.tasks, weight)
     assert config.provenance["validation_loss"] == pytest.approx(loss, rel=1e-4)
-    assert config.provenance["validation_loss"] != pytest.approx(score(answers, config.tasks)[0], rel=1e-2)
+    assert config.provenance["validation_loss"] != pytest.approx(loss_and_metrics(answers, config.tasks)[0], rel=1e-2)
     assert [len(task.thresholds) for task in config.tasks] == [1, 3] and config.tasks[1].thresholds[2] == 0.5
     lines = [json.loads(line) for line in (output / "warmup/log.jsonl").read_text().splitlines()]
     best = [line for line in lines if line.get("best")][-1]

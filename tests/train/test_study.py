@@ -13,8 +13,8 @@ import pytest
 import yaml
 from tiny import ROOT, environment
 
+from cma_clip.command import EXIT_STOPPED
 from dataset.format import DatasetInfo
-from train.main import EXIT_STOPPED
 
 
 def study_file(folder: Path, data: Path, **changes: object) -> Path:

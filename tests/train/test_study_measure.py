@@ -14,7 +14,7 @@ from dataset.format import DatasetInfo
 from model.bundle import load_bundle
 from model.tasks import MISSING, MultiLabel, SingleLabel
 from train.data import ProductDataset
-from train.evaluation import Predictions
+from train.predict import Predictions
 from train.study.measure import by_naming, confusion_matrices, measure
 from train.study.naming import Naming, phrase_pattern
 from train.study.perturbed import PERTURBATIONS

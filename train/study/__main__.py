@@ -20,28 +20,24 @@ from pathlib import Path
 from deepspeed.accelerator import get_accelerator
 from tqdm import tqdm
 
+from cma_clip.command import Stopped, command
 from cma_clip.machine import processor
-from train.main import EXIT_BAD_INPUT, EXIT_STOPPED
 from train.study.plan import DataSet, Run, Study, pretraining, read_study, runs_of
 from train.study.report import report
-from train.study.runs import Launcher, Stopped, complete, pretrained_towers, towers_file
+from train.study.runs import Launcher, complete, pretrained_towers, towers_file
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
+    studies = dict(read_study(name) for name in args.study)
     try:
-        studies = dict(read_study(name) for name in args.study)
         done = run_studies(studies, args)
-        report(args.output)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
     except Stopped:
-        print("stopped; what is done is kept: the same command goes on from there", file=sys.stderr)
         print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
-        return EXIT_STOPPED
+        raise
+    report(args.output)
     print(f"{done} runs: {args.output}/results.md, results.json and plots")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

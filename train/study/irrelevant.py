@@ -14,20 +14,21 @@ from typing import Any
 
 import torch
 
+from cma_clip.command import command
 from cma_clip.files import write_atomically
 from dataset.splits import SPLITS
 from model.bundle import Bundle
 from model.tasks import MISSING
-from train.classify import answers_for, open_bundle, subset
 from train.data import ProductDataset
-from train.evaluation import Predictions
 from train.metrics import task_metrics
+from train.predict import Predictions, answers_for, open_bundle
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset
 
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m train.study.irrelevant", description=(__doc__ or "").split("\n")[0]
     )
@@ -39,21 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the exchanges (%(default)s)")
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
-    try:
-        bundle = open_bundle(args.bundle, args.data)
-        dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-        untouched = answers_for(bundle, dataset, args.batch_size)
-        results = suite(bundle, args.data, args.split, untouched, args.batch_size, args.seed)
-        output.mkdir(parents=True, exist_ok=True)
-        summary = {"split": args.split, "seed": args.seed, "perturbations": results}
-        write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    bundle = open_bundle(args.bundle, args.data)
+    dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
+    untouched = answers_for(bundle, dataset, args.batch_size)
+    results = suite(bundle, args.data, args.split, untouched, args.batch_size, args.seed)
+    output.mkdir(parents=True, exist_ok=True)
+    summary = {"split": args.split, "seed": args.seed, "perturbations": results}
+    write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_suite(results))
     print(f"as JSON: {output / 'irrelevant.json'}")
-    return 0
 
 
 def suite(
@@ -82,7 +78,7 @@ def compare(
     bundle: Bundle, dataset: PerturbedDataset, untouched: Predictions, batch_size: int
 ) -> dict[str, dict[str, Any]]:
     """One perturbation; the result's form is that of `suite`."""
-    tasks, before = bundle.config.tasks, subset(untouched, dataset.products)
+    tasks, before = bundle.config.tasks, untouched.of(dataset.products)
     after = answers_for(bundle, dataset, batch_size)
     # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)

@@ -11,10 +11,9 @@ from dataset.format import DatasetInfo
 from model.tasks import MISSING, TaskSet
 from train.answers import answers_by_task
 from train.class_table import confusion_matrix
-from train.classify import answers_for, open_bundle, subset
 from train.data import ProductDataset
-from train.evaluation import Predictions
 from train.metrics import task_metrics
+from train.predict import Predictions, answers_for, open_bundle
 from train.study.irrelevant import suite as irrelevant_suite
 from train.study.naming import Naming
 
@@ -64,7 +63,7 @@ def by_naming(
     for k, (task, targets_NL) in enumerate(tasks.split(answers.targets_NC)):
         readable = (has_both_N & (targets_NL[:, 0] != MISSING)).nonzero()[:, 0].tolist()
         groups = {name: [n for n in readable if named_NK[n][k] is value] for name, value in GROUPS.items()}
-        result[task.name] = {name: _group(subset(answers, group), tasks, k) for name, group in groups.items()}
+        result[task.name] = {name: _group(answers.of(group), tasks, k) for name, group in groups.items()}
     return result
 
 

@@ -11,23 +11,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cma_clip.command import command
 from cma_clip.files import new_directory, write_atomically
 from train.study.plots import draw
 from train.study.results import aggregate, read_results
 from train.study.tables import markdown
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.study.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", type=Path, help="the --output of train.study")
     args = parser.parse_args(arguments)
-    try:
-        report(args.study)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report(args.study)
     print(f"{args.study}/results.md, results.json and plots")
-    return 0
 
 
 def report(study: Path) -> None:

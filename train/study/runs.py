@@ -17,19 +17,16 @@ from typing import Any
 
 from safetensors.torch import load_file, save
 
+from cma_clip.command import Stopped
 from cma_clip.files import file_sha256, write_atomically
 from cma_clip.machine import commit, processor
 from dataset.format import DatasetInfo
-from train.stages import read_state, sha256
+from train.stage_state import read_state, weights_sha256
 from train.study.measure import measure
 from train.study.plan import Run
 
 PACKAGES = ("torch", "deepspeed", "open_clip_torch", "triton")
 TOWERS = "towers.clip."
-
-
-class Stopped(Exception):
-    """A signal came, or a run was told to end; what it did is saved."""
 
 
 class Launcher:
@@ -60,7 +57,7 @@ class Launcher:
         with log.open("ab") as file:
             code = self._wait(command, file)
         if code and self.stopping.is_set():
-            raise Stopped
+            raise Stopped("what is done is kept")
         if code:
             lines = log.read_text(errors="replace").splitlines()
             said = next((line for line in reversed(lines) if line.startswith("error: ")), f"exit code {code}")
@@ -74,7 +71,7 @@ class Launcher:
 
     def _wait(self, command: list[str], log: Any) -> int:
         if self.stopping.is_set():
-            raise Stopped
+            raise Stopped("what is done is kept")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": str(self.threads)}
         with subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as child:
@@ -176,7 +173,7 @@ def judge(run: Run, minutes: dict[str, float], stamp: str) -> dict[str, Any]:
         "hardware": processor(),
         "versions": {package: version(package) for package in PACKAGES},
         "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "weights": sha256(last),
+        "weights": weights_sha256(last),
         "stages": stages,
         **measured,
     }

@@ -1,34 +1,27 @@
-"""Answers of a network for a whole split, gathered from all ranks."""
+"""A network's answers for a whole split, gathered from all ranks, and what they are worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.format import DatasetInfo
+from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
 from model.tasks import TaskSet
-from train.data import Batch, OrderedBatches, ProductDataset
+from train.data import Batch, ProductDataset
 from train.losses import Result, classification_losses
 from train.metrics import task_metrics
+from train.ranks import Ranks
+from train.sampler import OrderedBatches
 
 # N products, C labels of all tasks, K tasks
-
-
-class Ranks(NamedTuple):
-    """Who this process is among the ranks, and where it computes."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
 
 
 class Predictions(NamedTuple):
@@ -44,6 +37,12 @@ class Predictions(NamedTuple):
     present_N2: Tensor
     problems: list[str]
 
+    def of(self, products: Sequence[int]) -> Predictions:
+        """The answers of these products, in this order."""
+        index = torch.tensor(list(products), dtype=torch.long)
+        logits, share, targets, present = (tensor[index] for tensor in self[:4])
+        return Predictions(logits, share, targets, present, [])
+
 
 @torch.no_grad()
 def predict(
@@ -58,11 +57,13 @@ def predict(
         for column, tensor in zip(columns, row, strict=True):
             column.append(tensor)
         problems += batch.problems
-    logits, share, targets, present = (_gather(torch.stack(column), len(dataset)) for column in columns)
+    # The ranks' batches [steps, batch, ...] are interleaved into the split's order; what was repeated is dropped.
+    gathered = (torch.stack(ranks.gather(torch.stack(column)), dim=1) for column in columns)
+    logits, share, targets, present = (parts.flatten(0, 2)[: len(dataset)].cpu() for parts in gathered)
     return Predictions(logits, share, targets, present.bool(), problems)
 
 
-def score(
+def loss_and_metrics(
     predictions: Predictions, tasks: TaskSet, positive_weight_C: Tensor | None = None
 ) -> tuple[float, dict[str, Any]]:
     """The loss, summed over the tasks' means over their labelled products, and the metrics of each task.
@@ -89,10 +90,7 @@ def mean_loss(
     batch_size = max(1, min(batch_size, len(dataset) // ranks.world_size))
     full = len(dataset) - len(dataset) % (batch_size * ranks.world_size) or len(dataset)
     losses = [objective(batch).loss.float() for batch in _batches(dataset, full, batch_size, ranks, workers)]
-    total = torch.stack(losses).mean()
-    if dist.is_initialized():
-        dist.all_reduce(total)
-    return total.item() / ranks.world_size
+    return ranks.mean(torch.stack(losses).mean()).item()
 
 
 def _batches(dataset: ProductDataset, rows: int, batch_size: int, ranks: Ranks, workers: int) -> Iterator[Batch]:
@@ -102,10 +100,27 @@ def _batches(dataset: ProductDataset, rows: int, batch_size: int, ranks: Ranks, 
         yield batch.to(ranks.device)
 
 
-def _gather(mine_SBX: Tensor, rows: int) -> Tensor:
-    """Interleave the ranks' batches [steps, batch, ...] into the split's order and drop the repetitions."""
-    parts = [mine_SBX]
-    if dist.is_initialized():
-        parts = [torch.empty_like(mine_SBX) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, mine_SBX.contiguous())
-    return torch.stack(parts, dim=1).flatten(0, 2)[:rows].cpu()
+def open_bundle(directory: Path, data: Path) -> Bundle:
+    """Load a bundle onto the GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: a file of the bundle does not fit, or the data set has other tasks or labels.
+    """
+    bundle = load_bundle(directory)
+    if DatasetInfo.read(data).tasks.label_set_hash != bundle.config.tasks.label_set_hash:
+        raise ValueError(f"{data}: its tasks or labels are not those of the bundle {directory}")
+    bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")
+    return bundle
+
+
+def answers_for(bundle: Bundle, dataset: ProductDataset, batch_size: int) -> Predictions:
+    """Classify a split; products that cannot be read are named on stderr and count nowhere."""
+    device = next(bundle.network.parameters()).device
+
+    def classify(batch: Batch) -> Output:
+        return bundle.network(batch.input_ids_BT, batch.pixels_BHWC, batch.present_B2)
+
+    answers = predict(classify, dataset, batch_size, Ranks(0, 1, device), workers=0)
+    for problem in dict.fromkeys(answers.problems):
+        print(f"not judged: {problem}", file=sys.stderr)
+    return answers

@@ -1,0 +1,89 @@
+"""One stage of a run as it was asked for: read and checked whole, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset.format import DatasetInfo
+from model.networks import NETWORKS, Architecture, StageName
+from train.class_weights import check_class_weights
+from train.ranks import launched, on_gpu
+from train.recipe import Recipe, StageConfig, deepspeed_config, load_recipe
+from train.stage_state import StageState, check_resume, read_state, start_bundle, weights_sha256
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """What main hands to the training.
+
+    Attributes:
+        recipe_path: file that `recipe` came from, before dotted options.
+        data, output: directories of the data set and of the run, which its stages share.
+        info: of the data set.
+        ds_config: DeepSpeed's dictionary.
+        start: bundle to take weights from; None where pretrained or random towers begin.
+        state: where the stage stands; changes as it goes.
+        restart: what the stage has left on disk is to be forgotten.
+    """
+
+    stage: StageName
+    recipe: Recipe
+    recipe_path: Path
+    data: Path
+    output: Path
+    info: DatasetInfo
+    ds_config: dict[str, Any]
+    start: Path | None
+    state: StageState
+    restart: bool
+
+    @property
+    def directory(self) -> Path:
+        return self.output / self.stage
+
+    @property
+    def settings(self) -> StageConfig:
+        return getattr(self.recipe.stages, self.stage)
+
+    @property
+    def architecture(self) -> Architecture:
+        return NETWORKS[self.recipe.model.architecture]
+
+    def next_command(self) -> str:
+        """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
+        _, following = self.architecture.neighbours(self.stage)
+        if following is None or (following == "tuning" and len(self.info.tasks) == 1):
+            return f"python -m serve.export {self.output / 'bundle'} --deploy deploy"
+        paths = f"--config {self.recipe_path} --data {self.data} --output {self.output}"
+        return f"deepspeed train/main.py --stage {following} {paths}"
+
+
+def open_job(
+    stage: StageName,
+    recipe_path: Path,
+    overrides: Sequence[str],
+    data: Path,
+    output: Path,
+    restart: bool = False,
+    over_deepspeed: Path | None = None,
+) -> StageJob:
+    """Read all that decides the stage.
+
+    Args:
+        overrides: dotted options as on the command line.
+        over_deepspeed: JSON laid over the dictionary that the recipe gives DeepSpeed.
+    Raises:
+        ValueError: recipe, data, stage order or weights do not fit each other, or what the stage was begun with.
+    """
+    recipe, info = load_recipe(recipe_path, overrides), DatasetInfo.read(data)
+    check_class_weights(recipe.class_weights, info.tasks)
+    ds_config = deepspeed_config(recipe, getattr(recipe.stages, stage), launched(), on_gpu(), over_deepspeed)
+    start = start_bundle(stage, output, recipe, info.tasks)
+    fresh = StageState(world_size=launched(), data_hash=info.hash, start=weights_sha256(start))
+    state = None if restart else read_state(output / stage)
+    if state:
+        check_resume(recipe, ds_config, output / stage, state, fresh)
+    return StageJob(stage, recipe, recipe_path, data, output, info, ds_config, start, state or fresh, restart)

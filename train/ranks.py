@@ -1,0 +1,112 @@
+"""Who this process is among the ranks, where it computes, and what the ranks tell each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor
+
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED, Stopped
+from cma_clip.machine import usable_cores
+
+
+class Ranks(NamedTuple):
+    """The ranks as one of them sees them; with a world size of 1 there is nobody to talk to."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, mine: Tensor) -> list[Tensor]:
+        """Every rank's tensor of this shape, in the ranks' order."""
+        if self.world_size == 1:
+            return [mine]
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(parts, mine.contiguous())
+        return parts
+
+    def mean(self, mine: Tensor) -> Tensor:
+        if self.world_size > 1:
+            dist.all_reduce(mine)
+        return mine / self.world_size
+
+    def any(self, *mine: bool | Tensor) -> list[bool]:
+        """Of each flag whether any rank raised it: one collective, and one wait for the device, for all of them."""
+        on_host = torch.tensor([float(flag) for flag in mine if not isinstance(flag, Tensor)])
+        flags = [flag.float().reshape(1) for flag in mine if isinstance(flag, Tensor)]
+        together = torch.cat([*flags, on_host.to(self.device, non_blocking=True)])
+        if self.world_size > 1:
+            dist.all_reduce(together, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in together.tolist()]
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def launched() -> int:
+    """How many ranks the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_rank() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def on_gpu() -> bool:
+    """What DeepSpeed computes on; DS_ACCELERATOR=cpu keeps it off a GPU that is there."""
+    return get_accelerator().device_name() != "cpu"
+
+
+@contextmanager
+def meet() -> Iterator[Ranks]:
+    """The ranks together, from their first word to their last."""
+    if not on_gpu() and "OMP_NUM_THREADS" not in os.environ:
+        # Its part of the cores; torch would give every rank all of them.
+        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
+    deepspeed.init_distributed(verbose=False)
+    yield Ranks(dist.get_rank(), dist.get_world_size(), _device())
+    dist.barrier()
+    # Left to the interpreter's exit, gloo's threads now and then abort a rank that has finished.
+    dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    """This rank's, by LOCAL_RANK, which every launcher sets."""
+    if not on_gpu():
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0"))
+    get_accelerator().set_device(index)
+    return torch.device(get_accelerator().device_name(index))
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """What all ranks would say the same is said by the first; the others leave with its exit code.
+
+    Before the ranks have met, all find the same fault; later each may find its own.
+    """
+    try:
+        yield
+    except Stopped:
+        if is_first_rank():
+            raise
+        raise SystemExit(EXIT_STOPPED) from None
+    except (ValueError, OSError):
+        if dist.is_initialized():
+            print(file=sys.stderr)  # the first rank's progress bar may hold the line
+        elif not is_first_rank():
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        raise

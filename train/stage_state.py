@@ -1,0 +1,137 @@
+"""Where a stage begins and how far it has come: read, written and checked here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cma_clip.files import file_sha256, write_atomically
+from cma_clip.settings import StrictModel, read_json
+from model.config import BundleConfig
+from model.networks import NETWORKS, StageName
+from model.tasks import TaskSet
+from train.recipe import Recipe
+
+# What may change when a run goes on: none of it decides which products an update sees or what it does.
+SAFE_ON_RESUME = {"loader_workers", "checkpoint_minutes", "max_reject_fraction"}
+BEGINNING = {"world_size", "data_hash", "start"}
+
+
+class StageState(StrictModel):
+    """How far a stage has come; the content of `state.json`, which is replaced in one step.
+
+    Attributes:
+        checkpoint: name of the DeepSpeed checkpoint that fits this state.
+        epoch, update: the next update to make, counted from 0; update within the epoch.
+        best_loss, best_epoch: lowest validation loss so far and the epoch (from 1) that reached it.
+        start: sha256 of the weights of the stage before, None where it started without.
+        finished: all epochs are done and the best weights are published.
+    """
+
+    checkpoint: str | None = None
+    epoch: int = 0
+    update: int = 0
+    best_loss: float | None = None
+    best_epoch: int = 0
+    world_size: int
+    data_hash: str
+    start: str | None = None
+    finished: bool = False
+
+
+def read_state(stage_dir: Path) -> StageState | None:
+    """The state of a stage, None if it has never saved one."""
+    path = stage_dir / "state.json"
+    return read_json(StageState, path) if path.exists() else None
+
+
+def write_state(stage_dir: Path, state: StageState) -> None:
+    write_atomically(stage_dir / "state.json", state.model_dump_json(indent=2) + "\n")
+
+
+def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> Path | None:
+    """The best of the stage before, None where the stage starts from pretrained or random towers.
+
+    Raises:
+        ValueError: the stage before has not finished or trained another network, or nothing has
+            trained the towers.
+    """
+    previous, _ = NETWORKS[recipe.model.architecture].neighbours(stage)
+    if previous is None:
+        return None
+    state = read_state(output / previous)
+    if state and state.finished:
+        _check_same_network(output / previous / "best", recipe, tasks)
+        return output / previous / "best"
+    command = f"deepspeed train/main.py --stage {previous} --config … --data … --output {output}"
+    if previous != "contrastive":
+        reason = "has not finished" if state else "has not run"
+        raise ValueError(f"stage {stage} starts from the best weights of {previous}, which {reason}; first: {command}")
+    if recipe.model.pretrained is None:
+        raise ValueError(
+            f"stage {stage} freezes the towers, but they have no trained weights; set --model.pretrained (a tag such as"
+            f" openai, or a file), or first: {command}"
+        )
+    return None
+
+
+def _check_same_network(best: Path, recipe: Recipe, tasks: TaskSet) -> None:
+    """Weights may fit by their shapes and still mean another network, or other labels."""
+    before = BundleConfig.read(best / "config.json")
+    ours, theirs = (
+        model.model_dump(exclude={"pretrained", "dropout", "kernels"}) for model in (recipe.model, before.model)
+    )
+    differences = [f"model.{key}: {theirs[key]} -> {ours[key]}" for key in ours if ours[key] != theirs[key]]
+    if before.tasks.label_set_hash != tasks.label_set_hash:
+        differences.append("the data set's tasks or labels")
+    if differences:
+        raise ValueError(
+            f"{best} is another network ({'; '.join(differences)}); use the same recipe and data for all stages,"
+            " or another --output"
+        )
+
+
+def weights_sha256(bundle: Path | None) -> str | None:
+    return file_sha256(bundle / "model.safetensors") if bundle else None
+
+
+def check_resume(
+    recipe: Recipe, ds_config: dict[str, Any], stage_dir: Path, state: StageState, fresh: StageState
+) -> None:
+    """Refuse to go on with other settings, data, ranks or starting weights.
+
+    Args:
+        state: of the stage as it was left.
+        fresh: what it would begin with now.
+    Raises:
+        ValueError: naming every difference.
+    """
+    now = _settings(stage_dir.name, recipe, ds_config) | fresh.model_dump(include=BEGINNING)
+    old_recipe = Recipe.model_validate(yaml.safe_load((stage_dir / "recipe.yaml").read_text()))
+    old_config = json.loads((stage_dir / "deepspeed.json").read_text())
+    before = _settings(stage_dir.name, old_recipe, old_config) | state.model_dump(include=BEGINNING)
+    keys = sorted(before.keys() | now.keys())
+    differences = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+    if differences:
+        raise ValueError(
+            f"{stage_dir} was begun with other settings ({'; '.join(differences)});"
+            " go on with the old ones, or add --restart to begin this stage anew"
+        )
+
+
+def _settings(stage: str, recipe: Recipe, ds_config: dict[str, Any]) -> dict[str, object]:
+    own = recipe.model_dump(exclude=SAFE_ON_RESUME | {"stages", "model"})
+    return own | recipe.model.model_dump(exclude={"kernels"}) | getattr(recipe.stages, stage).model_dump() | ds_config
+
+
+def begin(stage_dir: Path, recipe: Recipe, ds_config: dict[str, Any], restart: bool) -> None:
+    """Store the resolved recipe and DeepSpeed's dictionary with the run; `restart` forgets what was there."""
+    if restart:
+        shutil.rmtree(stage_dir, ignore_errors=True)
+    stage_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(stage_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    write_atomically(stage_dir / "deepspeed.json", json.dumps(ds_config, indent=2) + "\n")
