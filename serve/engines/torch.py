@@ -11,7 +11,7 @@ import torch._inductor
 from torch import Tensor
 
 LARGEST_BATCH = 64
-PARAMETERS = ("device", "threads")
+PARAMETERS = ("device", "gpu", "threads")
 
 
 class TorchEngine:
@@ -20,6 +20,7 @@ class TorchEngine:
     Args:
         path: .pt2 file of serve.export.torch_package.
         parameters: `device`: `auto`, the default, is what the package was compiled for; `cuda:1` picks a GPU.
+            `gpu`: number of the one that auto means for a package that was compiled for a GPU.
             `threads`: of a package for the CPU; by default a thread a core.
     Raises:
         ValueError: an unknown parameter or value, another device than the package's, or torch cannot load it.
@@ -34,18 +35,17 @@ class TorchEngine:
                 raise ValueError(f"parameter threads is {threads!r}, expected auto or a number from 1")
             torch.set_num_threads(int(threads))
         try:
-            index = torch.device("cpu" if wanted == "auto" else wanted).index
+            metadata = torch._C._aoti.AOTIModelPackageLoader.load_metadata_from_package(str(path), "model")  # type: ignore[attr-defined]
+            built, self.precision = metadata["AOTI_DEVICE_KEY"], metadata["precision"]
+            instance = f"cuda:{parameters['gpu']}" if "gpu" in parameters and built == "cuda" else built
+            self.device = torch.device(instance if wanted == "auto" else wanted)
+            if self.device.type != built:
+                raise ValueError(f"{path}: compiled for {built}, but parameter device is {wanted!r}")
+            index = -1 if self.device.index is None else self.device.index
             # One thread at a time calls it: what guards several would only cost.
-            self.model = torch._inductor.aoti_load_package(
-                str(path), run_single_threaded=True, device_index=-1 if index is None else index
-            )
+            self.model = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
         except RuntimeError as error:
             raise ValueError(f"{path}: torch cannot load it: {' '.join(str(error).split())[:300]}") from error
-        metadata = self.model.loader.get_metadata()
-        built, self.precision = metadata["AOTI_DEVICE_KEY"], metadata["precision"]
-        self.device = torch.device(built if wanted == "auto" else wanted)
-        if self.device.type != built:
-            raise ValueError(f"{path}: compiled for {built}, but parameter device is {wanted!r}")
         self.stream: torch.cuda.Stream | None = None
         if built == "cuda":
             self.stream = torch.cuda.Stream(self.device)

@@ -317,7 +317,7 @@ def test_engine_failure_is_one_incident_for_the_batch(engine, log):
 def test_the_engine_step_hands_runtime_gpu_and_parameters_on(log, monkeypatch, tmp_path):
     loaded, step = [], load_step("engine", "engine_step")
     monkeypatch.setattr(ServedEngine, "load", lambda *arguments: loaded.append(arguments))
-    step.version_folder, step.parameters, step.gpu = tmp_path, {"runtime": "torch", "threads": "2"}, "3"
+    step.version_folder, step.parameters, step.gpu = tmp_path, {"runtime": "torch", "device": "auto"}, "3"
     step.load()
-    assert loaded == [("torch", tmp_path, CONFIG, {"device": "cuda:3", "threads": "2"})]
-    assert step.parameters == {"runtime": "torch", "threads": "2"}
+    assert loaded == [("torch", tmp_path, CONFIG, {"gpu": "3", "device": "auto"})]
+    assert step.parameters == {"runtime": "torch", "device": "auto"}

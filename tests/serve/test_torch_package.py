@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,25 @@ def test_the_package_holds_code_and_weights_and_no_pickle(package: Path):
     names = [Path(name) for name in zipfile.ZipFile(package).namelist()]
     assert {name.suffix for name in names} <= {"", ".cpp", ".so", ".json", ".h", ".o"}
     assert [name for name in names if name.suffix == ".so"]
+
+
+def test_the_gpu_of_a_server_instance_means_nothing_to_a_package_for_the_cpu(package: Path):
+    assert TorchEngine(package, {"device": "auto", "gpu": "3"}).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("given", ["auto", "cuda:1"])
+def test_the_gpu_of_a_server_instance_is_what_auto_means(package: Path, monkeypatch: pytest.MonkeyPatch, given: str):
+    """As far as a machine without a GPU can tell: the package is said to be for one, and is asked to load there."""
+    loader, asked = torch._C._aoti.AOTIModelPackageLoader, []
+    metadata = loader.load_metadata_from_package(str(package), "model") | {"AOTI_DEVICE_KEY": "cuda"}
+    stand_in = SimpleNamespace(load_metadata_from_package=lambda *_: metadata)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", stand_in)
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda *_, device_index, **__: asked.append(device_index))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    engine = TorchEngine(package, {"device": given, "gpu": "3"})
+    number = 3 if given == "auto" else 1
+    assert asked == [number] and engine.device == torch.device(f"cuda:{number}")
 
 
 @pytest.mark.parametrize(

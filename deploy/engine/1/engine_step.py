@@ -17,8 +17,7 @@ class TritonPythonModel(BatchStep):
     outputs = ("logits", "text_share")
 
     def load(self) -> None:
-        gpu = {} if self.gpu is None else {"device": f"cuda:{self.gpu}"}
-        parameters = gpu | self.parameters
+        parameters = self.parameters | ({} if self.gpu is None else {"gpu": self.gpu})
         self.engine = ServedEngine.load(parameters.pop("runtime", ""), self.version_folder, self.bundle, parameters)
 
     def check(self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray) -> None:
