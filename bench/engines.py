@@ -114,7 +114,7 @@ def draw(result: dict[str, Any], figure: Figure) -> None:
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Refuses an engine that cannot be built or loaded here, or differs from torch."""
-    parser = argparse.ArgumentParser(prog="python -m bench.engines", description="time an engine beside eager torch")
+    parser = argparse.ArgumentParser(description="time an engine beside eager torch")
     parser.add_argument("bundle", type=Path, help="directory written by training")
     parser.add_argument("--runtime", choices=list(RUNTIMES), required=True)
     parser.add_argument("--precision", help="of the matrix products (default: the runtime's own)")

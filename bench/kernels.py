@@ -282,7 +282,7 @@ def draw(result: dict[str, Any], figure: Figure) -> None:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.kernels", description="time the fused kernels on one GPU")
+    parser = argparse.ArgumentParser(description="time the fused kernels on one GPU")
     parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/kernels)")
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)

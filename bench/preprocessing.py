@@ -130,9 +130,7 @@ def draw(result: dict[str, Any], figure: Figure) -> None:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.preprocessing", description="time image preprocessing against Pillow alone"
-    )
+    parser = argparse.ArgumentParser(description="time image preprocessing against Pillow alone")
     parser.add_argument("--rounds", type=int, default=21, help="repetitions of an image")
     parser.add_argument("--largest", type=int, default=4000, help="leave out images wider than that")
     parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/preprocessing)")

@@ -34,6 +34,7 @@ COMMANDS = {
     "report": Command("client.report", "train", "answers for some products, as text and as an image"),
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),
     "bench-kernels": Command("bench.kernels", "train", "time the fused kernels on a GPU"),
+    "bench-kernel-resources": Command("bench.kernel_resources", "train", "registers and memory of the kernels, no GPU"),
     "bench-load": Command("bench.load.__main__", "train", "put load on a server: sweep, overload, soak, compare"),
     "bench-preprocessing": Command("bench.preprocessing", "train", "time image preprocessing beside Pillow"),
 }
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def menu() -> str:
-    lines = [f"  {name:21}{row.does}" for name, row in COMMANDS.items()]
+    lines = [f"  {name:24}{row.does}" for name, row in COMMANDS.items()]
     return "\n".join(["usage: cma-clip COMMAND …   (cma-clip COMMAND --help says more)", "", *lines])
 
 

@@ -28,7 +28,7 @@ from train.predict import Predictions, answers_for, loss_and_metrics, open_bundl
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.score", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     parser.add_argument("--split", choices=SPLITS, default="test")

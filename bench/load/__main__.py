@@ -125,9 +125,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     callers = argparse.ArgumentParser(add_help=False)
     callers.add_argument("--concurrency", type=int, default=32, help="callers that find capacity (%(default)s)")
 
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     sweep = commands.add_parser("sweep", parents=[common, server])
     sweep.add_argument("--concurrency", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], metavar="N,N,...")

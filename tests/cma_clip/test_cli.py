@@ -59,12 +59,12 @@ def test_a_missing_library_names_the_extra_that_brings_it(module, capsys):
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "train"])
-def test_every_command_starts(name, capsys, monkeypatch):
+def test_every_command_starts_and_calls_itself_by_its_name(name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cma-clip"])
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
     assert ended.value.code == 0
-    assert "usage: " in capsys.readouterr().out
+    assert f"usage: cma-clip {name} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,8 @@ def test_our_own_faults_keep_their_traceback() -> None:
 
 def _fail() -> int:
     raise AssertionError
+
+
+def test_a_module_that_python_runs_calls_itself_by_how_it_was_started() -> None:
+    started = subprocess.run([sys.executable, "-m", "client.canary", "--help"], capture_output=True, text=True)
+    assert started.stdout.startswith("usage: python -m client.canary ")

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m train.study", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", nargs="*", default=["apa_mini", "open_clipart"], help="of train/studies, or a file")
     parser.add_argument("--output", type=Path, default=Path("runs/study"))
     parser.add_argument("--seeds", type=int, nargs="+", help="only these of the study's")

@@ -29,9 +29,7 @@ METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.study.irrelevant", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     parser.add_argument("--split", choices=SPLITS, default="test")

@@ -20,7 +20,7 @@ from train.study.tables import markdown
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.study.report", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", type=Path, help="the --output of train.study")
     args = parser.parse_args(arguments)
     report(args.study)
