@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from cma_clip.files import put_in_place, write_atomically
 from dataset.format import DatasetInfo, Settings, Split
-from dataset.parts import PART_ROWS, FinishedPart, Maker, Making, Part, finished_parts
+from dataset.parts import FinishedPart, Maker, Making, Part, finished_parts
 from dataset.products import Product, Reject, RejectFile
 from dataset.resume import PARTS, work_on
 from dataset.splits import SPLITS
 from model.tasks import Task
 
-FORMAT = 2
+FORMAT = 2  # of OUTPUT.partial: also of how rows are cut into parts
 LABELS_SHOWN = 20
 
 
@@ -60,7 +60,7 @@ def write_dataset(
     if already_there(new):
         return DatasetInfo.read(new.directory)
     total = sum(len(part.items) for part in parts) if total is None else total
-    stamp = {"format": FORMAT, "part_rows": PART_ROWS, "settings": new.settings}
+    stamp = {"format": FORMAT, "settings": new.settings}
     with work_on(new.directory, stamp, clear=True) as work:
         made = finished_parts(parts, Making(maker, work, new.tasks), workers)
         (work / "data").mkdir(exist_ok=True)

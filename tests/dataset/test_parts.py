@@ -14,6 +14,7 @@ from filelock import FileLock
 from dataset import parts
 from dataset.parts import Part, cut
 from dataset.products import Product, Reject
+from dataset.rows import UnreadProduct
 from dataset.writer import NewDataset, write_dataset
 from model.tasks import SingleLabel
 
@@ -158,3 +159,24 @@ def test_an_old_data_set_is_replaced_only_when_asked_to(tmp_path, whole, capsys)
     write_dataset(new(tmp_path / "out", settings=settings, overwrite=True), cut(half), Counting(tmp_path / "log"), 1)
     assert [row["id"] for row in rows_of(tmp_path / "out", "test")] == ["0000000", "0000001", "0000002"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "out", "whole", "whole.log"]
+
+
+def test_rows_are_cut_by_their_number_and_by_the_bytes_that_they_bring(monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 250)
+    rows = [UnreadProduct(n, Product(str(n), b"", "", {}, "train"), b"x" * (n * 10)) for n in range(14)]
+    reject = Reject(15, "", "NO_ID", "none")
+    cut = list(parts.cut_rows([*rows, reject], total=15))
+    assert [[row.row for row in part.items] for part in cut] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10],
+        [11, 12, 13],
+        [15],
+    ]
+    assert [part.name for part in cut] == [f"rows-0000{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize(("total", "rows"), [(0, 1024), (1 << 20, 1024), ((1 << 20) + 1, 2048), (10**9, 16_384)])
+def test_parts_grow_with_the_table(monkeypatch, total, rows):
+    monkeypatch.setattr(parts, "PART_ROWS", 1024)
+    assert parts.part_rows(total) == rows

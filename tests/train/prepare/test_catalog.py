@@ -6,7 +6,6 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from data_set_files import (
     HEADER,
     all_rows,
@@ -21,7 +20,6 @@ from data_set_files import (
 )
 
 from dataset.format import DatasetInfo
-from dataset.splits import SplitShares
 from train.prepare.__main__ import main
 
 
@@ -147,6 +145,28 @@ def test_titles_that_are_not_text_are_rejected(tmp_path):
     assert rejects(tmp_path / "out") == {(1, "a"): "ROW_UNUSABLE: title is int, expected text"}
 
 
+def test_nan_is_no_value_as_pandas_writes_it(tmp_path):
+    nan = float("nan")
+    columns = {
+        "sku": [1.5, nan, 3.0, 4.0],
+        "photo": pa.array([None] * 4, pa.string()),
+        "name": ["one", "two", None, "four"],
+        "color": ["red", "blue", "red", "blue"],
+        "tags": [["x"]] * 4,
+        "share": [nan, nan, nan, nan],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "shop.parquet")
+    shares = ["--validation", "0", "--test", "0", "--task", "share:multi_label"]
+    (tmp_path / "shares.txt").write_text("none\n")
+    labels = ["--labels", f"share={tmp_path / 'shares.txt'}"]
+    assert main(catalog_arguments(tmp_path / "shop.parquet", tmp_path / "out", *shares, *labels)) == 0
+    assert {id: row["share"] for id, row in all_rows(tmp_path / "out").items()} == {"1.5": None, "4.0": None}
+    assert rejects(tmp_path / "out") == {
+        (2, ""): "NO_ID: the row has no id",
+        (3, "3.0"): "NO_MODALITY: neither title nor image",
+    }
+
+
 def test_the_split_column_decides_and_other_names_are_rejected(tmp_path):
     rows = [[*row, split] for row, split in zip(good_rows(tmp_path, 4), ["train", "test", "train", "dev"], strict=True)]
     table = write_csv(tmp_path / "shop.csv", rows, [*HEADER, "part"])
@@ -174,14 +194,6 @@ def test_a_product_keeps_its_split_when_the_catalogue_grows(tmp_path):
     )
     assert len(set(before.values())) > 1
     assert before.items() <= after.items()
-
-
-def test_split_shares_hold_and_depend_on_the_seed():
-    ids = [f"id{n}" for n in range(10_000)]
-    splits = [SplitShares(0.1, 0.2, seed=0).split_of(id) for id in ids]
-    assert splits.count("validation") / 10_000 == pytest.approx(0.1, abs=0.015)
-    assert splits.count("test") / 10_000 == pytest.approx(0.2, abs=0.015)
-    assert splits != [SplitShares(0.1, 0.2, seed=1).split_of(id) for id in ids]
 
 
 def test_worker_count_does_not_change_the_data_set(tmp_path):
