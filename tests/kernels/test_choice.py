@@ -16,7 +16,7 @@ from kernels.agreement import Heads
 from kernels.choice import Choice
 from kernels.modality_heads import modality_heads
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Clock:
@@ -52,7 +52,7 @@ def make(fused: float = 1.0, heads: Heads = agreement.plain, gpu: str = "GPU 9.0
 )
 def test_kernels_that_agree_are_taken_where_they_win(caplog, milliseconds, taken, line):
     chosen = make(milliseconds, modality_heads)
-    assert [chosen.choose(CPU, CASE) for _ in range(3)] == 3 * [taken]
+    assert [chosen.choose(DEVICE, CASE) for _ in range(3)] == 3 * [taken]
     assert chosen.milliseconds.asked == 2
     (record,) = caplog.records
     assert record.getMessage().startswith(line) and record.levelno == logging.INFO
@@ -60,11 +60,11 @@ def test_kernels_that_agree_are_taken_where_they_win(caplog, milliseconds, taken
 
 def test_a_kernel_with_one_wrong_gradient_is_refused_by_name_and_not_timed(caplog):
     chosen = make(heads=wrong_gradient("w2"))
-    assert not chosen.choose(CPU, CASE) and chosen.milliseconds.asked == 0
+    assert not chosen.choose(DEVICE, CASE) and chosen.milliseconds.asked == 0
     (record,) = caplog.records
     assert "takes the reference, the fused kernels are wrong: gradient of w2 wrong by" in record.getMessage()
     assert record.levelno == logging.WARNING
-    assert chosen.choose(CPU, CASE._replace(gradients=False)), "evaluation needs no gradient"
+    assert chosen.choose(DEVICE, CASE._replace(gradients=False)), "evaluation needs no gradient"
 
 
 def failing(error: Exception) -> Callable[..., Any]:
@@ -77,22 +77,22 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_kernels_that_raise_are_named_and_tried_again_only_by_the_next_process(caplog):
     error = RuntimeError("out of resources:\n shared memory " + 1000 * "x ")
     first = make(heads=failing(error))
-    assert not first.choose(CPU, CASE) and not first.choose(CPU, CASE)
+    assert not first.choose(DEVICE, CASE) and not first.choose(DEVICE, CASE)
     (record,) = caplog.records
     assert "the fused kernels are failing: RuntimeError: out of resources: shared memory x" in record.getMessage()
     assert record.levelno == logging.WARNING and len(record.getMessage()) < 700
-    assert not verdicts.file().exists() and make().choose(CPU, CASE)
+    assert not verdicts.file().exists() and make().choose(DEVICE, CASE)
 
 
 def test_what_ends_the_process_is_not_tried_again(caplog):
-    assert not make(heads=failing(torch.AcceleratorError("illegal memory access"))).choose(CPU, CASE)
+    assert not make(heads=failing(torch.AcceleratorError("illegal memory access"))).choose(DEVICE, CASE)
     second = make()
-    assert not second.choose(CPU, CASE) and second.milliseconds.asked == 0
+    assert not second.choose(DEVICE, CASE) and second.milliseconds.asked == 0
     assert "failing: AcceleratorError: illegal memory access" in caplog.records[1].getMessage()
 
 
 def test_a_gpu_that_cannot_be_asked_computes_by_the_reference(caplog):
-    assert not Choice(modality_heads, failing(AssertionError("no driver"))).choose(CPU, CASE)
+    assert not Choice(modality_heads, failing(AssertionError("no driver"))).choose(DEVICE, CASE)
     assert "failing: AssertionError: no driver" in caplog.text
 
 
@@ -100,36 +100,36 @@ def test_both_ends_of_the_range_of_batches_are_compared(monkeypatch):
     compared = []
     monkeypatch.setattr(choice.agreement, "fault", lambda heads, case, batch, device: compared.append(batch))
     for batch in (1, 2, 8, 64):
-        make().choose(CPU, CASE._replace(batch=batch))
+        make().choose(DEVICE, CASE._replace(batch=batch))
     assert compared == [1, 2, 5, 8, 33, 64]
 
 
 def test_another_process_remembers_and_other_circumstances_are_measured_anew(caplog):
-    assert make(1.0).choose(CPU, CASE)
+    assert make(1.0).choose(DEVICE, CASE)
     later = make(9.0)
-    assert later.choose(CPU, CASE) and later.milliseconds.asked == 0
+    assert later.choose(DEVICE, CASE) and later.milliseconds.asked == 0
     assert caplog.records[1].getMessage() == caplog.records[0].getMessage()
     others = [CASE._replace(batch=16), CASE._replace(gradients=False), CASE._replace(labels=(17, 3))]
-    assert not any(make(9.0).choose(CPU, other) for other in others)
-    assert not make(9.0, gpu="GPU 9.0, torch of tomorrow").choose(CPU, CASE)
+    assert not any(make(9.0).choose(DEVICE, other) for other in others)
+    assert not make(9.0, gpu="GPU 9.0, torch of tomorrow").choose(DEVICE, CASE)
 
 
 def test_only_the_first_rank_tells_what_was_expected_and_each_what_was_not(monkeypatch, caplog):
     monkeypatch.setenv("RANK", "1")
-    assert make().choose(CPU, CASE) and not caplog.records
-    make(heads=wrong_gradient("b1"), gpu="other").choose(CPU, CASE)
+    assert make().choose(DEVICE, CASE) and not caplog.records
+    make(heads=wrong_gradient("b1"), gpu="other").choose(DEVICE, CASE)
     assert "gradient of b1" in caplog.text
 
 
 def test_nothing_is_measured_while_a_graph_is_captured(monkeypatch, caplog):
     chosen = make()
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert not chosen.choose(CPU, CASE) and chosen.milliseconds.asked == 0
+    assert not chosen.choose(DEVICE, CASE) and chosen.milliseconds.asked == 0
     assert "the fused kernels are unmeasured: no call came before torch traced or captured" in caplog.text
     monkeypatch.setattr(choice, "is_capturing", lambda device: False)
-    assert chosen.choose(CPU, CASE), "what was taken in the meantime is not remembered"
+    assert chosen.choose(DEVICE, CASE), "what was taken in the meantime is not remembered"
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert chosen.choose(CPU, CASE) and make().choose(CPU, CASE)
+    assert chosen.choose(DEVICE, CASE) and make().choose(DEVICE, CASE)
 
 
 def tensors(batch: int) -> tuple[Any, ...]:
@@ -166,8 +166,8 @@ def test_a_traced_graph_takes_the_kernels_only_if_they_won_at_every_batch(monkey
 
 def test_the_sources_are_part_of_what_a_verdict_is_on(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name="H", major=9, minor=0))
-    before = choice.gpu_and_versions(CPU)
-    assert before.startswith(f"H 9.0, torch {torch.__version__}, triton ") and before == choice.gpu_and_versions(CPU)
+    before = choice.gpu_and_versions(DEVICE)
+    assert before.startswith(f"H 9.0, torch {torch.__version__}, triton ") and before == choice.gpu_and_versions(DEVICE)
     (tmp_path / "choice.py").write_text("another kernel")
     monkeypatch.setattr(choice, "__file__", str(tmp_path / "choice.py"))
-    assert choice.gpu_and_versions(CPU) != before
+    assert choice.gpu_and_versions(DEVICE) != before
