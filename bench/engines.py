@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from bench.device import Memory, device
 from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
-from bench.memory import Memory
 from cma_clip.command import command
 from model.bundle import Bundle, load_bundle
 from model.config import BundleConfig
@@ -38,13 +38,13 @@ Shapes = Sequence[tuple[int, int]]
 
 def eager(bundle: Bundle) -> Run:
     """The network in eager torch."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = copy.deepcopy(bundle.network).to(device)
+    where = device()
+    network = copy.deepcopy(bundle.network).to(where)
 
     @torch.inference_mode()
     def run(*inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            logits, text_share = network(*(torch.from_numpy(array).to(device) for array in inputs))
+        with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
+            logits, text_share = network(*(torch.from_numpy(array).to(where) for array in inputs))
         return logits.float().cpu().numpy(), text_share.cpu().numpy()
 
     return run

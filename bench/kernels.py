@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from bench.device import matrix_product, waited
+from bench.harness import Report, in_turn, markdown, percentiles
 from cma_clip.command import Failure, command
 from kernels import modality_heads as fused
 from kernels import reference
@@ -125,13 +126,7 @@ def step(heads: Heads, function: Callable[[], tuple[Tensor, Tensor]], backward: 
 
 def host_time(work: Callable[[], Any], repeats: int = 20) -> list[float]:
     """Microseconds of single calls, each waited for."""
-
-    def call() -> None:
-        work()
-        torch.cuda.synchronize()
-
-    torch.cuda.synchronize()
-    return [1e6 * seconds_of(call) for _ in range(repeats)]
+    return [1e6 * waited(work) for _ in range(repeats)]
 
 
 def captured(work: Callable[[], Any]) -> torch.cuda.CUDAGraph:
@@ -197,12 +192,9 @@ def measure(batch: int, tasks: int, labels: int, mode: str, dtype: torch.dtype) 
 
 def ceilings(dtype: torch.dtype) -> dict[str, float]:
     """What this GPU reaches: a large copy, and a large matrix product on random values."""
-    source = torch.randn(1 << 28, device="cuda")
-    a, b = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
-    copy, product = (
-        statistics.median(graph_time(captured(work), repeats=5, replays=5)) for work in (source.clone, lambda: a @ b)
-    )
-    return {"gigabytes_per_s": 2 * source.nbytes / copy / 1e3, "tflops": 2 * 8192**3 / product / 1e6}
+    source, product = torch.randn(1 << 28, device="cuda"), matrix_product(dtype)
+    copies, products = zip(*((waited(source.clone), product()) for _ in range(5)), strict=True)
+    return {"gigabytes_per_s": 2 * source.nbytes / min(copies) / 1e9, "tflops": max(products) / 1e12}
 
 
 class Goal(NamedTuple):

@@ -1,12 +1,37 @@
-"""How much memory something takes that was not there before."""
+"""The GPU, or without one the processor: waiting for it, what it reaches, and how much memory something takes."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from bench.harness import seconds_of
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def waited(work: Callable[[], object]) -> float:
+    """Seconds of a call whose result is waited for."""
+
+    def complete() -> None:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return seconds_of(complete)
+
+
+def matrix_product(dtype: torch.dtype) -> Callable[[], float]:
+    """A product of large random matrices, which gives its operations a second."""
+    side = 8192 if torch.cuda.is_available() else 2048
+    a, b = (torch.randn(side, side, device=device()).to(dtype) for _ in range(2))
+    return lambda: 2 * side**3 / waited(lambda: a @ b)
 
 
 class Memory:
