@@ -16,7 +16,7 @@ from cma_clip.machine import usable_cores
 from model.config import BundleConfig
 from model.preprocess import TitleTokenizer, pixels_and_presence
 from serve.check import engine_runtime
-from serve.runtimes import load_engine, row_of
+from serve.served_engine import ServedEngine
 
 
 class InProcess:
@@ -33,21 +33,23 @@ class InProcess:
         self.bundle = BundleConfig.read(deploy / "bundle.json")
         self.tokenizer = TitleTokenizer.load(deploy / "tokenizer.json", self.bundle.preprocess)
         runtime, parameters = engine_runtime(deploy / "engine", config)
-        self.engine = load_engine(runtime, deploy / "engine/1" / row_of(runtime).file, parameters)
+        self.engine = ServedEngine.load(runtime, deploy / "engine/1", self.bundle, parameters)
         self.pool = ThreadPoolExecutor(usable_cores())
 
     def answer(self, products: Sequence[TitleAndImage]) -> list[str]:
         """One batch: the JSON of each product's prediction, as the server sends it.
 
         Raises:
-            ValueError: a product is refused; the message starts with the code.
+            Refusal: of a product.
         """
         config, tasks = self.bundle.preprocess, self.bundle.tasks
-        prepared = self.pool.map(lambda product: pixels_and_presence(product[0], product[1], config), products)
-        pixels, present = zip(*prepared, strict=True)
-        input_ids_BT = self.tokenizer.encode_batch([title for title, _ in products])
-        present_B2 = np.array(present)
-        logits_BC, text_share_BK = self.engine(input_ids_BT, np.stack(pixels), present_B2)
+        prepared = list(self.pool.map(lambda product: pixels_and_presence(product[0], product[1], config), products))
+        requests = [
+            (self.tokenizer.encode_batch([title]), pixels[None], np.array([present]))
+            for (title, _), (pixels, present) in zip(products, prepared, strict=True)
+        ]
+        logits_BC, text_share_BK = map(np.concatenate, zip(*self.engine.answer(requests), strict=True))
+        present_B2 = np.array([present for _, present in prepared])
         answers = tasks.predictions(tasks.scores(logits_BC), text_share_BK, present_B2)
         return [json.dumps(answer) for answer in answers]
 
