@@ -37,6 +37,7 @@ COMMANDS = {
     "bench-kernel-resources": Command("bench.kernel_resources", "train", "registers and memory of the kernels, no GPU"),
     "bench-load": Command("bench.load.__main__", "train", "put load on a server: sweep, overload, soak, compare"),
     "bench-preprocessing": Command("bench.preprocessing", "train", "time image preprocessing beside Pillow"),
+    "bench-training": Command("bench.training", "train", "time training's stages beside a plain PyTorch loop"),
 }
 
 
