@@ -64,7 +64,7 @@ def test_F6_a_request_that_finds_shared_memory_full_fails_alone(demo, small_shar
     np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
 
 
-def test_F6_the_doctor_warns(demo, small_shared_memory):
+def test_F6_the_launcher_warns(demo, small_shared_memory):
     assert "launch: warning: /dev/shm has 16 MiB free, less than 1 GiB" in demo.log.read_text()
 
 
