@@ -146,11 +146,10 @@ class Progress:
 
     def _write_answers(self) -> None:
         partial = self.work / "answers"
-        with partial.open("wb") as file:
-            table = CsvTable(file) if self.output.suffix == ".csv" else ParquetTable(file)
-            for path in self.parts:
-                table.add(pq.read_table(path).to_pylist())
-            table.close()
+        table = CsvTable(partial) if self.output.suffix == ".csv" else ParquetTable(partial)
+        for path in self.parts:
+            table.add(pq.read_table(path).to_pylist())
+        table.close()
         _publish(partial, self.output)
 
 

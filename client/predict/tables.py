@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,37 +17,42 @@ LABEL_SEPARATOR = "|"  # as train.prepare catalog reads it
 
 
 class CsvTable:
-    """One line an answer; the labels of a multi-label task and their scores are joined by `|`."""
+    """One line an answer, every cell neutral; the labels of a multi-label task and their scores are joined by `|`."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.rows: CsvRows | None = None
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w", encoding="utf-8", newline="")
+        self.rows = csv.writer(self.file)
+        self.is_empty = True
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         for answer in flat(records):
-            self.rows = self.rows or CsvRows(self.file, tuple(answer))
-            self.rows.add(_joined(cell) for cell in answer.values())
+            if self.is_empty:
+                self.rows.writerow(answer)
+                self.is_empty = False
+            self.rows.writerow([neutral(_joined(cell)) for cell in answer.values()])
 
     def close(self) -> None:
-        (self.rows or CsvRows(self.file, ("id",))).close()
+        if self.is_empty:
+            self.rows.writerow(("id",))
+        self.file.close()
 
 
 class ParquetTable:
     """One row an answer; the labels of a multi-label task and their scores are lists."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.writer: pq.ParquetWriter | None = None
 
     def add(self, records: Iterable[dict[str, Any]]) -> None:
         answers = list(flat(records))
         if answers:
             schema = _schema(answers[0])
-            self.writer = self.writer or pq.ParquetWriter(self.file, schema)
+            self.writer = self.writer or pq.ParquetWriter(self.path, schema)
             self.writer.write_table(pa.Table.from_pylist(answers, schema=schema))
 
     def close(self) -> None:
-        (self.writer or pq.ParquetWriter(self.file, pa.schema([("id", pa.string())]))).close()
+        (self.writer or pq.ParquetWriter(self.path, pa.schema([("id", pa.string())]))).close()
 
 
 def flat(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -62,21 +67,6 @@ def flat(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
                 answer[f"{task}_accepted"] = told["accepted"]
                 answer[f"{task}_text_share"] = told["text_share"]
             yield answer | {"label_set": record["label_set"], "model_version": record["model_version"]}
-
-
-class CsvRows:
-    """A CSV file with its header; every cell is neutral."""
-
-    def __init__(self, file: BinaryIO, header: Sequence[str]) -> None:
-        self.text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        self.writer = csv.writer(self.text)
-        self.writer.writerow(header)
-
-    def add(self, cells: Iterable[object]) -> None:
-        self.writer.writerow([neutral(cell) for cell in cells])
-
-    def close(self) -> None:
-        self.text.detach()
 
 
 def _joined(cell: object) -> object:

@@ -1,12 +1,16 @@
-"""Data sets out of Debian's packages, downloaded and unpacked without root, and the cache they stay in."""
+"""Data sets that Debian packages: found, or downloaded and unpacked without root into a cache."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from cma_clip.files import new_directory
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +21,45 @@ def cache_directory(name: str) -> Path:
     """Where a download stays for the next run."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cma-clip" / name
+
+
+def find(
+    title: str, packaged: Path, cache: Path, names: Sequence[str], ways: Sequence[Callable[[Path], Path]], cure: str
+) -> Path:
+    """The folder that holds all of `names`: where the package puts it, or the cache, filled in one of several ways.
+
+    Args:
+        ways: each downloads into the given directory and says where the names lie then.
+        cure: what to do where all of them fail.
+    Raises:
+        ValueError: they do.
+    """
+    for folder in (packaged, cache):
+        if all((folder / name).exists() for name in names):
+            log.info("%s: found in %s", title, folder)
+            return folder
+    for fetch in ways:
+        log.info("%s: downloading (%s)", title, fetch.__name__.removeprefix("from_"))
+        try:
+            with tempfile.TemporaryDirectory() as work:
+                found = fetch(Path(work))
+                with new_directory(cache) as filled:
+                    for name in names:
+                        _copy(found / name, filled / name)
+            log.info("%s: stored in %s", title, cache)
+            return cache
+        except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            why = reason(error)
+            log.warning("%s: %s failed: %s", title, fetch.__name__.removeprefix("from_"), why)
+    raise ValueError(f"{title} is neither in {packaged} nor in {cache} and could not be downloaded ({why}); {cure}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file, or a tree whose links stay links."""
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copyfile(source, target)
 
 
 def unpack(packages: Sequence[str], work: Path) -> Path:

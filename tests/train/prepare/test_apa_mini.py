@@ -250,13 +250,13 @@ def test_a_damaged_file_is_named(idx_files, tmp_path, capsys, change, expected):
 
 
 def test_without_any_source_the_cure_is_named(tmp_path, monkeypatch, capsys, caplog):
-    def offline(work: Path) -> Path:
+    def from_nowhere(work: Path) -> Path:
         raise subprocess.CalledProcessError(100, "apt-get", stderr="Reading\nE: Unable to locate package")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(fashion_mnist, "PACKAGED", tmp_path / "packaged")
-    monkeypatch.setattr(fashion_mnist, "from_debian", offline)
-    monkeypatch.setattr(fashion_mnist, "from_torchvision", offline)
+    monkeypatch.setattr(fashion_mnist, "from_debian", from_nowhere)
+    monkeypatch.setattr(fashion_mnist, "from_torchvision", from_nowhere)
     assert main(["apa_mini", "--output", str(tmp_path / "out")]) == 2
     assert "--source" in capsys.readouterr().err.strip().splitlines()[-1]
     assert "failed: E: Unable to locate package" in caplog.messages[-1]
@@ -267,9 +267,10 @@ def test_a_download_is_kept_for_the_next_run(idx_files, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(fashion_mnist, "PACKAGED", tmp_path / "packaged")
     monkeypatch.setattr(fashion_mnist, "from_debian", lambda work: idx_files)
-    fashion_mnist.from_debian.__name__ = "from_debian"
     found = fashion_mnist.find()
-    assert found == tmp_path / "cma-clip" / "fashion-mnist" and fashion_mnist.is_complete(found)
+    assert found == tmp_path / "cma-clip" / "fashion-mnist" and {path.name for path in found.iterdir()} == set(
+        fashion_mnist.FILES
+    )
     monkeypatch.setattr(fashion_mnist, "from_debian", None)
     assert fashion_mnist.find() == found
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import math
-import shutil
-import subprocess
-import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from cma_clip.files import new_directory
 from train.prepare import debian
-
-log = logging.getLogger(__name__)
 
 PACKAGE = "dataset-fashion-mnist"
 PACKAGED = Path("/usr/share/datasets/fashion-mnist")
 DRESS = 3
 IMAGES_MAGIC, LABELS_MAGIC = 2051, 2049
 PARTS = ("train", "t10k")
+FILES = [f"{part}-{kind}-ubyte.gz" for part in PARTS for kind in ("images-idx3", "labels-idx1")]
 
 
 def dresses(source: Path | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -78,34 +71,13 @@ def find() -> Path:
     Raises:
         ValueError: every way of getting them failed.
     """
-    cache = cache_directory()
-    for folder in (PACKAGED, cache):
-        if is_complete(folder):
-            log.info("Fashion-MNIST: found in %s", folder)
-            return folder
-    for fetch in (from_debian, from_torchvision):
-        if _tried(fetch, cache):
-            log.info("Fashion-MNIST: stored in %s", cache)
-            return cache
-    raise ValueError(
-        f"Fashion-MNIST is neither in {PACKAGED} nor in {cache} and could not be downloaded; "
-        "put its four .gz files into a folder and pass --source FOLDER"
-    )
+    cure = "put its four .gz files into a folder and pass --source FOLDER"
+    return debian.find("Fashion-MNIST", PACKAGED, cache_directory(), FILES, (from_debian, from_torchvision), cure)
 
 
 def cache_directory() -> Path:
     """Where downloads stay for the next run."""
     return debian.cache_directory("fashion-mnist")
-
-
-def file_names() -> list[str]:
-    """The four official names."""
-    return [f"{part}-{kind}-ubyte.gz" for part in PARTS for kind in ("images-idx3", "labels-idx1")]
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether all four files are there."""
-    return all((folder / name).is_file() for name in file_names())
 
 
 def from_debian(work: Path) -> Path:
@@ -119,18 +91,3 @@ def from_torchvision(work: Path) -> Path:
 
     FashionMNIST(str(work), download=True)
     return work / "FashionMNIST" / "raw"
-
-
-def _tried(fetch: Callable[[Path], Path], cache: Path) -> bool:
-    """Fetch into `cache`; a failure is logged in one line, for there is another way."""
-    way = fetch.__name__.removeprefix("from_")
-    log.info("Fashion-MNIST: downloading (%s)", way)
-    try:
-        with tempfile.TemporaryDirectory() as work, new_directory(cache) as folder:
-            found = fetch(Path(work))
-            for name in file_names():
-                shutil.copyfile(found / name, folder / name)
-        return True
-    except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        log.warning("Fashion-MNIST: %s failed: %s", way, debian.reason(error))
-        return False

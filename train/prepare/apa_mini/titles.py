@@ -51,16 +51,7 @@ BRANDS = {
         *("Isolde", "Cressida", "Thorne & Vale", "Maribelle", "Quillon", "Eastwick"),
     ),
     "test": (
-        *(
-            "Redmayne",
-            "Bluestone",
-            "Goldberg",
-            "Greyson",
-            "Blackburn",
-            "Greenwich",
-            "Whitehall",
-            "Silverlake",
-        ),
+        *("Redmayne", "Bluestone", "Goldberg", "Greyson", "Blackburn", "Greenwich", "Whitehall", "Silverlake"),
         *("Arietta", "Wexford", "Lorelei", "Paloma Rey", "Hartwell", "Ginevra", "Ashcombe", "Delphine"),
     ),
 }
@@ -70,16 +61,7 @@ ADJECTIVES = (
     ("stretchy", "cotton", "knit", "lightweight", "flowy", "ruffled", "pleated", "a-line", "bodycon", "wrap"),
     ("v-neck", "crew neck", "scoop neck", "high waist", "plus size", "petite", "belted", "backless"),
 )
-GARMENTS = (
-    "dress",
-    "midi dress",
-    "maxi dress",
-    "mini dress",
-    "sundress",
-    "shift dress",
-    "gown",
-    "tunic dress",
-)
+GARMENTS = ("dress", "midi dress", "maxi dress", "mini dress", "sundress", "shift dress", "gown", "tunic dress")
 AUDIENCES = ("", "", "women's", "womens", "ladies'", "for women")
 
 

@@ -25,21 +25,23 @@ SAME_KEYWORD = {
     "transportation": "transport",
 }
 # They speak of the library, its menus and its collections, not of what a drawing shows.
-USELESS_KEYWORDS = {
-    "clip_art",
-    "clipart",
-    "hash",
-    "image",
-    "lemon_theme_icon",
-    "menu",
-    "png",
-    "special",
-    "svg",
-    "theme",
-    "united_nations_member",
-    "unsorted",
-    "work",
-}
+USELESS_KEYWORDS = frozenset(
+    [
+        "clip_art",
+        "clipart",
+        "hash",
+        "image",
+        "lemon_theme_icon",
+        "menu",
+        "png",
+        "special",
+        "svg",
+        "theme",
+        "united_nations_member",
+        "unsorted",
+        "work",
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cma_clip.files import new_directory
 from train.prepare import debian
-
-log = logging.getLogger(__name__)
 
 PACKAGES = ("openclipart-png", "openclipart-svg")
 PACKAGED = Path("/usr/share/openclipart")
@@ -45,43 +38,15 @@ def list_drawings(source: Path) -> list[Drawing]:
 
 
 def find() -> Path:
-    """The folder with `svg` and `png`, downloaded into the cache if no usual place has them.
+    """The folder with `svg` and `png`, downloaded into the cache, 156 MB, if no usual place has them.
 
     Raises:
         ValueError: it is nowhere and cannot be downloaded.
     """
-    cache = cache_directory()
-    for folder in (PACKAGED, cache):
-        if all((folder / kind).is_dir() for kind in KINDS):
-            log.info("Open Clip Art: found in %s", folder)
-            return folder
-    try:
-        download(cache)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ValueError(
-            f"Open Clip Art is neither in {PACKAGED} nor in {cache} and could not be downloaded"
-            f" ({debian.reason(error)}); install {' and '.join(PACKAGES)}, or unpack both with"
-            " dpkg -x and pass --source TREE/usr/share/openclipart"
-        ) from None
-    log.info("Open Clip Art: stored in %s", cache)
-    return cache
+    cure = f"install {' and '.join(PACKAGES)}, or unpack both with dpkg -x and pass --source TREE/usr/share/openclipart"
+    return debian.find("Open Clip Art", PACKAGED, debian.cache_directory("openclipart"), KINDS, (from_debian,), cure)
 
 
-def cache_directory() -> Path:
-    """Where the download stays for the next run."""
-    return debian.cache_directory("openclipart")
-
-
-def download(cache: Path) -> None:
-    """Fetch and unpack the Debian packages into `cache`, 156 MB; needs no root, only a package list.
-
-    Raises:
-        OSError, subprocess.SubprocessError: a command is missing or failed.
-    """
-    log.info("Open Clip Art: downloading %s", " and ".join(PACKAGES))
-    with tempfile.TemporaryDirectory() as work:
-        unpacked = debian.unpack(PACKAGES, Path(work)) / PACKAGED.relative_to("/")
-        with new_directory(cache) as filled:
-            for kind in KINDS:
-                # Copies of a drawing are links in the packages and stay so.
-                shutil.copytree(unpacked / kind, filled / kind, symlinks=True)
+def from_debian(work: Path) -> Path:
+    """The packages, unpacked in `work`; copies of a drawing are links in them."""
+    return debian.unpack(PACKAGES, work) / PACKAGED.relative_to("/")
