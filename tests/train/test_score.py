@@ -131,12 +131,15 @@ def test_training_with_class_weights_keeps_thresholds_and_the_loss_it_lowers(
     config = BundleConfig.read(output / "bundle/config.json")
     answers = validation_answers(output / "bundle", tagged)
     weight = torch.tensor([1.0, 1.0, 1.0, 18 / 9, 18 / 6, 1.0])
-    loss, metrics = loss_and_metrics(answers, config.tasks, weight)
+    loss, _ = loss_and_metrics(answers, config.tasks, weight)
     assert config.provenance["validation_loss"] == pytest.approx(loss, rel=1e-4)
     assert config.provenance["validation_loss"] != pytest.approx(loss_and_metrics(answers, config.tasks)[0], rel=1e-2)
     assert [len(task.thresholds) for task in config.tasks] == [1, 3] and config.tasks[1].thresholds[2] == 0.5
     lines = [json.loads(line) for line in (output / "warmup/log.jsonl").read_text().splitlines()]
     best = [line for line in lines if line.get("best")][-1]
+    # A threshold is some product's own score, which another batch size may round to the other side of it.
+    below = [task.model_copy(update={"thresholds": [t - 1e-5 for t in task.thresholds]}) for task in config.tasks]
+    metrics = loss_and_metrics(answers, TaskSet(below), weight)[1]
     assert best["tags/micro_f1"] == pytest.approx(metrics["tags"]["micro_f1"])
     scored = judged(output / "bundle", tagged, tmp_path / "score")
     assert scored["tags"]["products"] == 10
