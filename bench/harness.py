@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -71,12 +71,14 @@ def number(value: float | None) -> str:
 
 def machine() -> dict[str, Any]:
     """Hardware, versions, commit and command line of this process."""
+    installed = {found.name.lower(): found.version for found in distributions()}
+    versions = {name: installed[name] for name in PACKAGES if name in installed}
     return {
         **processor(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": _gpu(),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions},
         "commit": commit(),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
     }
@@ -89,16 +91,6 @@ def _gpu() -> str | None:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class Report:

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,30 +81,12 @@ def difference(data: bytes) -> Difference:
     return Difference(float((levels > 0).mean()), int(levels.max()))
 
 
-def rivals() -> dict[str, Callable[[bytes], np.ndarray]]:
-    return {"Pillow": pillow_pixels, "ours": our_pixels}
-
-
 def measure(name: str, data: bytes, rounds: int) -> dict[str, Any]:
     """CPU milliseconds of each rival, of which the first round does not count."""
-    turns = {rival: partial(seconds_of, partial(pixels, data), time.thread_time) for rival, pixels in rivals().items()}
+    rivals = {"Pillow": pillow_pixels, "ours": our_pixels}
+    turns = {rival: partial(seconds_of, partial(pixels, data), time.thread_time) for rival, pixels in rivals.items()}
     times = {rival: percentiles([1000 * s for s in taken[1:]]) for rival, taken in in_turn(turns, rounds + 1).items()}
     return {"image": name, "bytes": len(data), **times, "differ": difference(data)._asdict()}
-
-
-def images_per_second(compute: Callable[[bytes], np.ndarray], data: bytes, threads: int, count: int) -> float:
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(compute, [data] * threads))
-        return count / seconds_of(lambda: list(pool.map(compute, [data] * count)))
-
-
-def measure_threads(count: int) -> list[dict[str, float]]:
-    """Images of 1000 x 1000 a second, by the wall clock: what runs without the GIL gains by a second thread."""
-    data, rows = encode_jpeg(photograph(1000, 1000), **ENCODINGS[0]), []
-    for threads in (1, 2):
-        turns = {name: partial(images_per_second, pixels, data, threads, count) for name, pixels in rivals().items()}
-        rows.append({"threads": threads} | {k: statistics.median(rates) for k, rates in in_turn(turns, 3).items()})
-    return rows
 
 
 def table(result: dict[str, Any]) -> str:
@@ -116,8 +96,7 @@ def table(result: dict[str, Any]) -> str:
         cells = [r["image"], f"{r['bytes'] / 1024:.0f}", f"{pillow['median']:.2f}", f"{ours['median']:.2f}"]
         cells += [f"{ours['p20']:.2f} to {ours['p80']:.2f}", f"{pillow['median'] / ours['median']:.2f}"]
         lines.append([*cells, f"{differ.share:.3%}", differ.largest])
-    threads = [[r["threads"], f"{r['Pillow']:.0f}", f"{r['ours']:.0f}"] for r in result.get("threads", [])]
-    return markdown(COLUMNS, lines) + "\n" + markdown(("threads", "Pillow, 1/s", "ours, 1/s"), threads)
+    return markdown(COLUMNS, lines)
 
 
 def draw(result: dict[str, Any], figure: Figure) -> None:
@@ -142,8 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data = encode_jpeg(photograph(width, height), **encoding)
             report.add(measure(f"{width} x {height} {kind}", data, args.rounds))
         tolerable = all(Difference(**row["differ"]).tolerable for row in report.result["rows"])
-        verdict = {"every image is within the tolerance": tolerable}
-        report.save(threads=measure_threads(4 * args.rounds), verdict=verdict)
+        report.save(verdict={"every image is within the tolerance": tolerable})
     return report.exit_code
 
 

@@ -214,7 +214,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append([*cells, f"{r['mfu']:.1%}", number(r["tokens_per_s"]), f"{r['peak_bytes'] / 1e6:.0f}"])
     work = {r["stage"]: f"{r['stage']} {number(r['flops_per_sample'] / 1e9)}" for r in rows}
     reached = number(max(r["machine_flops_per_s"] for r in rows) / 1e12)
-    sheet = f" (data sheet, bf16: {result['data_sheet_tflops']})" if result["data_sheet_tflops"] else ""
+    gpu = result["machine"]["gpu"] or ""
+    sheet = "".join(f" (data sheet, bf16: {most})" for name, most in DATA_SHEET.items() if name in gpu)
     about = "{size} network, {precision}, {data}, micro-batches of {micro_batch}".format(**result)
     head = f"{about}; GFLOP a sample: {', '.join(work.values())}; a matrix product reaches {reached} TFLOP/s{sheet}"
     return f"{head}\n\n{markdown(COLUMNS, lines)}"
@@ -234,7 +235,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.training", description="time training beside plain PyTorch")
     parser.add_argument("--data", type=Path, help="directory written by train.prepare (default: random products)")
     parser.add_argument("--size", choices=list(SIZES), default="tiny", help="of the network (%(default)s)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE")
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16" if torch.cuda.is_available() else "fp32")
     parser.add_argument("--micro-batch", type=int, default=32, metavar="N", help=f"{ACCUMULATION} make an update")
     parser.add_argument("--updates", type=int, default=4, metavar="N", help="of each loop in a round (%(default)s)")
@@ -244,15 +244,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = StageConfig(batch_size=ACCUMULATION * args.micro_batch, micro_batch_size=args.micro_batch)
     recipe = Recipe(model=SIZES[args.size], precision=args.precision, stages=Stages(**dict.fromkeys(STAGES, config)))
     tasks, on_host = read_batches(recipe, args.data, args.micro_batch, ACCUMULATION * args.updates)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     about = {
         "size": args.size, "precision": args.precision, "micro_batch": args.micro_batch,
         "data": str(args.data or "random products"), "accumulation": ACCUMULATION,
-        "data_sheet_tflops": next((most for name, most in DATA_SHEET.items() if name in gpu), None),
     }  # fmt: skip
     with one_rank(), Report("training", args.output, table, draw, **about) as report:
         batches = [batch.to(device()) for batch in on_host]
-        for stage in tqdm(args.stages):
+        for stage in tqdm(STAGES):
             report.add(*measure(recipe, stage, tasks, batches, args.rounds))
     return report.exit_code
 

@@ -16,7 +16,7 @@ from bench.load.calls import TIMEOUT_S, Call, closed_loop, open_loop
 from bench.load.requests import OK, Request
 from bench.load.steps import counters, spent
 from bench.load.summary import growth, is_queue_limit, latency_ms, reason, summarize, unexpected, windows
-from bench.load.watch import Sample, watching
+from bench.load.watch import Sample, Watch
 
 WARM_UP_S = 1.0
 CAPACITY_S = 5.0
@@ -155,7 +155,7 @@ def soak(
         grew after warm-up, verdict.
     """
     start = time.monotonic()
-    with watching(pid, interval_s) as watch:
+    with Watch(pid, interval_s) as watch:
         if rate:
             calls = open_loop(url, requests, rate, len(requests) / rate)
         else:

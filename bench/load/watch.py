@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,38 +84,34 @@ def _shared(pid: int) -> dict[str, int]:
     return sizes
 
 
-class Watch:
-    """Samples so far, in `samples`; `fault` says why there are no more."""
+class Watch(threading.Thread):
+    """Looks at a process tree every `interval_s` seconds while its block runs.
 
-    def __init__(self, pid: int) -> None:
-        self.pid, self.samples, self.fault = pid, [look(pid)], ""
-        self.start = time.monotonic()
-        self._stop = threading.Event()
-
-    def run(self, interval_s: float) -> None:
-        while not self._stop.wait(interval_s):
-            try:
-                self.samples.append(look(self.pid, time.monotonic() - self.start))
-            except ValueError as fault:
-                self.fault = str(fault)
-                return
-
-    def stop(self) -> None:
-        self._stop.set()
-
-
-@contextmanager
-def watching(pid: int, interval_s: float = 1.0) -> Iterator[Watch]:
-    """Look at a process tree every `interval_s` seconds while the block runs.
-
+    Attributes:
+        samples: so far, the first from before the block.
+        fault: why there are no more.
     Raises:
         ValueError: there is no such process at the start.
     """
-    watch = Watch(pid)
-    thread = threading.Thread(target=watch.run, args=(interval_s,), daemon=True)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        watch.stop()
-        thread.join()
+
+    def __init__(self, pid: int, interval_s: float = 1.0) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.interval_s, self.over = pid, interval_s, threading.Event()
+        self.samples, self.fault = [look(pid)], ""
+
+    def __enter__(self) -> Watch:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.join()
+
+    def run(self) -> None:
+        start = time.monotonic()
+        while not self.over.wait(self.interval_s):
+            try:
+                self.samples.append(look(self.pid, time.monotonic() - start))
+            except ValueError as fault:
+                self.fault = str(fault)
+                return

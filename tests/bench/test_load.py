@@ -28,7 +28,7 @@ from bench.load.requests import (
 )
 from bench.load.steps import spent
 from bench.load.summary import growth, is_queue_limit, latency_ms, reason, summarize, unexpected, windows
-from bench.load.watch import look, tree, watching
+from bench.load.watch import Watch, look, tree
 from cma_clip.command import Failure
 from model.config import PreprocessConfig
 from model.preprocess import pixels_and_presence
@@ -249,7 +249,7 @@ def test_the_watch_counts_a_process_tree():
             command = [sys.executable, "-c", CHILD, path]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert process.stdout.readline() == "ready\n"
-            with watching(process.pid, interval_s=0.05) as watch:
+            with Watch(process.pid, interval_s=0.05) as watch:
                 time.sleep(0.3)
                 process.communicate("\n")
                 time.sleep(0.3)
