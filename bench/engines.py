@@ -27,7 +27,8 @@ from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
 from cma_clip.command import command
 from model.bundle import Bundle, load_bundle
 from model.config import BundleConfig
-from serve.export.parity import Inputs, Run, random_inputs
+from serve.engines import Run
+from serve.export.parity import Inputs, random_inputs
 from serve.export.publish import export
 from serve.runtimes import RUNTIMES, engine_class, load_engine, row_of
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from model.config import PreprocessConfig
 from model.preprocess import pad_titles
+from serve.engines import Run
 
 Arrays = tuple[np.ndarray, ...]
-Run = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def plan_calls(lengths: Sequence[int], call_cost: float) -> list[list[int]]:

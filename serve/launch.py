@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     server = Path("tritonserver") if options.server_version else find_server()
     version = Version.parse(options.server_version or server_version(server))
     flags, dropped = replaced(render(options.profile, version, settings), further)
-    line = [str(server), *_models(options), *flags, *further]
+    config = [f"--model-config-name={options.config_name}"] if options.config_name else []
+    line = [str(server), f"--model-repository={options.repository}", *config, *flags, *further]
     if options.print:
         print(_hidden(shlex.join(line), settings))
         return 0
@@ -184,11 +185,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Ours, and what follows --."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return arguments[:end], arguments[end + 1 :]
-
-
-def _models(options: argparse.Namespace) -> list[str]:
-    named = [f"--model-config-name={options.config_name}"] if options.config_name else []
-    return [f"--model-repository={options.repository}", *named]
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -10,20 +10,14 @@ import numpy as np
 from cma_clip.files import file_sha256
 from model.config import BundleConfig
 from model.refusal import Code, Refusal
-from serve.batching import Arrays, Run, run_together
-from serve.engines import OUTPUTS
+from serve.batching import Arrays, run_together
+from serve.engines import OUTPUTS, Run
 from serve.runtimes import engine_class, load_engine, row_of
 from serve.stamp import EngineStamp
 
 
 class ServedEngine:
-    """A loaded engine.
-
-    Args:
-        run: the engine itself.
-        bundle: that it is served with.
-        call_cost: as in its runtime's row.
-    """
+    """An engine, the bundle that it is served with, and what a call of it costs (Runtime.call_cost)."""
 
     def __init__(self, run: Run, bundle: BundleConfig, call_cost: float) -> None:
         self.run, self.bundle, self.call_cost = run, bundle, call_cost
@@ -36,26 +30,19 @@ class ServedEngine:
             version: the folder with the engine file, DEPLOY/engine/1.
             parameters: those of the engine's config.pbtxt but `runtime`.
         Raises:
-            ValueError: unknown runtime, engine or stamp missing, stamp of another export or machine, the file
-                cannot be loaded, or what it computes does not fit the bundle's tasks.
+            ValueError: unknown runtime; a file that is missing, of another export, for another machine or cannot be
+                loaded; outputs that do not fit the bundle's tasks.
         """
         row = row_of(runtime)
         path, machine = version / row.file, engine_class(runtime).machine()
         if reason := EngineStamp.read(path).mismatch(path, file_sha256(version.parents[1] / "bundle.json"), *machine):
             raise ValueError(reason)
         engine = cls(load_engine(runtime, path, parameters), bundle, row.call_cost)
-        try:
-            engine.warm_up()
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        engine.warm_up(path)
         return engine
 
-    def warm_up(self) -> None:
-        """One call of each title length: the first is slow.
-
-        Raises:
-            ValueError: the outputs are not as wide as the bundle's tasks need.
-        """
+    def warm_up(self, path: Path) -> None:
+        """A first call of each title length is slow: make it now, and hold the outputs against the bundle."""
         config, tasks = self.bundle.preprocess, self.bundle.tasks
         widths = tasks.num_columns, len(tasks)
         pixels, present = np.zeros((1, config.image_size, config.image_size, 3), np.uint8), np.ones((1, 2), bool)
@@ -63,7 +50,7 @@ class ServedEngine:
             outputs = self.run(np.full((1, length), config.vocab_size - 1, np.int32), pixels, present)
             for name, width, array in zip(OUTPUTS, widths, outputs, strict=True):
                 if array.shape != (1, width):
-                    raise ValueError(f"{name} is {array.shape[1]} wide, bundle.json's tasks need {width}")
+                    raise ValueError(f"{path}: {name} is {array.shape[1]} wide, bundle.json's tasks need {width}")
 
     def check(self, input_ids_BT: np.ndarray, pixels_BHW3: np.ndarray, present_B2: np.ndarray) -> None:
         """What a caller of the engine alone could get wrong; the steps before never do.

@@ -63,16 +63,10 @@ class TensorRTEngine:
         Raises:
             ValueError: no profile for titles of this length.
         """
-        on_gpu = {name: torch.from_numpy(np.ascontiguousarray(array)).cuda() for name, array in inputs.items()}
-        outputs = self.run_on_gpu(on_gpu)
-        self.stream.synchronize()
-        return {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
-
-    def run_on_gpu(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """As `run` with tensors on the GPU; the outputs are ready once `stream` is."""
         context = self.contexts[choose_profile(self.lengths, inputs["input_ids"].shape[1])]
+        on_gpu = {name: torch.from_numpy(np.ascontiguousarray(array)).cuda() for name, array in inputs.items()}
         self.stream.wait_stream(torch.cuda.current_stream())
-        for name, tensor in inputs.items():
+        for name, tensor in on_gpu.items():
             context.set_input_shape(name, tuple(tensor.shape))
             context.set_tensor_address(name, tensor.data_ptr())
         outputs = {}
@@ -81,7 +75,8 @@ class TensorRTEngine:
             context.set_tensor_address(name, outputs[name].data_ptr())
         if not context.execute_async_v3(self.stream.cuda_stream):
             raise RuntimeError("TensorRT could not start the network; its log says why")
-        return outputs
+        self.stream.synchronize()
+        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     @staticmethod
     def machine() -> tuple[dict[str, str], str | None]:

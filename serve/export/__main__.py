@@ -27,14 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
     args = parser.parse_args(arguments)
     for name, report in export(args.bundle, args.deploy, args.runtime, args.precision, args.data).items():
-        print(describe(name, report))
+        print(_described(name, report))
     server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
     config = RUNTIMES[args.runtime].config
     flag = f" --model-config-name={config}" if config else ""
     print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{flag}")
 
 
-def describe(name: str, report: dict[str, Any]) -> str:
+def _described(name: str, report: dict[str, Any]) -> str:
     return (
         f"parity of {name} with torch over {report['cases']} batches, {report['products']} products:"
         f" largest probability difference {report['probability_difference']:.2e},"

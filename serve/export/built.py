@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.bundle import Bundle
-from serve.export.parity import Run
+from serve.engines import Run
 
 
 class Order(NamedTuple):

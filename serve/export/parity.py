@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from dataset.table import ParquetSource
 from model.bundle import Bundle
 from model.config import BundleConfig
 from model.tasks import Task, TaskSet
+from serve.engines import Run
 
 # B batch, T token ids, H and W image size, C labels of all tasks, K tasks, L labels of one task
 
 Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
-Run = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 BATCHES = (1, 2, 7)
 # Largest accepted difference of a probability or of λ, by the precision of the matrix products: in between is what a
 # product on the edge of two labels may move, far beyond is a wrong graph. In 8 bits single products go astray, so
@@ -54,23 +53,12 @@ def product_cases(bundle: Bundle, data: Path, split: str, products: int, batch: 
     """The first products of a data set's split, ready for the network.
 
     Raises:
-        ValueError: there is no such split, or a shard or a picture in it cannot be read.
+        ValueError: there is no such split, or a shard or an image in it cannot be read.
     """
-    shards = sorted((data / f"split={split}").glob("*.parquet"))
-    if not shards:
-        raise ValueError(f"{data}: no split={split}/*.parquet; expected a directory written by train.prepare")
-    rows: Iterator[dict[str, Any]] = (row for shard in shards for row in _rows(shard))
+    rows: Iterator[Any] = ParquetSource(data / f"split={split}").rows(["title", "image"])
     while some := list(itertools.islice(rows, min(batch, products))):
         products -= len(some)
-        yield bundle.prepare([(row["title"], row["image"] or b"") for row in some])
-
-
-def _rows(shard: Path) -> Iterator[dict[str, Any]]:
-    try:
-        for batch in pq.ParquetFile(shard).iter_batches(64, columns=["title", "image"]):
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{shard}: not a readable Parquet file: {error}") from error
+        yield bundle.prepare([(row.cells["title"], row.cells["image"] or b"") for row in some])
 
 
 def compare(bundle: Bundle, run: Run, precision: str, cases: Iterator[Inputs] | None = None) -> dict[str, Any]:

@@ -301,9 +301,9 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
 
 
 def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
-    """A image that does not decode in the warm-up: the server ends before it is ever ready."""
+    """An image that does not decode in the warm-up: the server ends before it is ever ready."""
     repository = shutil.copytree(server.repository, tmp_path / "deploy")
-    image = repository / "preprocess/warmup/picture"
+    image = repository / "preprocess/warmup/image"
     image.write_bytes(image.read_bytes()[:-2] + bytes(2))
     said: list[str] = []
     for _ in range(3):  # 2.51 may crash as it gives up, before it has said why

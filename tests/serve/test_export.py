@@ -196,7 +196,7 @@ def test_bad_arguments_are_refused_in_one_line(bundle_dir: Path, tmp_path: Path,
         "neither empty nor a model repository": [str(bundle_dir), "--deploy", str(tmp_path / "other")],
         "--precision bf16: openvino has f32, int8": [str(bundle_dir), "--precision", "bf16"],
         "--precision int8 needs --data": [str(bundle_dir), "--precision", "int8", "--deploy", str(tmp_path / "e")],
-        "nothing: no split=train/*.parquet": [
+        "nothing/split=train: no such file, or a directory without *.parquet files": [
             *(str(bundle_dir), "--precision", "int8", "--deploy", str(tmp_path / "e"), "--data", "nothing"),
         ],
     }
