@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import tritonclient.grpc as triton
@@ -9,27 +10,24 @@ import tritonclient.grpc as triton
 from client.protocol import MODEL
 
 COMPUTE = ("compute_input", "compute_infer", "compute_output")
-Counters = dict[str, dict[str, int]]
+Counters = dict[str, Counter[str]]
 
 
 def counters(client: triton.InferenceServerClient) -> Counters:
     """Model -> its counters since the server started: calls and nanoseconds; the ensemble's steps in their order."""
     order = client.get_model_config(MODEL).config.ensemble_scheduling.step
-    found: Counters = {step.model_name: {} for step in order}
+    found: Counters = {step.model_name: Counter() for step in order}
     for model in client.get_inference_statistics().model_stats:
-        if model.name not in found:
-            continue
-        stats = model.inference_stats
-        now = {
-            "calls": stats.success.count,
-            "failed": stats.fail.count,
-            "queue_ns": stats.queue.ns,
-            "compute_ns": sum(getattr(stats, part).ns for part in COMPUTE),
-            "rows": model.inference_count,
-            "batches": model.execution_count,
-        }
-        before = found[model.name]  # versions of a model count together
-        found[model.name] = {name: value + before.get(name, 0) for name, value in now.items()}
+        if model.name in found:
+            stats = model.inference_stats
+            found[model.name].update(  # versions of a model count together
+                calls=stats.success.count,
+                failed=stats.fail.count,
+                queue_ns=stats.queue.ns,
+                compute_ns=sum(getattr(stats, part).ns for part in COMPUTE),
+                rows=model.inference_count,
+                batches=model.execution_count,
+            )
     return found
 
 
@@ -44,14 +42,15 @@ def spent(before: Counters, after: Counters) -> dict[str, dict[str, Any]]:
     """
     result = {}
     for model, now in after.items():
-        more = {name: value - before[model].get(name, 0) for name, value in now.items()}
+        more = Counter(now)
+        more.subtract(before[model])
         if any(value < 0 for value in more.values()):
             raise ValueError(f"{model}: its counters ran backwards: the server was started again during the load")
-        calls, batches = max(more.get("calls", 0), 1), max(more.get("batches", 0), 1)
+        calls = max(more["calls"], 1)
         result[model] = {
-            "queue_ms": round(more.get("queue_ns", 0) / calls / 1e6, 3),
-            "compute_ms": round(more.get("compute_ns", 0) / calls / 1e6, 3),
-            "batch": round(more.get("rows", 0) / batches, 2),
-            "failed": more.get("failed", 0),
+            "queue_ms": round(more["queue_ns"] / calls / 1e6, 3),
+            "compute_ms": round(more["compute_ns"] / calls / 1e6, 3),
+            "batch": round(more["rows"] / max(more["batches"], 1), 2),
+            "failed": more["failed"],
         }
     return result
