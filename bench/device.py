@@ -29,7 +29,7 @@ def waited(work: Callable[[], object]) -> float:
 
 def matrix_product(dtype: torch.dtype) -> Callable[[], float]:
     """A product of large random matrices, which gives its operations a second."""
-    side = 8192 if torch.cuda.is_available() else 2048
+    side = 16384 if torch.cuda.is_available() else 2048
     a, b = (torch.randn(side, side, device=device()).to(dtype) for _ in range(2))
     return lambda: 2 * side**3 / waited(lambda: a @ b)
 

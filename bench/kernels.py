@@ -192,7 +192,7 @@ def measure(batch: int, tasks: int, labels: int, mode: str, dtype: torch.dtype) 
 
 def ceilings(dtype: torch.dtype) -> dict[str, float]:
     """What this GPU reaches: a large copy, and a large matrix product on random values."""
-    source, product = torch.randn(1 << 28, device="cuda"), matrix_product(dtype)
+    source, product = torch.randn(1 << 30, device="cuda"), matrix_product(dtype)
     copies, products = zip(*((waited(source.clone), product()) for _ in range(5)), strict=True)
     return {"gigabytes_per_s": 2 * source.nbytes / min(copies) / 1e9, "tflops": max(products) / 1e12}
 

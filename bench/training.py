@@ -236,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="directory written by train.prepare (default: random products)")
     parser.add_argument("--size", choices=list(SIZES), default="tiny", help="of the network (%(default)s)")
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16" if torch.cuda.is_available() else "fp32")
-    parser.add_argument("--micro-batch", type=int, default=32, metavar="N", help=f"{ACCUMULATION} make an update")
+    parser.add_argument(
+        "--micro-batch", type=int, default=32, metavar="N", help="products (%(default)s); two an update"
+    )
     parser.add_argument("--updates", type=int, default=4, metavar="N", help="of each loop in a round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(%(default)s)")
     parser.add_argument("--output", type=Path, help="directory for the results (runs/bench/training)")

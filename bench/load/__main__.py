@@ -123,7 +123,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--url", default="localhost:8001", help="the server's gRPC address (%(default)s)")
     callers = argparse.ArgumentParser(add_help=False)
-    callers.add_argument("--concurrency", type=int, default=32, help="callers that find capacity (%(default)s)")
+    callers.add_argument(
+        "--concurrency", type=int, default=32, help="callers, also to find capacity with (%(default)s)"
+    )
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
