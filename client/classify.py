@@ -15,6 +15,7 @@ from typing import Any
 from client.classifier import Classifier
 from client.options import add_server_options, check_server_options, session_arguments
 from cma_clip.command import command
+from cma_clip.tables import aligned
 
 
 @command
@@ -32,10 +33,7 @@ def table(prediction: dict[str, dict[str, Any]]) -> str:
     for task, answer in prediction.items():
         row = (", ".join(answer["labels"]) or "-", ", ".join(f"{score:.3f}" for score in answer["scores"]) or "-")
         rows.append((task, *row, "yes" if answer["accepted"] else "no", f"{answer['text_share']:.2f}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return aligned(rows)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

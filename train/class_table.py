@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from train.answers import Answers
 from train.metrics import average_precision, f1_score, label_counts, ratio
@@ -45,9 +45,8 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
 def confusion_matrix(answers: Answers) -> list[list[int]]:
     """Products by true label (rows) and answered label (columns), where a product has one of each."""
     assert not answers.task.several_labels, answers.task.name
-    size = len(answers.task.labels)
-    pairs_N = answers.targets_NL.int().argmax(dim=1) * size + answers.answered_NL.int().argmax(dim=1)
-    return torch.bincount(pairs_N, minlength=size * size).reshape(size, size).tolist()
+    answered_N, true_N = (one_hot_NL.int().argmax(dim=1) for one_hot_NL in (answers.answered_NL, answers.targets_NL))
+    return multiclass_confusion_matrix(answered_N, true_N, len(answers.task.labels)).tolist()
 
 
 def write_class_tables(folder: Path, answers: Answers) -> None:

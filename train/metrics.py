@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
 
+from cma_clip.tables import aligned
 from model.tasks import TaskSet
 from train.answers import Answers, answers_by_task
-from train.thresholds import counts_from, most_at_precision
+from train.thresholds import most_at_precision
 
 # N products or scores, C labels of all tasks, K tasks, L labels of one task
 
@@ -82,23 +84,20 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 def f1_score(right: int, answered: int, occurring: int) -> float | None:
-    """F1 from counts; None for what neither occurs nor is answered."""
+    """F1 from counts, which the tables by label want too; None for what neither occurs nor is answered."""
     return ratio(2 * right, answered + occurring)
 
 
 def average_precision(scores_N: Tensor, right_N: Tensor) -> float | None:
     """Mean precision at each right score, equal scores taken together; None where none is right."""
-    if not right_N.any():
-        return None
-    accepted_T, hits_T = counts_from(scores_N, right_N, scores_N.unique().flip(0))
-    gained_T = hits_T.diff(prepend=hits_T.new_zeros(1))
-    return ((gained_T * hits_T / accepted_T).sum() / hits_T[-1]).item()
+    return binary_average_precision(scores_N, right_N.int()).item() if right_N.any() else None
 
 
 def calibration_error(scores_N: Tensor, right_N: Tensor) -> float:
     """Expected calibration error (Naeini et al. 2015): how far scores are from the share that is right.
 
     The mean, over 15 equally wide bins [low, high) and weighted by what they hold, of |mean score - share right|.
+    torchmetrics gives scores of just 1.0, which float32 often makes of a sure answer, a 16th bin.
     """
     bins_N = (scores_N * BINS).long().clamp(0, BINS - 1)
     gaps = torch.bincount(bins_N, weights=scores_N.double() - right_N.double(), minlength=BINS)
@@ -117,5 +116,4 @@ def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     lines = [["task", *heads]]
     for name, values in metrics.items():
         lines.append([name, *("n/a" if values[c] is None else f"{values[c]:.4g}" for c in columns)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return aligned(lines)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny import TASKS
 from torchmetrics.functional.classification import (
-    binary_average_precision,
     binary_calibration_error,
     multiclass_f1_score,
     multilabel_f1_score,
@@ -139,6 +138,16 @@ def test_average_precision_takes_equal_scores_together():
     assert average_precision(scores, torch.zeros(5).bool()) is None
 
 
+@pytest.mark.parametrize("size", [1, 17, 127, 1023])
+def test_average_precision_is_the_mean_precision_at_each_right_score(size: int):
+    generator = torch.Generator().manual_seed(size)
+    scores = torch.randint(0, 40, (size,), generator=generator) / 64
+    right = torch.rand(size, generator=generator) < scores
+    right[0] = True
+    precisions = [(right & (scores >= score)).sum() / (scores >= score).sum() for score in scores[right]]
+    assert average_precision(scores, right) == pytest.approx(sum(precisions).item() / len(precisions), rel=1e-5)
+
+
 def test_calibration_error_by_hand():
     # bins of 1/15: 0.95, 0.99 and 1.0 share the last, 0.08 and 0.1 the second, 0.2 opens the fourth, 0.19 is below
     scores = torch.tensor([0.95, 0.99, 1.0, 0.08, 0.1, 0.2, 0.19, 0.0])
@@ -148,6 +157,13 @@ def test_calibration_error_by_hand():
     assert calibration_error(torch.tensor([1.0, 0.0]), torch.tensor([True, False])) == 0.0
 
 
+def test_a_score_of_one_shares_the_last_bin_which_torchmetrics_does_not_let_it():
+    scores, right = torch.tensor([0.95, 1.0, 1.0]), torch.tensor([True, False, True])
+    assert calibration_error(scores, right) == pytest.approx(abs(2.95 - 2) / 3)
+    theirs = binary_calibration_error(scores, right.int(), n_bins=15).item()
+    assert theirs == pytest.approx((abs(0.95 - 1) + abs(2 - 1)) / 3)
+
+
 @pytest.mark.parametrize("size", [1, 17, 127, 1023])
 def test_against_torchmetrics(size: int):
     """With many equal scores, none of them where two bins meet."""
@@ -155,8 +171,6 @@ def test_against_torchmetrics(size: int):
     scores = (torch.randint(0, 64, (size,), generator=generator) + 0.5) / 64
     right = torch.rand(size, generator=generator) < scores
     right[0] = True
-    expected = binary_average_precision(scores, right.int()).item()
-    assert average_precision(scores, right) == pytest.approx(expected, rel=1e-5)
     expected = binary_calibration_error(scores, right.int(), n_bins=15).item()
     assert calibration_error(scores, right) == pytest.approx(expected, abs=1e-6)
     logits, labels = torch.randn(size, 3, generator=generator), torch.randint(0, 3, (size,), generator=generator)

@@ -16,6 +16,7 @@ import torch
 
 from cma_clip.command import command
 from cma_clip.files import write_atomically
+from cma_clip.tables import aligned
 from dataset.splits import SPLITS
 from model.bundle import Bundle
 from model.tasks import MISSING
@@ -106,8 +107,7 @@ def format_suite(results: dict[str, dict[str, Any]]) -> str:
                 now, before = values[metric], values["untouched"][metric]
                 cells += ["n/a", "n/a"] if now is None else [f"{now:.4f}", f"{sign * (now - before):+.4f}"]
             lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return aligned(lines)
 
 
 if __name__ == "__main__":
