@@ -44,12 +44,14 @@ class Ranks(NamedTuple):
 
     def any(self, *mine: bool | Tensor) -> list[bool]:
         """Of each flag whether any rank raised it: one collective, and one wait for the device, for all of them."""
-        on_host = torch.tensor([float(flag) for flag in mine if not isinstance(flag, Tensor)])
-        flags = [flag.float().reshape(1) for flag in mine if isinstance(flag, Tensor)]
-        together = torch.cat([*flags, on_host.to(self.device, non_blocking=True)])
+        known = [0.0 if isinstance(flag, Tensor) else float(flag) for flag in mine]
+        flags = torch.tensor(known).to(self.device, non_blocking=True)
+        for place, flag in enumerate(mine):
+            if isinstance(flag, Tensor):
+                flags[place] = flag
         if self.world_size > 1:
-            dist.all_reduce(together, dist.ReduceOp.MAX)
-        return [bool(flag) for flag in together.tolist()]
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in flags.tolist()]
 
     def barrier(self) -> None:
         if self.world_size > 1:

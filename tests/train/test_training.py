@@ -149,6 +149,33 @@ def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, wa
         assert torch.equal(tensor, best(warm, "warmup")[name]), name
 
 
+@pytest.mark.parametrize(("zero_level", "micro_batch_size"), [(1, 4), (0, 2)])
+def test_no_update_is_made_from_a_loss_that_is_not_finite(
+    run: Path, warm: Path, data: Path, zero_level: int, micro_batch_size: int
+):
+    """In the fourth update the second rank's first micro-batch goes wrong; the other rank's are fine."""
+    poisoned = str(1 + 3 * (4 // micro_batch_size))
+    options = ("--zero_level", str(zero_level), f"--stages.warmup.micro_batch_size={micro_batch_size}")
+    command = deepspeed("--stage", "warmup", "--config", RECIPE, "--data", data, "--output", warm, *options)
+    command[command.index("train/main.py")] = "tests/support/poisoned_training.py"
+    variables = environment() | {"POISONED_FORWARD": poisoned, "PYTHONPATH": f"{ROOT}"}
+    result = subprocess.run(
+        [*command, "--checkpoint_minutes", "1e-9"], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == EXIT_BAD_INPUT
+    message = "error: epoch 1, update 4 of stage warmup: the loss is nan, products train-"
+    assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr[-2000:]
+    reports = [json.loads(path.read_text()) for path in warm.glob("intact-rank*.json")]
+    assert reports and all(report == {"updates": 3, "intact": True} for report in reports)
+    state = StageState.model_validate_json((warm / "warmup/state.json").read_text())
+    assert (state.checkpoint, state.update) == ("epoch0-update3", 3)
+    assert [line["update"] for line in log_lines(warm, "warmup")] == [1, 2, 3]
+    if zero_level == 1:  # as the run that was never poisoned
+        assert run_stage("warmup", data, warm).returncode == 0
+        for name, tensor in best(run, "warmup").items():
+            assert torch.equal(tensor, best(warm, "warmup")[name]), name
+
+
 @pytest.mark.parametrize("zero_level", [2, 3])
 def test_zero_levels_train_the_same_weights(run: Path, warm: Path, data: Path, tmp_path: Path, zero_level: int):
     """Under ZeRO-3 every weight is spread over the ranks, however small."""
