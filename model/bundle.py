@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cma_clip.files import file_sha256, new_directory, write_atomically
-from model.clip_towers import create_clip
+from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import BundleConfig
+from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.networks import create_network
 from model.preprocess import TitleTokenizer, pixels_and_presence
+from model.tasks import TaskSet
 from model.tokenizer import build_tokenizer
 
 # B batch, T token ids, C labels of all tasks, K tasks
@@ -71,11 +72,28 @@ def load_bundle(directory: Path) -> Bundle:
         ValueError: a file is missing, or does not fit the others; the message names it.
     """
     config = BundleConfig.read(directory / "config.json")
-    clip = create_clip(config.model, load_weights=False)
-    network = create_network(config.model, config.preprocess, config.tasks, clip)
-    load_weights(network, directory / "model.safetensors")
+    network, _ = build_network(config.model, config.tasks, config.preprocess, directory / "model.safetensors")
     config.check_tokenizer(directory / "tokenizer.json")
     return Bundle(config, network, TitleTokenizer.load(directory / "tokenizer.json", config.preprocess))
+
+
+def build_network(
+    model: ModelConfig, tasks: TaskSet, preprocess: PreprocessConfig | None = None, weights: Path | None = None
+) -> tuple[Network, PreprocessConfig]:
+    """A network, float32 on the CPU, and the preprocessing it is made for.
+
+    Args:
+        preprocess, weights: those of a bundle. Without them the towers are pretrained or random, as `model` says,
+            and all else is random; only pretrained weights know their normalisation.
+    Raises:
+        ValueError: weights that cannot be had or do not fit.
+    """
+    clip = create_clip(model, load_weights=weights is None)
+    preprocess = preprocess or preprocess_config(clip)
+    network = create_network(model, preprocess, tasks, clip)
+    if weights:
+        load_weights(network, weights)
+    return network, preprocess
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import deepspeed
 import torch.distributed as dist
 
-from cma_clip.files import new_directory
 from model.bundle import save_bundle
 from model.cma_clip import Network
 from model.config import BundleConfig
@@ -52,9 +51,3 @@ def save_best(engine: deepspeed.DeepSpeedEngine, network: Network, stage_dir: Pa
     with deepspeed.zero.GatheredParameters(list(network.parameters()), enabled=is_partitioned):
         if dist.get_rank() == 0:
             save_bundle(stage_dir / "best", config, network)
-
-
-def publish(stage_dir: Path, bundle: Path) -> None:
-    """Copy the stage's best weights to the run's bundle, in one step."""
-    with new_directory(bundle) as partial:
-        shutil.copytree(stage_dir / "best", partial, dirs_exist_ok=True)

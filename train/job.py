@@ -12,7 +12,7 @@ from model.networks import NETWORKS, Architecture, StageName
 from train.class_weights import check_class_weights
 from train.ranks import launched, on_gpu
 from train.recipe import Recipe, StageConfig, deepspeed_config, load_recipe
-from train.stage_state import StageState, check_resume, read_state, start_bundle, weights_sha256
+from train.stage_state import StageState, Start, check_resume, read_state, start_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class StageJob:
         data, output: directories of the data set and of the run, which its stages share.
         info: of the data set.
         ds_config: DeepSpeed's dictionary.
-        start: bundle to take weights from; None where pretrained or random towers begin.
+        start: of the stage before; None where pretrained or random towers begin.
         state: where the stage stands; changes as it goes.
         restart: what the stage has left on disk is to be forgotten.
     """
@@ -36,7 +36,7 @@ class StageJob:
     output: Path
     info: DatasetInfo
     ds_config: dict[str, Any]
-    start: Path | None
+    start: Start | None
     state: StageState
     restart: bool
 
@@ -78,11 +78,12 @@ def open_job(
     Raises:
         ValueError: recipe, data, stage order or weights do not fit each other, or what the stage was begun with.
     """
-    recipe, info = load_recipe(recipe_path, overrides), DatasetInfo.read(data)
-    check_class_weights(recipe.class_weights, info.tasks)
+    recipe = load_recipe(recipe_path, overrides)
     ds_config = deepspeed_config(recipe, getattr(recipe.stages, stage), launched(), on_gpu(), over_deepspeed)
-    start = start_bundle(stage, output, recipe, info.tasks)
-    fresh = StageState(world_size=launched(), data_hash=info.hash, start=weights_sha256(start))
+    info = DatasetInfo.read(data)
+    check_class_weights(recipe.class_weights, info.tasks)
+    start = start_of(stage, output, recipe, info.tasks)
+    fresh = StageState(world_size=launched(), data_hash=info.hash, start=start.sha256 if start else None)
     state = None if restart else read_state(output / stage)
     if state:
         check_resume(recipe, ds_config, output / stage, state, fresh)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cma_clip.command import Stopped
+from model.bundle import build_network
 from model.cma_clip import Network
 from model.config import BundleConfig
 from model.tasks import TaskSet
@@ -27,8 +28,8 @@ from train.losses import ClassificationObjective, ContrastiveObjective
 from train.predict import loss_and_metrics, mean_loss, predict
 from train.ranks import Ranks, meet
 from train.sampler import ShuffledBatches
-from train.stage_state import begin, write_state
-from train.stages import build_network, freeze, train_mode
+from train.stage_state import begin, finish
+from train.stages import freeze, train_mode
 from train.thresholds import fit_thresholds
 
 READ_EVERY = 10
@@ -42,7 +43,8 @@ def train_stage(job: StageJob) -> None:
         Stopped: as StageLoop.run.
     """
     torch.manual_seed(job.recipe.seed)
-    network, preprocess = build_network(job.recipe.model, job.info.tasks, job.start)
+    weights, preprocess = (job.start.weights, job.start.preprocess) if job.start else (None, None)
+    network, preprocess = build_network(job.recipe.model, job.info.tasks, preprocess, weights)
     freeze(network, job.stage, job.architecture)
     train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups)
     if len(train) < job.settings.batch_size:
@@ -54,10 +56,7 @@ def train_stage(job: StageJob) -> None:
         ranks.barrier()
         StageLoop(job, network, train, validation, ranks).run()
         if ranks.is_first:
-            if job.stage != "contrastive":
-                checkpoint.publish(job.directory, job.output / "bundle")
-            job.state.finished = True
-            write_state(job.directory, job.state)
+            finish(job.directory, job.state, job.output / "bundle" if job.stage != "contrastive" else None)
             best, loss = job.state.best_epoch, job.state.best_loss
             print(f"stage {job.stage}: epoch {best} is the best, validation loss {loss:.4f}")
 

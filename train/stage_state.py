@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from cma_clip.files import file_sha256, write_atomically
+from cma_clip.files import file_sha256, new_directory, write_atomically
 from cma_clip.settings import StrictModel, read_json
-from model.config import BundleConfig
+from model.config import BundleConfig, PreprocessConfig
 from model.networks import NETWORKS, StageName
 from model.tasks import TaskSet
 from train.recipe import Recipe
@@ -53,7 +53,15 @@ def write_state(stage_dir: Path, state: StageState) -> None:
     write_atomically(stage_dir / "state.json", state.model_dump_json(indent=2) + "\n")
 
 
-def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> Path | None:
+class Start(NamedTuple):
+    """What a stage takes over from the best of the one before: the file of its weights, the preprocessing."""
+
+    weights: Path
+    sha256: str
+    preprocess: PreprocessConfig
+
+
+def start_of(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> Start | None:
     """The best of the stage before, None where the stage starts from pretrained or random towers.
 
     Raises:
@@ -65,8 +73,7 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet)
         return None
     state = read_state(output / previous)
     if state and state.finished:
-        _check_same_network(output / previous / "best", recipe, tasks)
-        return output / previous / "best"
+        return _start(output / previous / "best", recipe, tasks)
     command = f"deepspeed train/main.py --stage {previous} --config … --data … --output {output}"
     if previous != "contrastive":
         reason = "has not finished" if state else "has not run"
@@ -79,7 +86,7 @@ def start_bundle(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet)
     return None
 
 
-def _check_same_network(best: Path, recipe: Recipe, tasks: TaskSet) -> None:
+def _start(best: Path, recipe: Recipe, tasks: TaskSet) -> Start:
     """Weights may fit by their shapes and still mean another network, or other labels."""
     before = BundleConfig.read(best / "config.json")
     ours, theirs = (
@@ -93,10 +100,8 @@ def _check_same_network(best: Path, recipe: Recipe, tasks: TaskSet) -> None:
             f"{best} is another network ({'; '.join(differences)}); use the same recipe and data for all stages,"
             " or another --output"
         )
-
-
-def weights_sha256(bundle: Path | None) -> str | None:
-    return file_sha256(bundle / "model.safetensors") if bundle else None
+    weights = best / "model.safetensors"
+    return Start(weights, file_sha256(weights), before.preprocess)
 
 
 def check_resume(
@@ -135,3 +140,12 @@ def begin(stage_dir: Path, recipe: Recipe, ds_config: dict[str, Any], restart: b
     stage_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(stage_dir / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     write_atomically(stage_dir / "deepspeed.json", json.dumps(ds_config, indent=2) + "\n")
+
+
+def finish(stage_dir: Path, state: StageState, bundle: Path | None) -> None:
+    """Mark the stage as done; its best weights become the run's `bundle`, in one step."""
+    if bundle:
+        with new_directory(bundle) as partial:
+            shutil.copytree(stage_dir / "best", partial, dirs_exist_ok=True)
+    state.finished = True
+    write_state(stage_dir, state)

@@ -1,15 +1,9 @@
-"""What each stage trains, and the network that it begins with (paper, section 3.2.2)."""
+"""What each stage trains (paper, section 3.2.2)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from model.bundle import load_weights
-from model.clip_towers import create_clip, preprocess_config
 from model.cma_clip import Network
-from model.config import BundleConfig, ModelConfig, PreprocessConfig
-from model.networks import Architecture, StageName, create_network
-from model.tasks import TaskSet
+from model.networks import Architecture, StageName
 
 # The modules that a stage changes, by the names that a network, or its row in model.networks, gives them.
 TRAINABLE: dict[StageName, tuple[str, ...]] = {
@@ -18,23 +12,6 @@ TRAINABLE: dict[StageName, tuple[str, ...]] = {
     "end_to_end": ("towers", "sequence_attention", "modality_heads"),
     "tuning": ("modality_heads",),
 }
-
-
-def build_network(model: ModelConfig, tasks: TaskSet, start: Path | None) -> tuple[Network, PreprocessConfig]:
-    """The network with its starting weights, float32 on the CPU, and the preprocessing it is made for.
-
-    Args:
-        start: bundle of the stage before; None where pretrained or random towers begin.
-    Raises:
-        ValueError: weights that cannot be had or do not fit the recipe's network.
-    """
-    clip = create_clip(model, load_weights=start is None)
-    # Only pretrained weights know their normalisation: later stages take it from the bundle before.
-    preprocess = BundleConfig.read(start / "config.json").preprocess if start else preprocess_config(clip)
-    network = create_network(model, preprocess, tasks, clip)
-    if start:
-        load_weights(network, start / "model.safetensors")
-    return network, preprocess
 
 
 def freeze(network: Network, stage: StageName, architecture: Architecture) -> None:

@@ -19,7 +19,7 @@ from serve.engines import INPUTS
 from serve.export.graph import write_onnx
 from train.losses import classification_losses
 from train.recipe import Recipe
-from train.stage_state import start_bundle
+from train.stage_state import start_of
 from train.stages import freeze, train_mode
 
 RIVALS = [name for name in NETWORKS if name != "cma_clip"]
@@ -127,7 +127,7 @@ def test_a_linear_probe_has_no_stage_after_warmup(tmp_path: Path):
     assert NETWORKS["clip_linear_probe"].neighbours("warmup") == ("contrastive", None)
     recipe = Recipe(model=tiny_config(architecture="clip_linear_probe"))
     with pytest.raises(ValueError, match="stage end_to_end: the stages of CLIP linear probe are warmup"):
-        start_bundle("end_to_end", tmp_path, recipe, TASKS)
+        start_of("end_to_end", tmp_path, recipe, TASKS)
 
 
 HEADS = {f"modality_heads.{name}" for name in ("hidden_weight", "hidden_bias", "output_weight", "output_bias")}

@@ -20,14 +20,13 @@ from tiny import ROOT, STAGES, deepspeed, environment, run_stage
 
 from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED
 from dataset.format import DatasetInfo
-from model.bundle import load_bundle
+from model.bundle import build_network, load_bundle
 from model.config import BundleConfig
 from train.main import main
 from train.recipe import load_recipe
 from train.score import judge
 from train.score import main as score_main
 from train.stage_state import StageState
-from train.stages import build_network
 
 RECIPE = ROOT / "tests/support/tiny.yaml"
 LOGIT_SCALE = "towers.clip.logit_scale"
@@ -272,7 +271,7 @@ def test_two_ranks_learn_from_each_others_pairs(run: Path, data: Path, tmp_path:
     """One rank with twice the micro-batch moves the weights as two ranks do; with the same one it does not."""
     recipe = load_recipe(RECIPE, [])
     torch.manual_seed(recipe.seed)
-    start = build_network(recipe.model, DatasetInfo.read(data).tasks, None)[0].state_dict()
+    start = build_network(recipe.model, DatasetInfo.read(data).tasks)[0].state_dict()
     together = best(run, "contrastive")
     names = [name for name in start if name.startswith("towers.")]
     moved = sum((together[name] - start[name]).abs().sum() for name in names)

@@ -21,7 +21,7 @@ from cma_clip.command import Stopped
 from cma_clip.files import file_sha256, write_atomically
 from cma_clip.machine import commit, processor
 from dataset.format import DatasetInfo
-from train.stage_state import read_state, weights_sha256
+from train.stage_state import read_state
 from train.study.measure import measure
 from train.study.plan import Run
 
@@ -173,7 +173,7 @@ def judge(run: Run, minutes: dict[str, float], stamp: str) -> dict[str, Any]:
         "hardware": processor(),
         "versions": {package: version(package) for package in PACKAGES},
         "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "weights": weights_sha256(last),
+        "weights": file_sha256(last / "model.safetensors"),
         "stages": stages,
         **measured,
     }
