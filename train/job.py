@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,30 +62,24 @@ class StageJob:
         return f"deepspeed train/main.py --stage {following} {paths}"
 
 
-def open_job(
-    stage: StageName,
-    recipe_path: Path,
-    overrides: Sequence[str],
-    data: Path,
-    output: Path,
-    restart: bool = False,
-    over_deepspeed: Path | None = None,
-) -> StageJob:
+def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     """Read all that decides the stage.
 
     Args:
+        args: options of train/main.py.
         overrides: dotted options as on the command line.
-        over_deepspeed: JSON laid over the dictionary that the recipe gives DeepSpeed.
     Raises:
         ValueError: recipe, data, stage order or weights do not fit each other, or what the stage was begun with.
     """
-    recipe = load_recipe(recipe_path, overrides)
-    ds_config = deepspeed_config(recipe, getattr(recipe.stages, stage), launched(), on_gpu(), over_deepspeed)
-    info = DatasetInfo.read(data)
+    recipe, directory = load_recipe(args.config, overrides), args.output / args.stage
+    settings = getattr(recipe.stages, args.stage)
+    ds_config = deepspeed_config(recipe, settings, launched(), on_gpu(), args.deepspeed_config)
+    info = DatasetInfo.read(args.data)
     check_class_weights(recipe.class_weights, info.tasks)
-    start = start_of(stage, output, recipe, info.tasks)
+    start = start_of(args.stage, args.output, recipe, info.tasks)
     fresh = StageState(world_size=launched(), data_hash=info.hash, start=start.sha256 if start else None)
-    state = None if restart else read_state(output / stage)
+    state = None if args.restart else read_state(directory)
     if state:
-        check_resume(recipe, ds_config, output / stage, state, fresh)
-    return StageJob(stage, recipe, recipe_path, data, output, info, ds_config, start, state or fresh, restart)
+        check_resume(recipe, ds_config, directory, state, fresh)
+    paths = (args.config, args.data, args.output)
+    return StageJob(args.stage, recipe, *paths, info, ds_config, start, state or fresh, args.restart)

@@ -106,7 +106,8 @@ class StageLoop:
                 self._train_epoch()
                 self._validate()
                 self._save()
-                self._stop_if(*self.ranks.any(self.stop_requested))
+                if self.ranks.any(self.stop_requested) == [True]:
+                    raise Stopped("its checkpoint is written")
         self.log.close()
 
     def _train_epoch(self) -> None:
@@ -132,7 +133,8 @@ class StageLoop:
                     self._log_losses(bar)
                 if stop or save:
                     self._save()
-                self._stop_if(stop)
+                if stop:
+                    raise Stopped("its checkpoint is written")
         self.state.epoch, self.state.update = self.state.epoch + 1, 0
 
     def _update(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
@@ -227,10 +229,6 @@ class StageLoop:
         checkpoint.save(self.engine, self.job.directory, self.state)
         self.saved_at = time.monotonic()
 
-    def _stop_if(self, wanted: bool) -> None:
-        if wanted:
-            raise Stopped("its checkpoint is written")
-
     def _request_stop(self, *_: object) -> None:
         self.stop_requested = True
 
@@ -248,7 +246,5 @@ class StageLoop:
 
     def _progress(self) -> tqdm:
         label = f"{self.job.stage} {self.state.epoch + 1}/{self.settings.epochs}"
-        done, total = self.state.update, self.updates_per_epoch
-        return tqdm(
-            initial=done, total=total, desc=label, unit="update", disable=not self.ranks.is_first, mininterval=2
-        )
+        options: dict[str, Any] = {"unit": "update", "disable": not self.ranks.is_first, "mininterval": 2}
+        return tqdm(desc=label, initial=self.state.update, total=self.updates_per_epoch, **options)

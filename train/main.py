@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning, "open_clip")
     with one_voice():
-        job = open_job(args.stage, args.config, overrides, args.data, args.output, args.restart, args.deepspeed_config)
+        job = open_job(args, overrides)
         was_finished = job.state.finished
         if not was_finished:
             train_stage(job)

@@ -12,7 +12,6 @@ import argparse
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from cma_clip.command import Stopped, command
 from cma_clip.machine import processor
-from train.study.plan import DataSet, Run, Study, pretraining, read_study, runs_of
+from train.study.plan import DataSet, Options, Run, Study, pretraining, read_study, runs_of
 from train.study.report import report
 from train.study.runs import Launcher, complete, pretrained_towers, towers_file
 
@@ -44,12 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", nargs="*", default=["apa_mini", "open_clipart"], help="of train/studies, or a file")
     parser.add_argument("--output", type=Path, default=Path("runs/study"))
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these of the study's")
     parser.add_argument("--variants", nargs="+", help="only these of the study's")
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at once, each with its part of the cores (%(default)s)"
     )
-    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     return parser
 
 
@@ -57,7 +54,7 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
     """Do what is left of all runs; returns how many have a result.
 
     Raises:
-        Stopped: by a signal or by --minutes.
+        Stopped: by a signal.
         ValueError: a run failed, or its settings do not fit.
     """
     for study in studies.values():
@@ -71,9 +68,8 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
     launcher = Launcher(ranks, threads=max(1, cpu["cores"] // args.jobs))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, launcher.stop)
-    ends = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = _submit(pool, studies, args, "bf16" if has_bf16 else "fp32", launcher, ends)
+        futures = _submit(pool, studies, args, "bf16" if has_bf16 else "fp32", launcher)
         for future in tqdm(as_completed(futures), "study", len(futures), unit="run"):
             if error := future.exception():
                 launcher.stop()
@@ -87,7 +83,6 @@ def _submit(
     args: argparse.Namespace,
     precision: str,
     launcher: Launcher,
-    ends: float,
 ) -> list[Future[None]]:
     """The towers of all studies first, then seed by seed the variants, which wait for theirs."""
     first = {name: pretraining(name, study, args.output, precision) for name, study in studies.items()}
@@ -96,28 +91,25 @@ def _submit(
     }
 
     def work(run: Run, weights: Future[Path] | None) -> None:
-        path = weights.result() if weights else None
-        if time.monotonic() > ends:
-            launcher.stopping.set()
-        complete(run, path, launcher, tqdm.write)
+        complete(run, weights.result() if weights else None, launcher, tqdm.write)
 
     todo = []
     for name, study in studies.items():
         run = first[name]
         path = towers_file(run) if run else None
-        chosen = study.model_copy(update=_chosen(name, study, args))
+        chosen = study.model_copy(update={"variants": _chosen(name, study, args)})
         todo += [(run, towers[name]) for run in runs_of(name, chosen, args.output, precision, path)]
     todo.sort(key=lambda item: item[0].seed)
     return [pool.submit(work, *item) for item in todo]
 
 
-def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, object]:
-    """The part of a study that the command line asks for."""
+def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, Options]:
+    """The variants that the command line asks for."""
     wanted = args.variants or list(study.variants)
     variants = {variant: study.variants[variant] for variant in wanted if variant in study.variants}
     if not variants:
         raise ValueError(f"--variants {' '.join(wanted)}: study {name} has {', '.join(study.variants)}")
-    return {"variants": variants, "seeds": args.seeds or study.seeds}
+    return variants
 
 
 def prepare(data: DataSet) -> None:

@@ -25,6 +25,7 @@ from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset
 
+BATCH_SIZE = 128
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
 
 
@@ -35,16 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, help="default: irrelevant-SPLIT beside the bundle")
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0, help="of the exchanges (%(default)s)")
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
     bundle = open_bundle(args.bundle, args.data)
     dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-    untouched = answers_for(bundle, dataset, args.batch_size)
-    results = suite(bundle, args.data, args.split, untouched, args.batch_size, args.seed)
+    results = suite(bundle, args.data, args.split, answers_for(bundle, dataset, BATCH_SIZE), BATCH_SIZE)
     output.mkdir(parents=True, exist_ok=True)
-    summary = {"split": args.split, "seed": args.seed, "perturbations": results}
+    summary = {"split": args.split, "perturbations": results}
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_suite(results))

@@ -26,13 +26,13 @@ COUNTS = ("products", "left_out")
 Values = dict[str, int | float | None]
 
 
-class Part(StrictModel):
+class Measured(StrictModel):
     """Other keys are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class NamingGroup(Part):
+class NamingGroup(Measured):
     """Products whose titles do, or do not, name the label; see train.study.measure.by_naming."""
 
     products: int
@@ -42,14 +42,14 @@ class NamingGroup(Part):
     recall_at_90_precision: float | None
 
 
-class NamingGroups(Part):
+class NamingGroups(Measured):
     """One task's products, apart."""
 
     named: NamingGroup
     not_named: NamingGroup
 
 
-class Irrelevant(Part):
+class Irrelevant(Measured):
     """One task under one perturbation; see train.study.irrelevant.suite."""
 
     products: int
@@ -61,7 +61,7 @@ class Irrelevant(Part):
     untouched: Values
 
 
-class Confusion(Part):
+class Confusion(Measured):
     """counts[true label][answer]."""
 
     labels: list[str]
@@ -76,7 +76,7 @@ class Point(StrictModel):
     products_seen: int
 
 
-class StageResult(Part):
+class StageResult(Measured):
     """One stage. `epoch` is the best; `test`: task -> metrics of the best, where the stage was judged."""
 
     epoch: int
@@ -86,7 +86,7 @@ class StageResult(Part):
     test: dict[str, Values] = {}
 
 
-class RunResult(Part):
+class RunResult(Measured):
     """The content of a run's `result.json`."""
 
     data_set: str
