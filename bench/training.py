@@ -34,6 +34,7 @@ from tqdm import tqdm
 from bench.device import Memory, device, matrix_product, waited
 from bench.harness import Report, in_turn, markdown, number, percentiles
 from cma_clip.command import command
+from model.bundle import build_network
 from model.clip_towers import create_clip, preprocess_config
 from model.config import BundleConfig, ModelConfig
 from model.networks import NETWORKS, StageName
@@ -46,7 +47,7 @@ from train.engine import attention_kernel, create_engine, parameter_groups, warm
 from train.losses import ClassificationObjective
 from train.ranks import meet
 from train.recipe import Recipe, StageConfig, Stages, deepspeed_config
-from train.stages import build_network, freeze, train_mode
+from train.stages import freeze, train_mode
 
 STAGES: tuple[StageName, ...] = ("warmup", "end_to_end", "tuning")
 SIZES = {
@@ -103,7 +104,7 @@ def random_batch(config: BundleConfig, micro: int, seed: int) -> Batch:
 def build(recipe: Recipe, stage: StageName, tasks: TaskSet) -> ClassificationObjective:
     """What the stage minimises, frozen and switched to training as the stage wants it; always the same weights."""
     torch.manual_seed(recipe.seed)
-    network, _ = build_network(recipe.model, tasks, None)
+    network, _ = build_network(recipe.model, tasks)
     architecture = NETWORKS[recipe.model.architecture]
     freeze(network, stage, architecture)
     objective = ClassificationObjective(network, tasks, modality_dropout=0.0).to(device()).train()
