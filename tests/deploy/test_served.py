@@ -85,16 +85,13 @@ def test_the_three_outputs_agree(classifier, products, tasks):
         answer = classifier.classify(title, image)
         assert list(answer.prediction) == [task.name for task in tasks]
         assert answer.text_share.shape == (len(tasks),)
-        start = 0
-        for task, share in zip(tasks, answer.text_share, strict=True):
-            scores = answer.probabilities[start : start + len(task.labels)]
-            start += len(task.labels)
+        for (task, scores), share in zip(tasks.split(answer.probabilities), answer.text_share, strict=True):
             told = answer.prediction[task.name]
             assert told["text_share"] == pytest.approx(share, abs=1e-6)
             assert told["top"][0] == [task.labels[scores.argmax()], pytest.approx(scores.max(), abs=1e-6)]
-            if task.kind == "single_label":
-                assert told["label"] == told["top"][0][0] and scores.sum() == pytest.approx(1, abs=1e-5)
-        assert answer.probabilities.shape == (start,)
+            assert told["labels"] == [told["label"]] == [told["top"][0][0]] and told["scores"] == [told["score"]]
+            assert scores.sum() == pytest.approx(1, abs=1e-5)
+        assert answer.probabilities.shape == (tasks.num_labels,)
 
 
 @pytest.mark.parametrize("title", ["", "  \t "])

@@ -13,6 +13,7 @@ from dataset.rows import Columns, ImageReader, Reading, unread_products
 from dataset.splits import SplitShares
 from dataset.table import CsvSource, ParquetSource, Source, state_of
 from dataset.writer import NewDataset, already_there, write_dataset
+from model.tasks import KINDS
 from train.prepare.options import add_common_arguments, check_ranges
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="COLUMN:KIND[:SEPARATOR]",
-        help="KIND single_label or multi_label, SEPARATOR of labels in a text cell (|); repeatable",
+        help=f"KIND {' or '.join(KINDS)}, SEPARATOR of labels in a text cell (|); repeatable",
     )
     parser.add_argument(
         "--labels",
