@@ -12,6 +12,8 @@ RANKS ?= $(if $(HAS_GPU),1,2)
 ifndef HAS_GPU
 export DS_ACCELERATOR := cpu
 endif
+# Workers of `make test`, with a part of the cores each; 0 tests in one process.
+WORKERS ?= 2
 TRAIN_EXTRAS := train,dev
 SERVE_EXTRAS := local-server
 DATA := data/apa_mini
@@ -65,7 +67,7 @@ deploy/bundle.json:
 	@echo "deploy/ has no engine: make demo, or python -m serve.export BUNDLE --deploy deploy" >&2; exit 1
 
 test: .venv/.ready .venv-serve/.ready
-	python -m pytest
+	python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: .venv/.ready
 	ruff check .

@@ -1,13 +1,15 @@
-"""What the tests share: one small data set, one trained run, one server."""
+"""What the tests share: one small data set and one trained run, among all workers; one server a worker."""
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
@@ -20,25 +22,45 @@ from serve.export.publish import export
 from train.prepare.__main__ import main as prepare
 
 
+def pytest_configure() -> None:
+    """Each worker computes with its part of the cores."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that `make` fills, once for all workers: the first one does it, the others wait."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small apa_mini made from drawn silhouettes."""
-    root = tmp_path_factory.mktemp("data")
-    write_fashion_mnist(root / "source", train=40, test=40)
-    sizes = ["--size", "160", "--validation", "40", "--test", "40"]
-    output = root / "apa"
-    assert prepare(["apa_mini", "--output", str(output), "--source", str(root / "source"), *sizes]) == 0
-    return output
+
+    def make(output: Path) -> None:
+        source = tmp_path_factory.mktemp("source")
+        write_fashion_mnist(source, train=40, test=40)
+        sizes = ["--size", "160", "--validation", "40", "--test", "40"]
+        assert prepare(["apa_mini", "--output", str(output), "--source", str(source), *sizes]) == 0
+
+    return made_once(tmp_path_factory, "data", make)
 
 
 @pytest.fixture(scope="session")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All four stages, trained by DeepSpeed on two ranks."""
-    output = tmp_path_factory.mktemp("runs") / "tiny"
-    for stage in STAGES:
-        result = run_stage(stage, data, output)
-        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return output
+
+    def make(output: Path) -> None:
+        for stage in STAGES:
+            result = run_stage(stage, data, output)
+            assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+
+    return made_once(tmp_path_factory, "run", make)
 
 
 @pytest.fixture(scope="session")
