@@ -74,13 +74,13 @@ lint: .venv/.ready
 	ruff format --check .
 	mypy
 
-# $(call lock,FILE,EXTRAS) installs into an environment of its own and writes down what came.
+# $(call lock,FILE,EXTRAS) asks pip what it would install into an empty environment, and writes that down.
 define lock
-rm -rf build/lock
-$(PYTHON) -m venv build/lock
-build/lock/bin/pip install --quiet '.[$(2)]'
-build/lock/bin/pip freeze --exclude cma-clip > requirements/$(1).txt
-rm -rf build/lock
+$(PYTHON) -m venv --clear build/lock
+build/lock/bin/pip install --quiet --dry-run --ignore-installed --report build/lock/report.json '.[$(2)]'
+$(PYTHON) -c 'import json; \
+  found = {one["metadata"]["name"]: one["metadata"]["version"] for one in json.load(open("build/lock/report.json"))["install"]}; \
+  print(*sorted(f"{name}=={found[name]}" for name in found.keys() - {"cma-clip", "setuptools"}), sep="\n")' > requirements/$(1).txt
 endef
 
 lock:
