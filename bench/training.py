@@ -233,7 +233,7 @@ def draw(result: dict[str, Any], figure: Figure) -> None:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.training", description="time training beside plain PyTorch")
+    parser = argparse.ArgumentParser(description="time training beside plain PyTorch")
     parser.add_argument("--data", type=Path, help="directory written by train.prepare (default: random products)")
     parser.add_argument("--size", choices=list(SIZES), default="tiny", help="of the network (%(default)s)")
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16" if torch.cuda.is_available() else "fp32")
