@@ -14,13 +14,12 @@ from kernels import reference
 # B batch, K tasks, D width, H hidden units, C labels of all tasks together
 
 Heads = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of kernels.modality_heads.modality_heads
-
-
-WEIGHTS = ("w1", "b1", "w2", "b2")
+FLOATS = ("text", "image", "relevance", "w1", "b1", "w2", "b2")
+ARGUMENTS = ("text", "image", "present", *FLOATS[2:], "first_label")  # of the heads, but for `labels`
 
 
 class Case(NamedTuple):
-    """Sizes and dtypes of the heads in a run."""
+    """Sizes, dtypes and mode of the heads in a run, whatever the batch."""
 
     width: int
     hidden: int
@@ -31,26 +30,15 @@ class Case(NamedTuple):
     autocast: torch.dtype | None
     float32: str  # torch.get_float32_matmul_precision(): whether TF32 is allowed
     gradients: bool
-    batch: int  # a power of two; 0 for any
 
     @classmethod
-    def of(
-        cls, text_BD: Tensor, relevance_KD: Tensor | None, w1_KHD: Tensor, labels: Sequence[int], batch: int
-    ) -> Case:
-        """That of a call of the heads, here and now; `batch` is rounded up."""
+    def of(cls, text_BD: Tensor, relevance_KD: Tensor | None, w1_KHD: Tensor, labels: Sequence[int]) -> Case:
+        """That of a call of the heads, here and now."""
         device, (_, hidden, width) = text_BD.device.type, w1_KHD.shape
-        return cls(
-            width=width,
-            hidden=hidden,
-            labels=tuple(labels),
-            learned_share=relevance_KD is not None,
-            tokens=text_BD.dtype,
-            weights=w1_KHD.dtype,
-            autocast=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None,
-            float32=_float32_precision(),
-            gradients=torch.is_grad_enabled(),
-            batch=1 << (batch - 1).bit_length() if batch else 0,
-        )
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        dtypes = text_BD.dtype, w1_KHD.dtype, autocast
+        learned_share, gradients = relevance_KD is not None, torch.is_grad_enabled()
+        return cls(width, hidden, tuple(labels), learned_share, *dtypes, _float32_precision(), gradients)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {str(value).removeprefix('torch.')}" for name, value in self._asdict().items())
@@ -61,64 +49,43 @@ def _float32_precision() -> str:
     return torch.get_float32_matmul_precision()
 
 
-class Sample(NamedTuple):
-    """Inputs of the heads, and the gradients of their outputs."""
-
-    leaves: dict[str, Tensor]
-    present: Tensor
-    first_label: Tensor
-    output_gradients: tuple[Tensor, Tensor]
-
-
 def plain(*inputs: Any) -> tuple[Tensor, Tensor]:
     """The reference, called as the fused kernels are."""
     text_BD, image_BD, present_B2, relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C, _, labels = inputs
     return reference.modality_heads(text_BD, image_BD, present_B2, relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C, labels)
 
 
-def sample(case: Case, batch: int, device: torch.device) -> Sample:
-    """Random products, some without title or image; torch's own random numbers stay as they are."""
+def sample(case: Case, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Random ARGUMENTS and gradient of the logits; some products lack title or image. Torch's own generator rests."""
     generator = torch.Generator(device).manual_seed(batch)
     tasks, width, hidden, total = len(case.labels), case.width, case.hidden, sum(case.labels)
 
     def draw(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> Tensor:
         return (scale * torch.randn(shape, generator=generator, device=device)).to(dtype)
 
-    leaves = {"text": draw(case.tokens, batch, width), "image": draw(case.tokens, batch, width)}
-    if case.learned_share:
-        leaves["relevance"] = draw(case.weights, tasks, width, scale=width**-0.5)
-    leaves |= {
-        "w1": draw(case.weights, tasks, hidden, width, scale=width**-0.5),
-        "b1": draw(case.weights, tasks, hidden),
-        "w2": draw(case.weights, total, hidden, scale=hidden**-0.5),
-        "b2": draw(case.weights, total),
-    }
-    present = torch.ones(batch, 2, dtype=torch.bool, device=device)
-    present[1::5, 0], present[2::7, 1] = False, False
-    first_label = torch.tensor([0, *accumulate(case.labels)], device=device)
-    return Sample(leaves, present, first_label, (draw(case.tokens, batch, total), draw(torch.float32, batch, tasks)))
+    inputs = {name: draw(case.tokens, batch, width) for name in ("text", "image")}
+    weights = {"relevance": (tasks, width), "w1": (tasks, hidden, width), "b1": (tasks, hidden)}
+    weights |= {"w2": (total, hidden), "b2": (total,)}
+    for name, shape in weights.items():
+        if name != "relevance" or case.learned_share:
+            inputs[name] = draw(case.weights, *shape, scale=shape[-1] ** -0.5)
+    inputs["present"] = torch.ones(batch, 2, dtype=torch.bool, device=device)
+    inputs["present"][1::4, 0], inputs["present"][2::4, 1] = False, False
+    inputs["first_label"] = torch.tensor([0, *accumulate(case.labels)], device=device)
+    return inputs | {"d_logits": draw(case.tokens, batch, total)}
 
 
-def outputs(heads: Heads, case: Case, inputs: Sample, exact: bool = False) -> dict[str, Tensor]:
-    """Logits and λ and, where the case has them, the gradients of text, image and weights.
-
-    Args:
-        exact: all in float64.
-    """
-    leaves = {
-        name: (x.double() if exact else x.detach()).requires_grad_(case.gradients) for name, x in inputs.leaves.items()
-    }
+def outputs(heads: Heads, case: Case, inputs: dict[str, Tensor], exact: bool = False) -> dict[str, Tensor]:
+    """Logits and λ and, where the case has them, the logits' gradients of all FLOATS; `exact`: all in float64."""
+    given = {name: x.double() if exact and x.is_floating_point() else x.detach() for name, x in inputs.items()}
+    leaves = {name: given[name].requires_grad_(case.gradients) for name in FLOATS if name in given}
     rounded = case.autocast is not None and not exact
-    device = inputs.present.device.type
-    autocast = torch.autocast(device, case.autocast, enabled=rounded, cache_enabled=False)
-    tokens, weights = (leaves["text"], leaves["image"], inputs.present), (leaves[name] for name in WEIGHTS)
+    autocast = torch.autocast(given["text"].device.type, case.autocast, enabled=rounded, cache_enabled=False)
     with torch.set_grad_enabled(case.gradients), autocast:
-        values = heads(*tokens, leaves.get("relevance"), *weights, inputs.first_label, case.labels)
-    found = dict(zip(("logits", "λ"), values, strict=True))
+        logits_BC, text_share_BK = heads(*map(given.get, ARGUMENTS), case.labels)
+    found = {"logits": logits_BC, "λ": text_share_BK}
     if case.gradients:
-        used = values if case.learned_share else values[:1]
-        seeds = [gradient.to(x.dtype) for x, gradient in zip(used, inputs.output_gradients, strict=False)]
-        gradients = torch.autograd.grad(used, list(leaves.values()), seeds)
+        gradients = torch.autograd.grad(logits_BC, list(leaves.values()), given["d_logits"].to(logits_BC.dtype))
         found |= {f"gradient of {name}": gradient for name, gradient in zip(leaves, gradients, strict=True)}
     return found
 
@@ -135,7 +102,6 @@ def fault(heads: Heads, case: Case, batch: int, device: torch.device) -> str | N
         for norm in (2.0, float("inf")):
             error, own = (torch.linalg.vector_norm(x[name].double() - truth, norm).item() for x in (ours, theirs))
             if not error <= 2 * own + tiny:  # NaN too
-                return (
-                    f"{name} wrong by {error:.1e} where the reference is by {own:.1e} (norm {norm:.0f}, batch {batch})"
-                )
+                where = f"(norm {norm:.0f}, batch {batch})"
+                return f"{name} wrong by {error:.1e} where the reference is by {own:.1e} {where}"
     return None

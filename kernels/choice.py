@@ -1,9 +1,9 @@
 """What `kernels: auto` computes the heads by on a GPU: the fused kernels, where they are right and faster there.
 
 Before their first use they are held against the reference at the run's own sizes and dtypes, in values and, where
-gradients are wanted, in gradients; then both are timed. The verdict holds for one GPU, versions, sizes and mode, and
-kernels.json keeps it (kernels.verdicts), where the first to write wins. Ranks that measure at the same time may still
-differ, which is harmless: both ways agree within rounding, and no collective operation depends on which a rank takes.
+gradients are wanted, in gradients; then both are timed. The verdict holds for one GPU, versions, case and batch, and
+kernels.json keeps it, where the first to write wins. Ranks that measure at the same time may still differ, which is
+harmless: both ways agree within rounding, and no collective operation depends on which a rank takes.
 """
 
 from __future__ import annotations
@@ -13,131 +13,156 @@ import logging
 import os
 import statistics
 import textwrap
-import threading
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 import triton
+from pydantic import TypeAdapter
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
+from cma_clip.files import write_atomically
 from kernels import agreement
 from kernels.agreement import Case, Heads
 from kernels.modality_heads import modality_heads
-from kernels.verdicts import Verdict, Verdicts
 
-WARM_UP, REPEATS = 3, 20
+REPEATS = 20
 
 logger = logging.getLogger(__name__)
 
-UNMEASURED = Verdict(kernels="unmeasured", reason="no call came before torch traced or captured this one")
+
+class Verdict(NamedTuple):
+    """On the fused kernels, which are taken where they are faster; `reason` is for people."""
+
+    kernels: Literal["faster", "slower", "wrong", "failing", "unmeasured"]
+    reason: str
 
 
-def gpu_and_versions(device: torch.device) -> str:
-    """All that a verdict depends on beside the case; other sources of the kernels are measured anew."""
-    gpu = torch.cuda.get_device_properties(device)
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    versions = f"torch {torch.__version__}, triton {triton.__version__}, cuda {torch.version.cuda}"
-    return f"{gpu.name} {gpu.major}.{gpu.minor}, {versions}, kernels {hashlib.sha256(sources).hexdigest()[:8]}"
-
-
-def median_milliseconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Of calls that are waited for: at these sizes the host costs as much as the GPU."""
-    times = []
-    for _ in range(WARM_UP + REPEATS):
-        torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize(device)
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times[WARM_UP:])
+Verdicts = dict[str, dict[int, Verdict]]  # GPU, versions and case -> batch -> verdict
+VERDICTS = TypeAdapter(Verdicts)
+UNMEASURED = Verdict("unmeasured", "no call came before torch traced or captured this one")
 
 
 def takes_kernels(text_BD: Tensor, relevance_KD: Tensor | None, w1_KHD: Tensor, labels: Sequence[int]) -> bool:
     """Whether the fused kernels shall compute these heads.
 
-    The first call at a size measures, but not while torch traces or captures a CUDA graph: then that is taken which
-    is remembered (in a traced graph of every batch size), else the reference.
+    The first call at a size measures, but not while torch traces or captures a CUDA graph: then what is remembered
+    counts (in a traced graph that of every batch size), else the reference is taken.
     """
+    case = Case.of(text_BD, relevance_KD, w1_KHD, labels)
     if torch.compiler.is_compiling():
-        return _when_traced(text_BD.device, *Case.of(text_BD, relevance_KD, w1_KHD, labels, batch=0))
-    batch = max(1, len(text_BD))
-    return AUTO.choose(text_BD.device, Case.of(text_BD, relevance_KD, w1_KHD, labels, batch))
+        return _when_traced(text_BD.device, *case)
+    return AUTO.takes(text_BD.device, case, 1 << (max(1, len(text_BD)) - 1).bit_length())
 
 
 @torch.compiler.assume_constant_result
 def _when_traced(device: torch.device, *case: Any) -> bool:
-    return AUTO.decide(device, Case(*case), measurable=False).kernels == "faster"
+    return AUTO.takes(device, Case(*case), None)
 
 
 class Choice:
     """Decides, and remembers in this process; the arguments are what a test puts others in the place of."""
 
-    def __init__(
-        self,
-        fused: Heads = modality_heads,
-        gpu: Callable[[torch.device], str] = gpu_and_versions,
-        milliseconds: Callable[[Callable[[], Any], torch.device], float] = median_milliseconds,
-    ) -> None:
+    def __init__(self, fused: Heads, gpu: Callable[[torch.device], str], milliseconds: Callable[..., float]) -> None:
         self.fused, self.gpu, self.milliseconds = fused, gpu, milliseconds
-        self.verdicts: dict[tuple[torch.device, Case], Verdict] = {}
-        self.remembered = Verdicts()
-        self.lock = threading.Lock()
+        self.decided: dict[tuple[torch.device, Case], dict[int, Verdict]] = {}
 
-    def choose(self, device: torch.device, case: Case) -> bool:
-        verdict = self.verdicts.get((device, case))
+    def takes(self, device: torch.device, case: Case, batch: int | None) -> bool:
+        """Whether the fused kernels are taken; one line says so at the first call.
+
+        Args:
+            batch: the most products, a power of two; None where any number may come.
+        """
+        decided = self.decided.setdefault((device, case), {})
+        verdict = decided.get(batch) if batch else None
         if verdict is None:
-            measurable = not is_capturing(device)
-            with self.lock:
-                verdict = self.verdicts.get((device, case)) or self.decide(device, case, measurable)
-                if measurable:
-                    self.verdicts[device, case] = verdict
+            measurable = bool(batch) and not is_capturing(device)
+            verdict = self._decide(device, case, batch, measurable)
+            if batch and measurable:
+                decided[batch] = verdict
+            _say(verdict, f"{case}, batch {batch or 'any'}")
         return verdict.kernels == "faster"
 
-    def decide(self, device: torch.device, case: Case, measurable: bool) -> Verdict:
-        """Recall or measure; one line says what is taken and why."""
+    def _decide(self, device: torch.device, case: Case, batch: int | None, measurable: bool) -> Verdict:
         key = ""
         try:
             key = f"{self.gpu(device)}; {case}"
-            # No power of two ends in 0.
-            found = self.remembered.recall(key.removesuffix("0"), prefix=case.batch == 0)
-            if found is None and measurable:
-                found = self.remembered.keep(key, self._measure(device, case))
-            verdict = found or UNMEASURED
+            known = read().get(key, {}) | self.decided[device, case]
+            if batch is None:
+                return min(known.values(), key=lambda verdict: verdict.kernels == "faster", default=UNMEASURED)
+            if batch in known or not measurable:
+                return known.get(batch, UNMEASURED)
+            return keep(key, batch, self._measure(device, case, batch))
         except Exception as error:  # whatever a compiler or a driver says of a GPU that nobody here has seen
-            reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}"
-            verdict = Verdict(kernels="failing", reason=reason)
-            if isinstance(error, torch.AcceleratorError):  # the process will not outlive it; the next need not try
-                self.remembered.keep(key, verdict)
-        expected = verdict.kernels in ("faster", "slower")
-        if not expected or os.environ.get("RANK", "0") == "0":
-            way = (
-                "fused kernels"
-                if verdict.kernels == "faster"
-                else f"reference, the fused kernels are {verdict.kernels}"
-            )
-            line = f"kernels: auto takes the {way}: {verdict.reason} ({case})"
-            logger.log(logging.INFO if expected else logging.WARNING, line)
-        return verdict
+            verdict = Verdict("failing", f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}")
+            if batch and isinstance(error, torch.AcceleratorError):
+                # An illegal access ends every later call of this process; the next one must not come here again.
+                keep(key, batch, verdict)
+            return verdict
 
-    def _measure(self, device: torch.device, case: Case) -> Verdict:
-        for batch in sorted({case.batch // 2 + 1, case.batch}):
-            if fault := agreement.fault(self.fused, case, batch, device):
-                return Verdict(kernels="wrong", reason=fault)
-        inputs = agreement.sample(case, case.batch, device)
-        ours, theirs = (
-            self.milliseconds(partial(agreement.outputs, heads, case, inputs), device)
-            for heads in (self.fused, agreement.plain)
-        )
+    def _measure(self, device: torch.device, case: Case, batch: int) -> Verdict:
+        for size in sorted({batch // 2 + 1, batch}):
+            if fault := agreement.fault(self.fused, case, size, device):
+                return Verdict("wrong", fault)
+        inputs = agreement.sample(case, batch, device)
+        ways = (partial(agreement.outputs, heads, case, inputs) for heads in (self.fused, agreement.plain))
+        ours, theirs = map(self.milliseconds, ways)
         reason = f"{ours:.3f} ms against {theirs:.3f} ms of the reference"
-        return Verdict(kernels="faster" if ours < theirs else "slower", reason=reason)
+        return Verdict("faster" if ours < theirs else "slower", reason)
 
 
 def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-AUTO = Choice()
+def gpu_and_versions(device: torch.device) -> str:
+    """All that a verdict depends on beside case and batch; other sources of the kernels are measured anew."""
+    gpu = torch.cuda.get_device_properties(device)
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    versions = f"torch {torch.__version__}, triton {triton.__version__}, cuda {torch.version.cuda}"
+    return f"{gpu.name} {gpu.major}.{gpu.minor}, {versions}, kernels {hashlib.sha256(sources).hexdigest()[:8]}"
+
+
+def median_milliseconds(work: Callable[[], Any]) -> float:
+    """Of calls that are waited for: at these sizes the host costs as much as the GPU."""
+    timer = Timer("work()", globals={"work": work})
+    return 1e3 * statistics.median(timer.timeit(1).median for _ in range(REPEATS))
+
+
+def _say(verdict: Verdict, case: str) -> None:
+    """One line on what is taken and why; where all is as it should be, of the first rank alone."""
+    expected = verdict.kernels in ("faster", "slower")
+    if not expected or os.environ.get("RANK", "0") == "0":
+        refused = f"reference, the fused kernels are {verdict.kernels}"
+        way = "fused kernels" if verdict.kernels == "faster" else refused
+        line = f"kernels: auto takes the {way}: {verdict.reason} ({case})"
+        logger.log(logging.INFO if expected else logging.WARNING, line)
+
+
+def file() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cma-clip/kernels.json")
+
+
+def read() -> Verdicts:
+    """What this and other processes have measured; nothing if the file is missing, damaged or not ours."""
+    try:
+        return VERDICTS.validate_json(file().read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def keep(key: str, batch: int, verdict: Verdict) -> Verdict:
+    """Write it down; where another process was first, its verdict is kept and returned."""
+    verdicts = read()
+    kept = verdicts.setdefault(key, {}).setdefault(batch, verdict)
+    with suppress(OSError):  # it only costs the next process a measurement
+        file().parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file(), VERDICTS.dump_json(verdicts, indent=1))
+    return kept
+
+
+AUTO = Choice(modality_heads, gpu_and_versions, median_milliseconds)

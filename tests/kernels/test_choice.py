@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from wrong_kernels import CASE, wrong_gradient
 
-from kernels import agreement, choice, verdicts
+from kernels import agreement, choice
 from kernels.agreement import Heads
 from kernels.choice import Choice
 from kernels.modality_heads import modality_heads
@@ -25,7 +26,7 @@ class Clock:
     def __init__(self, fused: float) -> None:
         self.fused, self.asked = fused, 0
 
-    def __call__(self, work: Callable[[], Any], device: torch.device) -> float:
+    def __call__(self, work: Callable[[], Any]) -> float:
         self.asked += 1
         work()
         return self.fused if self.asked % 2 else 2.0
@@ -52,7 +53,7 @@ def make(fused: float = 1.0, heads: Heads = agreement.plain, gpu: str = "GPU 9.0
 )
 def test_kernels_that_agree_are_taken_where_they_win(caplog, milliseconds, taken, line):
     chosen = make(milliseconds, modality_heads)
-    assert [chosen.choose(DEVICE, CASE) for _ in range(3)] == 3 * [taken]
+    assert [chosen.takes(DEVICE, CASE, 8) for _ in range(3)] == 3 * [taken]
     assert chosen.milliseconds.asked == 2
     (record,) = caplog.records
     assert record.getMessage().startswith(line) and record.levelno == logging.INFO
@@ -60,11 +61,11 @@ def test_kernels_that_agree_are_taken_where_they_win(caplog, milliseconds, taken
 
 def test_a_kernel_with_one_wrong_gradient_is_refused_by_name_and_not_timed(caplog):
     chosen = make(heads=wrong_gradient("w2"))
-    assert not chosen.choose(DEVICE, CASE) and chosen.milliseconds.asked == 0
+    assert not chosen.takes(DEVICE, CASE, 8) and chosen.milliseconds.asked == 0
     (record,) = caplog.records
     assert "takes the reference, the fused kernels are wrong: gradient of w2 wrong by" in record.getMessage()
     assert record.levelno == logging.WARNING
-    assert chosen.choose(DEVICE, CASE._replace(gradients=False)), "evaluation needs no gradient"
+    assert chosen.takes(DEVICE, CASE._replace(gradients=False), 8), "evaluation needs no gradient"
 
 
 def failing(error: Exception) -> Callable[..., Any]:
@@ -77,22 +78,23 @@ def failing(error: Exception) -> Callable[..., Any]:
 def test_kernels_that_raise_are_named_and_tried_again_only_by_the_next_process(caplog):
     error = RuntimeError("out of resources:\n shared memory " + 1000 * "x ")
     first = make(heads=failing(error))
-    assert not first.choose(DEVICE, CASE) and not first.choose(DEVICE, CASE)
+    assert not first.takes(DEVICE, CASE, 8) and not first.takes(DEVICE, CASE, 8)
     (record,) = caplog.records
     assert "the fused kernels are failing: RuntimeError: out of resources: shared memory x" in record.getMessage()
     assert record.levelno == logging.WARNING and len(record.getMessage()) < 700
-    assert not verdicts.file().exists() and make().choose(DEVICE, CASE)
+    assert not first.takes(DEVICE, CASE, None), "nor does a traced graph of this process take them"
+    assert not choice.file().exists() and make().takes(DEVICE, CASE, 8)
 
 
 def test_what_ends_the_process_is_not_tried_again(caplog):
-    assert not make(heads=failing(torch.AcceleratorError("illegal memory access"))).choose(DEVICE, CASE)
+    assert not make(heads=failing(torch.AcceleratorError("illegal memory access"))).takes(DEVICE, CASE, 8)
     second = make()
-    assert not second.choose(DEVICE, CASE) and second.milliseconds.asked == 0
+    assert not second.takes(DEVICE, CASE, 8) and second.milliseconds.asked == 0
     assert "failing: AcceleratorError: illegal memory access" in caplog.records[1].getMessage()
 
 
 def test_a_gpu_that_cannot_be_asked_computes_by_the_reference(caplog):
-    assert not Choice(modality_heads, failing(AssertionError("no driver"))).choose(DEVICE, CASE)
+    assert not Choice(modality_heads, failing(AssertionError("no driver")), Clock(1.0)).takes(DEVICE, CASE, 8)
     assert "failing: AssertionError: no driver" in caplog.text
 
 
@@ -100,40 +102,48 @@ def test_both_ends_of_the_range_of_batches_are_compared(monkeypatch):
     compared = []
     monkeypatch.setattr(choice.agreement, "fault", lambda heads, case, batch, device: compared.append(batch))
     for batch in (1, 2, 8, 64):
-        make().choose(DEVICE, CASE._replace(batch=batch))
+        make().takes(DEVICE, CASE, batch)
     assert compared == [1, 2, 5, 8, 33, 64]
 
 
 def test_another_process_remembers_and_other_circumstances_are_measured_anew(caplog):
-    assert make(1.0).choose(DEVICE, CASE)
+    assert make(1.0).takes(DEVICE, CASE, 8)
     later = make(9.0)
-    assert later.choose(DEVICE, CASE) and later.milliseconds.asked == 0
+    assert later.takes(DEVICE, CASE, 8) and later.milliseconds.asked == 0
     assert caplog.records[1].getMessage() == caplog.records[0].getMessage()
-    others = [CASE._replace(batch=16), CASE._replace(gradients=False), CASE._replace(labels=(17, 3))]
-    assert not any(make(9.0).choose(DEVICE, other) for other in others)
-    assert not make(9.0, gpu="GPU 9.0, torch of tomorrow").choose(DEVICE, CASE)
+    others = [(CASE, 16), (CASE, 80), (CASE._replace(gradients=False), 8), (CASE._replace(labels=(17, 3)), 8)]
+    assert not any(make(9.0).takes(DEVICE, *other) for other in others)
+    assert not make(9.0, gpu="GPU 9.0, torch of tomorrow").takes(DEVICE, CASE, 8)
 
 
 def test_only_the_first_rank_tells_what_was_expected_and_each_what_was_not(monkeypatch, caplog):
     monkeypatch.setenv("RANK", "1")
-    assert make().choose(DEVICE, CASE) and not caplog.records
-    make(heads=wrong_gradient("b1"), gpu="other").choose(DEVICE, CASE)
+    assert make().takes(DEVICE, CASE, 8) and not caplog.records
+    make(heads=wrong_gradient("b1"), gpu="other").takes(DEVICE, CASE, 8)
     assert "gradient of b1" in caplog.text
 
 
 def test_nothing_is_measured_while_a_graph_is_captured(monkeypatch, caplog):
     chosen = make()
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert not chosen.choose(DEVICE, CASE) and chosen.milliseconds.asked == 0
+    assert not chosen.takes(DEVICE, CASE, 8) and chosen.milliseconds.asked == 0
     assert "the fused kernels are unmeasured: no call came before torch traced or captured" in caplog.text
     monkeypatch.setattr(choice, "is_capturing", lambda device: False)
-    assert chosen.choose(DEVICE, CASE), "what was taken in the meantime is not remembered"
+    assert chosen.takes(DEVICE, CASE, 8), "what was taken in the meantime is not remembered"
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert chosen.choose(DEVICE, CASE) and make().choose(DEVICE, CASE)
+    assert chosen.takes(DEVICE, CASE, 8) and make().takes(DEVICE, CASE, 8)
 
 
 def tensors(batch: int) -> tuple[Any, ...]:
     return torch.zeros(batch, 128), torch.zeros(2, 128), torch.zeros(2, 128, 128), (3, 17)
+
+
+def test_batches_are_rounded_up_to_powers_of_two(monkeypatch):
+    asked = []
+    monkeypatch.setattr(choice.AUTO, "takes", lambda device, case, batch: asked.append(batch))
+    for batch in (0, 1, 2, 3, 4, 5, 64, 65, 1000):
+        choice.takes_kernels(*tensors(batch))
+    assert asked == [1, 1, 2, 4, 4, 8, 64, 128, 1024]
 
 
 class Asks(torch.nn.Module):
@@ -152,12 +162,19 @@ def traced(way: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return torch.export.export(Asks(), (torch.zeros(8, 128),), dynamic_shapes=({0: batch},)).module()
 
 
+@pytest.mark.parametrize("remembered", ["here", "by another process", "here alone"])
 @pytest.mark.parametrize("way", ["compile", "export"])
-def test_a_traced_graph_takes_the_kernels_only_if_they_won_at_every_batch(monkeypatch, way, caplog):
+def test_a_traced_graph_takes_the_kernels_only_if_they_won_at_every_batch(
+    monkeypatch, way, remembered, caplog, tmp_path
+):
+    if remembered == "here alone":
+        (tmp_path / "cma-clip").write_text("a file where the directory should be")
     monkeypatch.setattr(choice, "AUTO", make(1.0))
     assert not traced(way)(torch.zeros(8, 128)).any() and choice.AUTO.milliseconds.asked == 0
     assert caplog.text.count("unmeasured") == 1
     assert all(choice.takes_kernels(*tensors(batch)) for batch in (3, 8))
+    if remembered == "by another process":
+        monkeypatch.setattr(choice, "AUTO", make())
     assert traced(way)(torch.zeros(5, 128)).all()
     choice.AUTO.milliseconds.fused = 9.0
     assert not choice.takes_kernels(*tensors(64)) and choice.takes_kernels(*tensors(8))
@@ -171,3 +188,8 @@ def test_the_sources_are_part_of_what_a_verdict_is_on(monkeypatch, tmp_path):
     (tmp_path / "choice.py").write_text("another kernel")
     monkeypatch.setattr(choice, "__file__", str(tmp_path / "choice.py"))
     assert choice.gpu_and_versions(DEVICE) != before
+
+
+def test_the_clock_gives_the_median_of_calls_in_milliseconds():
+    pauses = iter([0.2] + 1000 * [0.002])
+    assert 2.0 < choice.median_milliseconds(lambda: time.sleep(next(pauses))) < 20

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.agreement import Case, Heads
+from kernels.agreement import ARGUMENTS, Case, Heads
 from kernels.modality_heads import modality_heads
 
-ARGUMENTS = ("text", "image", "present", "relevance", "w1", "b1", "w2", "b2")
-CASE = Case(128, 128, (3, 17), True, torch.float32, torch.float32, None, "highest", True, 8)
+CASE = Case(128, 128, (3, 17), True, torch.float32, torch.float32, None, "highest", True)
 
 
 class _Scaled(torch.autograd.Function):
