@@ -13,7 +13,8 @@ from dataset.seen_ids import SeenIds
 from dataset.splits import SPLITS, SplitShares
 from dataset.table import Row, Source
 from model.config import PreprocessConfig
-from model.preprocess import clean_title, decode_image
+from model.images import decode_image
+from model.preprocess import clean_title
 from model.refusal import Code, Refusal
 from model.tasks import Task
 

@@ -31,10 +31,10 @@ class Bundle:
         self.config, self.network, self.tokenizer = config, network.eval(), tokenizer
 
     def prepare(self, products: Sequence[tuple[str | bytes, bytes]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Titles and encoded pictures (either may be empty) to input_ids [B,T], pixels [B,H,W,3], present [B,2].
+        """Titles and encoded images (either may be empty) to input_ids [B,T], pixels [B,H,W,3], present [B,2].
 
         Raises:
-            ValueError: a product is refused; the message starts with its code (model.preprocess).
+            Refusal: of a product.
         """
         parts = (pixels_and_presence(*product, self.config.preprocess) for product in products)
         pixels, present = zip(*parts, strict=True)
@@ -45,7 +45,7 @@ class Bundle:
         """The answers that the server gives for these products, computed in this process.
 
         Raises:
-            ValueError: as `prepare`.
+            Refusal: as `prepare`.
         """
         inputs = self.prepare(products)
         logits, text_share = self.network(*(torch.from_numpy(array) for array in inputs))

@@ -17,7 +17,7 @@ class PreprocessConfig(StrictModel):
     """How bytes become tensors, and what is refused. Defaults are CLIP's.
 
     Attributes:
-        image_size: side of the square picture, pixels.
+        image_size: side of the square image, pixels.
         mean, std: per channel, for pixel values in 0..1; applied inside the network's graph.
         context_length: most token ids a title may have, start and end token included.
         title_lengths: a batch is padded to the smallest of these that holds its longest title.

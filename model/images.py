@@ -1,4 +1,4 @@
-"""Encoded picture to pixels: every check, the decoders and what each refusal is called. No torch here.
+"""Encoded image to pixels: every check, the decoders and what each refusal is called. No torch here.
 
 An ordinary JPEG is decoded by libjpeg-turbo without Pillow around it, to the same pixels in less time. Pillow has
 the last word on everything else: it reads every header, and decodes what the other decoder finds a fault in.
@@ -52,22 +52,22 @@ UPRIGHT = {
 
 
 def image_to_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
-    """Encoded picture to pixels, uint8 [H, W, 3] in 0..255, red first; H and W are the config's image_size.
+    """Encoded image to pixels, uint8 [H, W, 3] in 0..255, red first; H and W are the config's image_size.
 
     Raises:
-        Refusal: the picture is refused, with an IMG_ code.
+        Refusal: the image is refused, with an IMG_ code.
     """
     return resize_and_crop(decode_pixels(data, config), config.image_size)
 
 
 def decode_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
-    """Encoded picture to uint8 [H, W, 3] of its own size, the pixels of decode_image().
+    """Encoded image to uint8 [H, W, 3] of its own size, the pixels of decode_image().
 
     Raises:
         Refusal: as decode_image.
     """
     image = _open_checked(data, config)
-    if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) not in UPRIGHT:
+    if image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None:
         pixels = _decode_sound_jpeg(data, image.size)
         if pixels is not None:
             return pixels
@@ -75,10 +75,10 @@ def decode_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
 
 
 def decode_image(data: bytes, config: PreprocessConfig) -> Image.Image:
-    """Encoded picture to an upright RGB image of its own size: the first frame, transparency on white.
+    """Encoded image to an upright RGB image of its own size: the first frame, transparency on white.
 
     Raises:
-        Refusal: the picture is refused, with an IMG_ code.
+        Refusal: the image is refused, with an IMG_ code.
     """
     return _load(_open_checked(data, config), data)
 
@@ -95,7 +95,8 @@ def _decode_sound_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
 def _load(image: Image.Image, data: bytes) -> Image.Image:
     try:
         image.load()
-        return _on_white(_upright(image))
+        turn = _turn(image)
+        return _on_white(image if turn is None else image.transpose(turn))
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
             raise Refusal(Code.IMG_TRUNCATED, f"the {image.format} data is incomplete") from error
@@ -105,7 +106,7 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
 def _open_checked(data: bytes, config: PreprocessConfig) -> Image.Image:
     """Read the header and hold everything against the limits that needs no decoding."""
     if not data:
-        raise Refusal(Code.IMG_EMPTY, "the picture has 0 bytes")
+        raise Refusal(Code.IMG_EMPTY, "the image has 0 bytes")
     if len(data) > config.max_image_bytes:
         raise Refusal(Code.IMG_TOO_MANY_BYTES, f"{len(data)} bytes, at most {config.max_image_bytes} are accepted")
     image = _open(data, config)
@@ -124,13 +125,13 @@ def _open(data: bytes, config: PreprocessConfig) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=config.formats)
     except Image.DecompressionBombError:
         raise Refusal(Code.IMG_TOO_MANY_PIXELS, f"at most {config.max_pixels} pixels are accepted") from None
-    except Exception as error:  # as above: any failure here means that this is no readable picture
+    except Exception as error:  # as above: any failure here means that this is no readable image
         name = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
         if name in config.formats:
             raise Refusal(Code.IMG_TRUNCATED, f"no complete {name} header in {len(data)} bytes") from error
         if name:
             raise Refusal(Code.IMG_FORMAT_NOT_ALLOWED, f"{name} is not among {', '.join(config.formats)}") from error
-        raise Refusal(Code.IMG_UNDECODABLE, "the data is not a picture") from error
+        raise Refusal(Code.IMG_UNDECODABLE, "the data is not an image") from error
 
 
 def _ends_too_early(data: bytes) -> bool:
@@ -141,7 +142,7 @@ def _ends_too_early(data: bytes) -> bool:
 
 
 def _jpeg_has_end(data: bytes) -> bool:
-    """Step from segment to segment, so that neither a thumbnail's end nor a trailer is taken for the picture's."""
+    """Step from segment to segment, so that neither a thumbnail's end nor a trailer is taken for the image's."""
     position = 2
     while marker := JPEG_MARKER.search(data, position):
         if data[marker.start() + 1] == JPEG_END:
@@ -150,16 +151,12 @@ def _jpeg_has_end(data: bytes) -> bool:
     return False
 
 
-def _orientation(image: Image.Image) -> int:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What puts it upright, by its EXIF block."""
     try:
-        return image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block says nothing about the picture itself
-        return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = _orientation(image)
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # a broken EXIF block says nothing about the image itself
+        return None
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Per task: how far to trust the title against the picture, and an MLP head (paper, section 2.3)."""
+"""Per task: how far to trust the title against the image, and an MLP head (paper, section 2.3)."""
 
 from __future__ import annotations
 

@@ -2,9 +2,6 @@
 
 Pixels are those of open_clip's evaluation transform (bicubic with antialiasing, centre crop; model.resize says how
 nearly), still uint8: the network's graph normalises them. Token ids are those of open_clip's tokenizer.
-
-Every refusal is a ValueError that starts with a code: IMG_EMPTY, IMG_UNDECODABLE, IMG_TRUNCATED,
-IMG_FORMAT_NOT_ALLOWED, IMG_TOO_MANY_PIXELS, IMG_TOO_MANY_BYTES, TXT_INVALID_UTF8, TXT_TOO_LONG.
 """
 
 from __future__ import annotations
@@ -18,8 +15,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.config import PreprocessConfig
-from model.images import UPRIGHT as UPRIGHT
-from model.images import decode_image as decode_image
 from model.images import image_to_pixels
 from model.refusal import Code, Refusal
 
@@ -29,16 +24,16 @@ from model.refusal import Code, Refusal
 def pixels_and_presence(
     title: bytes | str, image: bytes, config: PreprocessConfig
 ) -> tuple[np.ndarray, tuple[bool, bool]]:
-    """Pixels of a product, black where it has no picture, and whether there is a title, a picture.
+    """Pixels of a product, black where it has no image, and whether there is a title, an image.
 
     A title of which cleaning leaves nothing is absent. The network masks what is absent.
 
     Raises:
-        Refusal: NO_MODALITY where both are absent, or the title or the picture is refused.
+        Refusal: NO_MODALITY where both are absent, or the title or the image is refused.
     """
     has_title, has_image = bool(clean_title(title, config.max_title_bytes)), bool(image)
     if not has_title and not has_image:
-        raise Refusal(Code.NO_MODALITY, "a product needs a title or a picture")
+        raise Refusal(Code.NO_MODALITY, "a product needs a title or an image")
     blank = np.zeros((config.image_size, config.image_size, 3), dtype=np.uint8)
     return (image_to_pixels(image, config) if has_image else blank), (has_title, has_image)
 
@@ -82,8 +77,7 @@ class TitleTokenizer:
 
 def pad_titles(titles: Sequence[np.ndarray], config: PreprocessConfig) -> np.ndarray:
     """Token ids of several titles to int32 [B, T]: T is the smallest title length that holds them all."""
-    longest = max(len(ids) for ids in titles)
-    padded = np.zeros((len(titles), config.padded_length(longest)), dtype=np.int32)
+    padded = np.zeros((len(titles), config.padded_length(max(map(len, titles)))), dtype=np.int32)
     for row, ids in zip(padded, titles, strict=True):
         row[: len(ids)] = ids
     return padded

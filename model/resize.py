@@ -1,4 +1,4 @@
-"""Centre square of a picture at another size: Pillow's bicubic, most of it in SIMD code.
+"""Centre square of an image at another size: Pillow's bicubic, most of it in SIMD code.
 
 Pillow scales in two passes, each rounded to 8 bits: along the rows, then along the columns. So does this, with the
 kernels of fast_image_resize, whose Catmull-Rom is what Pillow calls bicubic. Of 9,748 crops of synthetic photographs
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 # H height, W width, S size asked for
 
 LONGEST_EXACT = 16
-# Pillow 13 scales down what is taller by columns first, Pillow 12 does not: such a picture is left to Pillow.
+# Pillow 13 scales down what is taller by columns first, Pillow 12 does not: such an image is left to Pillow.
 TALLEST = 2
 # The 8-bit kernel's weights have 15 bits: too coarse where few, large weights make a sample.
 LEAST_8_BIT_SCALE = 2.0
@@ -28,7 +28,7 @@ SUPPORT = 2
 
 
 def resize_and_crop(pixels_HW3: np.ndarray, size: int) -> np.ndarray:
-    """The centre square with the picture's shorter side scaled to `size` pixels, uint8 [S, S, 3]."""
+    """The centre square with the image's shorter side scaled to `size` pixels, uint8 [S, S, 3]."""
     height, width = pixels_HW3.shape[:2]
     if min(height, width) == size or height > TALLEST * width or width > LONGEST_EXACT * height:
         return np.asarray(pillow_resize_and_crop(Image.fromarray(pixels_HW3), size))
@@ -45,7 +45,7 @@ def resize_and_crop(pixels_HW3: np.ndarray, size: int) -> np.ndarray:
 def pillow_resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """The same by Pillow alone: equals torchvision's Resize then CenterCrop bit for bit.
 
-    Of a picture longer than LONGEST_EXACT times its width, only the middle is scaled, so that 1 x 5000 pixels
+    Of an image longer than LONGEST_EXACT times its width, only the middle is scaled, so that 1 x 5000 pixels
     cost no more than their square.
     """
     short, long = sorted(image.size)

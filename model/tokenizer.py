@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
-from pathlib import Path
-
+from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -19,11 +16,11 @@ def build_tokenizer(vocab_size: int) -> Tokenizer:
     Ids equal open_clip's SimpleTokenizer with as many merges. Titles must be cleaned first
     (model.preprocess.clean_title); start and end tokens are added by TitleTokenizer.
     """
-    merges = _merges()[: vocab_size - 512 - 2]
-    letters = list(_bytes_to_unicode().values())
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges] + [START, END]
-    if len(words) != vocab_size:
-        raise ValueError(f"vocab_size {vocab_size} is more than CLIP's {len(words)}")
+    clip = SimpleTokenizer()
+    if vocab_size > clip.vocab_size:
+        raise ValueError(f"vocab_size {vocab_size} is more than CLIP's {clip.vocab_size}")
+    words = [*list(clip.encoder)[: vocab_size - 2], START, END]
+    merges = list(clip.bpe_ranks)[: vocab_size - len(clip.byte_encoder) * 2 - 2]
     bpe = models.BPE({word: i for i, word in enumerate(words)}, merges, end_of_word_suffix="</w>")
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -33,19 +30,3 @@ def build_tokenizer(vocab_size: int) -> Tokenizer:
         ]
     )
     return tokenizer
-
-
-def _merges() -> list[tuple[str, str]]:
-    package = importlib.util.find_spec("open_clip")
-    if package is None or package.origin is None:
-        raise ValueError("open_clip_torch is not installed: pip install 'cma-clip[train]'")
-    text = gzip.decompress((Path(package.origin).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()).decode()
-    lines = text.split("\n")[1 : 49152 - 256 - 2 + 1]
-    return [(first, second) for first, second in (line.split() for line in lines)]
-
-
-def _bytes_to_unicode() -> dict[int, str]:
-    """GPT-2's byte alphabet: printable bytes stand for themselves, the others for letters from 256 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -47,7 +47,7 @@ class ClassificationObjective(nn.Module):
     """All tasks' losses, divided by the number of products.
 
     So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
-    missing one counts nothing. In training, `modality_dropout` hides titles and pictures.
+    missing one counts nothing. In training, `modality_dropout` hides titles and images.
     `positive_weight_C` is as in `classification_losses`.
     """
 
@@ -76,14 +76,14 @@ class ClassificationObjective(nn.Module):
 
 
 def drop_modalities(present_B2: Tensor, share: float) -> Tensor:
-    """Hide the title or the picture, at even odds, of about `share` of the products that have both."""
+    """Hide the title or the image, at even odds, of about `share` of the products that have both."""
     draw_B = torch.rand(len(present_B2), device=present_B2.device)
     hidden_B2 = torch.stack([draw_B < share / 2, (draw_B >= share / 2) & (draw_B < share)], dim=1)
     return present_B2 & ~(hidden_B2 & present_B2.all(dim=1, keepdim=True))
 
 
 class ContrastiveObjective(nn.Module):
-    """CLIP's own loss between titles and pictures, over the micro-batches of all ranks together.
+    """CLIP's own loss between titles and images, over the micro-batches of all ranks together.
 
     Products that lack one of the two, or cannot be read, are neither pairs nor counterexamples.
     """

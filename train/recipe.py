@@ -25,7 +25,7 @@ class StageConfig(StrictModel):
         micro_batch_size: products that a rank processes at once; gradients accumulate up to batch_size.
         learning_rate: peak, after a linear warm-up over warmup_fraction of the updates; then cosine to 0.
         gradient_clipping: largest norm of the gradient; 0 leaves it as it is.
-        modality_dropout: share of the complete products that lose their title or picture while training.
+        modality_dropout: share of the complete products that lose their title or image while training.
     """
 
     epochs: int = Field(20, ge=1)
@@ -57,7 +57,7 @@ class Recipe(StrictModel):
         class_weights: `inverse_frequency` weighs the labels that a product has by how rare they are (multi-label
             tasks only), in training and in the validation loss that decides which weights are kept.
         seed: of weights, order and dropout.
-        loader_workers: processes a rank that decode pictures; 0 decodes in the training process.
+        loader_workers: processes a rank that decode images; 0 decodes in the training process.
         shuffle_row_groups: Parquet row groups among which products are shuffled and that a loader
             process keeps in memory.
         checkpoint_minutes: a stop loses at most so much work.

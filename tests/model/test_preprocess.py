@@ -19,15 +19,8 @@ from PIL import Image
 from torchvision.transforms import Compose
 
 from model.config import PreprocessConfig
-from model.preprocess import (
-    UPRIGHT,
-    TitleTokenizer,
-    clean_title,
-    decode_image,
-    image_to_pixels,
-    pad_titles,
-    pixels_and_presence,
-)
+from model.images import UPRIGHT, decode_image, image_to_pixels
+from model.preprocess import TitleTokenizer, clean_title, pad_titles, pixels_and_presence
 from model.tokenizer import build_tokenizer
 
 CONFIG = PreprocessConfig()

@@ -13,7 +13,8 @@ from tiny import tiny_config
 
 from dataset.format import DatasetInfo
 from model.clip_towers import create_clip, preprocess_config
-from model.preprocess import TitleTokenizer, image_to_pixels
+from model.images import image_to_pixels
+from model.preprocess import TitleTokenizer
 from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
 from train.data import ProductDataset
