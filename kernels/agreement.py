@@ -28,7 +28,6 @@ class Case(NamedTuple):
     tokens: torch.dtype
     weights: torch.dtype
     autocast: torch.dtype | None
-    float32: str  # torch.get_float32_matmul_precision(): whether TF32 is allowed
     gradients: bool
 
     @classmethod
@@ -36,17 +35,11 @@ class Case(NamedTuple):
         """That of a call of the heads, here and now."""
         device, (_, hidden, width) = text_BD.device.type, w1_KHD.shape
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        dtypes = text_BD.dtype, w1_KHD.dtype, autocast
-        learned_share, gradients = relevance_KD is not None, torch.is_grad_enabled()
-        return cls(width, hidden, tuple(labels), learned_share, *dtypes, _float32_precision(), gradients)
+        sizes = width, hidden, tuple(labels), relevance_KD is not None
+        return cls(*sizes, text_BD.dtype, w1_KHD.dtype, autocast, torch.is_grad_enabled())
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {str(value).removeprefix('torch.')}" for name, value in self._asdict().items())
-
-
-@torch.compiler.assume_constant_result  # Dynamo cannot trace it
-def _float32_precision() -> str:
-    return torch.get_float32_matmul_precision()
 
 
 def plain(*inputs: Any) -> tuple[Tensor, Tensor]:
@@ -64,9 +57,8 @@ def sample(case: Case, batch: int, device: torch.device) -> dict[str, Tensor]:
         return (scale * torch.randn(shape, generator=generator, device=device)).to(dtype)
 
     inputs = {name: draw(case.tokens, batch, width) for name in ("text", "image")}
-    weights = {"relevance": (tasks, width), "w1": (tasks, hidden, width), "b1": (tasks, hidden)}
-    weights |= {"w2": (total, hidden), "b2": (total,)}
-    for name, shape in weights.items():
+    shapes = [(tasks, width), (tasks, hidden, width), (tasks, hidden), (total, hidden), (total,)]
+    for name, shape in zip(FLOATS[2:], shapes, strict=True):
         if name != "relevance" or case.learned_share:
             inputs[name] = draw(case.weights, *shape, scale=shape[-1] ** -0.5)
     inputs["present"] = torch.ones(batch, 2, dtype=torch.bool, device=device)

@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
     reason: str
 
 
-Verdicts = dict[str, dict[int, Verdict]]  # GPU, versions and case -> batch -> verdict
+Verdicts = dict[str, dict[int, Verdict]]  # circumstances and case -> batch -> verdict
 VERDICTS = TypeAdapter(Verdicts)
 UNMEASURED = Verdict("unmeasured", "no call came before torch traced or captured this one")
 
@@ -67,8 +67,8 @@ def _when_traced(device: torch.device, *case: Any) -> bool:
 class Choice:
     """Decides, and remembers in this process; the arguments are what a test puts others in the place of."""
 
-    def __init__(self, fused: Heads, gpu: Callable[[torch.device], str], milliseconds: Callable[..., float]) -> None:
-        self.fused, self.gpu, self.milliseconds = fused, gpu, milliseconds
+    def __init__(self, fused: Heads, circumstances: Callable[..., str], milliseconds: Callable[..., float]) -> None:
+        self.fused, self.circumstances, self.milliseconds = fused, circumstances, milliseconds
         self.decided: dict[tuple[torch.device, Case], dict[int, Verdict]] = {}
 
     def takes(self, device: torch.device, case: Case, batch: int | None) -> bool:
@@ -90,7 +90,7 @@ class Choice:
     def _decide(self, device: torch.device, case: Case, batch: int | None, measurable: bool) -> Verdict:
         key = ""
         try:
-            key = f"{self.gpu(device)}; {case}"
+            key = f"{self.circumstances(device)}; {case}"
             known = read().get(key, {}) | self.decided[device, case]
             if batch is None:
                 return min(known.values(), key=lambda verdict: verdict.kernels == "faster", default=UNMEASURED)
@@ -119,12 +119,13 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def gpu_and_versions(device: torch.device) -> str:
-    """All that a verdict depends on beside case and batch; other sources of the kernels are measured anew."""
+def circumstances(device: torch.device) -> str:
+    """All that a verdict depends on beside case and batch: GPU, versions, sources, and whether TF32 is allowed."""
     gpu = torch.cuda.get_device_properties(device)
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     versions = f"torch {torch.__version__}, triton {triton.__version__}, cuda {torch.version.cuda}"
-    return f"{gpu.name} {gpu.major}.{gpu.minor}, {versions}, kernels {hashlib.sha256(sources).hexdigest()[:8]}"
+    kernels = f"kernels {hashlib.sha256(sources).hexdigest()[:8]}, float32 {torch.get_float32_matmul_precision()}"
+    return f"{gpu.name} {gpu.major}.{gpu.minor}, {versions}, {kernels}"
 
 
 def median_milliseconds(work: Callable[[], Any]) -> float:
@@ -139,8 +140,8 @@ def _say(verdict: Verdict, case: str) -> None:
     if not expected or os.environ.get("RANK", "0") == "0":
         refused = f"reference, the fused kernels are {verdict.kernels}"
         way = "fused kernels" if verdict.kernels == "faster" else refused
-        line = f"kernels: auto takes the {way}: {verdict.reason} ({case})"
-        logger.log(logging.INFO if expected else logging.WARNING, line)
+        level = logging.INFO if expected else logging.WARNING
+        logger.log(level, "kernels: auto takes the %s: %s (%s)", way, verdict.reason, case)
 
 
 def file() -> Path:
@@ -165,4 +166,4 @@ def keep(key: str, batch: int, verdict: Verdict) -> Verdict:
     return kept
 
 
-AUTO = Choice(modality_heads, gpu_and_versions, median_milliseconds)
+AUTO = Choice(modality_heads, circumstances, median_milliseconds)

@@ -253,11 +253,6 @@ class TaskSet(tuple[Task, ...]):
         return sum(task.columns for task in self)
 
     @property
-    def num_labels(self) -> int:
-        """Width of targets and scores."""
-        return sum(len(task.labels) for task in self)
-
-    @property
     def label_set_hash(self) -> str:
         """12 hex digits that change when a task, a label or their order does; thresholds do not count."""
         parts = [[task.name, task.kind, task.labels] for task in self]

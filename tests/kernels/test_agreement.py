@@ -27,7 +27,7 @@ def wrong_value(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> He
     ("tokens", "weights", "autocast"), [(FLOAT, FLOAT, None), (BF16, BF16, None), (FLOAT, FLOAT, BF16)]
 )
 def test_the_kernels_agree_with_the_reference(gradients, learned_share, tokens, weights, autocast):
-    case = Case(128, 128, (3, 17), learned_share, tokens, weights, autocast, "highest", gradients)
+    case = Case(128, 128, (3, 17), learned_share, tokens, weights, autocast, gradients)
     assert agreement.fault(modality_heads, case, 5, DEVICE) is None
 
 
@@ -87,6 +87,6 @@ def test_a_case_is_that_of_the_call():
     text, w1 = torch.zeros(33, 256, dtype=BF16), torch.zeros(2, 128, 256)
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
         case = Case.of(text, None, w1, [3, 17])
-    assert case == Case(256, 128, (3, 17), False, BF16, FLOAT, torch.float16, "highest", False)
+    assert case == Case(256, 128, (3, 17), False, BF16, FLOAT, torch.float16, False)
     case = Case.of(text, torch.zeros(2, 256), w1, [3, 17])
-    assert case == Case(256, 128, (3, 17), True, BF16, FLOAT, None, "highest", True)
+    assert case == Case(256, 128, (3, 17), True, BF16, FLOAT, None, True)

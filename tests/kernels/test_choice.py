@@ -181,13 +181,16 @@ def test_a_traced_graph_takes_the_kernels_only_if_they_won_at_every_batch(
     assert not traced(way)(torch.zeros(5, 128)).any()
 
 
-def test_the_sources_are_part_of_what_a_verdict_is_on(monkeypatch, tmp_path):
+def test_sources_and_precision_are_part_of_what_a_verdict_is_on(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name="H", major=9, minor=0))
-    before = choice.gpu_and_versions(DEVICE)
-    assert before.startswith(f"H 9.0, torch {torch.__version__}, triton ") and before == choice.gpu_and_versions(DEVICE)
+    before = choice.circumstances(DEVICE)
+    assert before.startswith(f"H 9.0, torch {torch.__version__}, triton ") and before == choice.circumstances(DEVICE)
+    with monkeypatch.context() as faster:
+        faster.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+        assert choice.circumstances(DEVICE) == before.replace("float32 highest", "float32 high") != before
     (tmp_path / "choice.py").write_text("another kernel")
     monkeypatch.setattr(choice, "__file__", str(tmp_path / "choice.py"))
-    assert choice.gpu_and_versions(DEVICE) != before
+    assert choice.circumstances(DEVICE) != before
 
 
 def test_the_clock_gives_the_median_of_calls_in_milliseconds():

@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels.agreement import ARGUMENTS, Case, Heads
 from kernels.modality_heads import modality_heads
 
-CASE = Case(128, 128, (3, 17), True, torch.float32, torch.float32, None, "highest", True)
+CASE = Case(128, 128, (3, 17), True, torch.float32, torch.float32, None, True)
 
 
 class _Scaled(torch.autograd.Function):
