@@ -22,7 +22,7 @@ from pathlib import Path
 from cma_clip.command import EXIT_FAILED, Failure, command
 from serve import check, host
 from serve.local_server import NVIDIA_SERVER, check_ports
-from serve.profiles import IMAGE, OLDEST, PRODUCTION, PROFILES, Settings, Version, flag_name, render, replaced
+from serve.profiles import IMAGE, OLDEST, PRODUCTION, PROFILES, Credentials, Version, flag_name, render, replaced
 from serve.runtimes import RUNTIMES
 
 ADMIN_KEY = re.compile(r"[A-Za-z0-9._~-]{16,}")
@@ -33,17 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes tritonserver; returns an exit code only where it does not."""
     own, further = _split(sys.argv[1:] if arguments is None else list(arguments))
     options = _parse(own)
-    settings = read_settings(options)
+    credentials = read_credentials(options)
     server = Path("tritonserver") if options.server_version else find_server()
     version = Version.parse(options.server_version or server_version(server))
-    flags, dropped = replaced(render(options.profile, version, settings), further)
+    flags, dropped = replaced(render(options.profile, version, credentials), further)
     config = [f"--model-config-name={options.config_name}"] if options.config_name else []
     line = [str(server), f"--model-repository={options.repository}", *config, *flags, *further]
     if options.print:
-        print(_hidden(shlex.join(line), settings))
+        print(_hidden(shlex.join(line), credentials))
         return 0
     for flag in dropped:
-        _say(_hidden(f"as asked, without the profile's {flag}", settings))
+        _say(_hidden(f"as asked, without the profile's {flag}", credentials))
     return _check_and_start(options, version, line)
 
 
@@ -106,7 +106,7 @@ def known_flags(server: str | Path) -> set[str]:
     return names
 
 
-def read_settings(options: argparse.Namespace) -> Settings:
+def read_credentials(options: argparse.Namespace) -> Credentials:
     """What the command line gives for the profile's placeholders.
 
     Raises:
@@ -122,7 +122,7 @@ def read_settings(options: argparse.Namespace) -> Settings:
             raise ValueError(f"{file}: cannot be read by user {os.geteuid()}")
     files = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": ca}
     secret = {"admin_key": read_key(options.admin_key_file)} if options.admin_key_file else {}
-    return Settings(**secret, **{name: str(file) for name, file in files.items() if file})
+    return Credentials(**secret, **{name: str(file) for name, file in files.items() if file})
 
 
 def read_key(file: Path) -> str:
@@ -210,8 +210,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _hidden(text: str, settings: Settings) -> str:
-    return text.replace(settings.admin_key, "ADMIN_KEY")
+def _hidden(text: str, credentials: Credentials) -> str:
+    return text.replace(credentials.admin_key, "ADMIN_KEY")
 
 
 def _say(message: str) -> None:

@@ -41,7 +41,7 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.11-py3"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Credentials:
     """What fills the table's placeholders; a flag whose placeholder is None is left out.
 
     Attributes:
@@ -68,7 +68,7 @@ class Flag(NamedTuple):
     """One row of the table.
 
     Attributes:
-        value: its text; `{name}` stands for that one of Settings.
+        value: its text; `{name}` stands for that one of Credentials.
         since: the server's version that first knew the flag; 2.51, the oldest looked at, for those before.
     """
 
@@ -125,7 +125,7 @@ TABLE = {
 }
 
 
-def render(profile: str, version: Version, settings: Settings) -> list[str]:
+def render(profile: str, version: Version, credentials: Credentials) -> list[str]:
     """The flags `--name=value` of a profile that a server of this version knows.
 
     Raises:
@@ -134,13 +134,13 @@ def render(profile: str, version: Version, settings: Settings) -> list[str]:
     if profile not in TABLE:
         raise ValueError(f"profile {profile!r}: expected one of {', '.join(PROFILES)}")
     rows = [flag for flag in TABLE[profile] if version >= flag.since]
-    values = [(flag.name, _filled(flag.value, settings)) for flag in rows]
+    values = [(flag.name, _filled(flag.value, credentials)) for flag in rows]
     return [f"--{name}={value}" for name, value in values if value is not None]
 
 
-def _filled(template: str, settings: Settings) -> str | None:
+def _filled(template: str, credentials: Credentials) -> str | None:
     names = re.findall(r"{(\w+)}", template)
-    values = {name: getattr(settings, name) for name in names}
+    values = {name: getattr(credentials, name) for name in names}
     return None if None in values.values() else template.format(**values)
 
 

@@ -13,14 +13,14 @@ from serve.profiles import (
     PRODUCTION,
     PROFILES,
     TABLE,
-    Settings,
+    Credentials,
     Version,
     flag_name,
     render,
     replaced,
 )
 
-TLS = Settings(admin_key="k" * 32, tls_certificate="c.pem", tls_key="k.pem", tls_client_ca="ca.pem")
+TLS = Credentials(admin_key="k" * 32, tls_certificate="c.pem", tls_key="k.pem", tls_client_ca="ca.pem")
 # What came after 2.51, with the first tag of triton-inference-server/server whose command_line_parser.cc has it.
 # v2.71.0 (26.07) and the newest source looked at, 2.73 in development (e1db8a6), know these, and no flag went.
 ADDED = {
@@ -33,8 +33,8 @@ PROTOCOLS = {"health", "metadata", "inference", "shared-memory", "model-config",
 PROTOCOLS |= {"trace", "logging"}
 
 
-def flags(profile: str, version: Version, settings: Settings = TLS) -> dict[str, str]:
-    rendered = render(profile, version, settings)
+def flags(profile: str, version: Version, credentials: Credentials = TLS) -> dict[str, str]:
+    rendered = render(profile, version, credentials)
     pairs = dict(flag.removeprefix("--").split("=", 1) for flag in rendered)
     assert len(pairs) == len(rendered), "a flag stands twice"
     return pairs
@@ -74,7 +74,7 @@ def test_F10_shared_memory_of_callers_is_off_where_the_server_can():
 
 
 def test_without_a_key_nobody_has_one():
-    first, second = Settings(), Settings()
+    first, second = Credentials(), Credentials()
     assert first.admin_key != second.admin_key and len(first.admin_key) >= 32
 
 
@@ -85,7 +85,7 @@ def test_demo_stays_on_this_machine():
 
 def test_tls_is_what_is_given():
     def tls(**files: str) -> dict[str, str]:
-        rendered = flags(PRODUCTION, OLDEST, Settings(**files))
+        rendered = flags(PRODUCTION, OLDEST, Credentials(**files))
         return {
             name: value for name, value in rendered.items() if "ssl" in name or "cert" in name or "server-k" in name
         }

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from serve.profiles import PRODUCTION, Settings, Version, render
+from serve.profiles import PRODUCTION, Credentials, Version, render
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -68,7 +68,7 @@ def compose() -> dict[str, Any]:
 
 def production_flag(name: str) -> str:
     """The value with which the pinned server is started."""
-    flags = dict(flag[2:].split("=", 1) for flag in render(PRODUCTION, PINNED, Settings()))
+    flags = dict(flag[2:].split("=", 1) for flag in render(PRODUCTION, PINNED, Credentials()))
     return flags[name]
 
 
