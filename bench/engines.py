@@ -23,8 +23,9 @@ import torch
 from matplotlib.figure import Figure
 
 from bench.device import Memory, device
-from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from bench.harness import Report, in_turn, percentiles, seconds_of
 from cma_clip.command import command
+from cma_clip.tables import markdown
 from model.bundle import Bundle, load_bundle
 from model.config import BundleConfig
 from serve.engines import Run

@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from types import TracebackType
@@ -54,12 +54,6 @@ def percentiles(values: Sequence[float], percents: Mapping[str, float] = SPREAD)
     """Name -> percentile of the values; None where there are none."""
     found = np.percentile(values, list(percents.values())).tolist() if len(values) else [None] * len(percents)
     return dict(zip(percents, found, strict=True))
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
 
 def number(value: float | None) -> str:

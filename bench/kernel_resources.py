@@ -28,9 +28,9 @@ from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bench.harness import markdown
 from cma_clip.command import command
 from cma_clip.machine import usable_cores
+from cma_clip.tables import markdown
 from kernels.backward import _backward_rows_kernel, _backward_sums_kernel, backward
 from kernels.blocks import Inputs
 from kernels.forward import _forward_kernel, forward

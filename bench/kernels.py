@@ -27,8 +27,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bench.device import matrix_product, waited
-from bench.harness import Report, in_turn, markdown, percentiles
+from bench.harness import Report, in_turn, percentiles
 from cma_clip.command import Failure, command
+from cma_clip.tables import markdown
 from kernels import modality_heads as fused
 from kernels import reference
 

@@ -23,8 +23,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from bench.harness import Report, in_turn, markdown, percentiles, seconds_of
+from bench.harness import Report, in_turn, percentiles, seconds_of
 from cma_clip.command import command
+from cma_clip.tables import markdown
 from model.config import PreprocessConfig
 from model.images import decode_image, image_to_pixels
 from model.resize import pillow_resize_and_crop

@@ -32,8 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.device import Memory, device, matrix_product, waited
-from bench.harness import Report, in_turn, markdown, number, percentiles
+from bench.harness import Report, in_turn, number, percentiles
 from cma_clip.command import command
+from cma_clip.tables import markdown
 from model.bundle import build_network
 from model.clip_towers import create_clip, preprocess_config
 from model.config import BundleConfig, ModelConfig

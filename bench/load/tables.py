@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.harness import markdown, number
+from bench.harness import number
+from cma_clip.tables import markdown
 
 
 def sweep_table(result: dict[str, Any]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import harness
-from bench.harness import Report, in_turn, markdown, number, percentiles, seconds_of
+from bench.harness import Report, in_turn, number, percentiles, seconds_of
 from cma_clip.command import Failure, command
+from cma_clip.tables import markdown
 
 
 def test_rivals_take_turns():

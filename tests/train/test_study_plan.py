@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tiny import ROOT
 
-from train.study.plan import STUDIES, pretraining, read_study, runs_of
+from train.study.plan import STUDIES, Plan, read_study
 
 STUDY = {
     "data": {"directory": "data/small", "prepare": ["apa_mini"]},
@@ -20,16 +20,16 @@ STUDY = {
 }
 
 
-def study_file(folder: Path, **changes: object) -> str:
+def plan(folder: Path, precision: str = "fp32", output: str = "", **changes: object) -> Plan:
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(STUDY | changes))
-    return str(path)
+    return Plan(*read_study(str(path)), folder / output, precision)
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_study_of_the_project_resolves(path: Path, tmp_path: Path):
     name, study = read_study(path.stem)
-    runs = runs_of(name, study, tmp_path, "fp32", Path("clip.safetensors") if study.pretrain else None)
+    runs = Plan(name, study, tmp_path, "fp32").runs()
     assert len(runs) == len(study.seeds) * len(study.variants) and len(study.seeds) >= 3
     assert len({run.directory for run in runs}) == len(runs)
     assert next(iter(study.variants)) == "full"
@@ -37,8 +37,7 @@ def test_every_study_of_the_project_resolves(path: Path, tmp_path: Path):
 
 
 def test_a_variants_options_win_over_the_studys(tmp_path: Path):
-    name, study = read_study(study_file(tmp_path))
-    full, probe, *later = runs_of(name, study, tmp_path, "bf16", Path("clip.safetensors"))
+    full, probe, *later = plan(tmp_path, "bf16").runs()
     assert [run.name for run in (full, probe, *later)] == [
         "small/full/seed4",
         "small/probe/seed4",
@@ -49,25 +48,25 @@ def test_a_variants_options_win_over_the_studys(tmp_path: Path):
     recipes = full.resolved(), probe.resolved()
     assert [recipe.stages.warmup.epochs for recipe in recipes] == [3, 7]
     assert all(recipe.precision == "bf16" and recipe.seed == 4 for recipe in recipes)
-    assert all(recipe.model.pretrained == "clip.safetensors" for recipe in recipes)
+    assert all(recipe.model.pretrained == str(tmp_path / "small/towers/clip.safetensors") for recipe in recipes)
     assert probe.directory == tmp_path / "small/probe/seed4"
 
 
 def test_the_towers_are_trained_by_contrastive_alone(tmp_path: Path):
-    run = pretraining("small", read_study(study_file(tmp_path))[1], tmp_path, "fp32")
+    run = plan(tmp_path).pretraining()
     assert run and run.stages == ("contrastive",) and run.resolved().model.pretrained is None
-    assert run.data == Path("data/captions")
-    assert pretraining("small", read_study(study_file(tmp_path, pretrain=None))[1], tmp_path, "fp32") is None
+    assert run.data == Path("data/captions") and run.directory == tmp_path / "small/towers"
+    without = plan(tmp_path, pretrain=None)
+    assert without.pretraining() is None and {run.towers for run in without.runs()} == {None}
 
 
 def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):
-    def stamps(data: str = "d", towers: str | None = "t", weights: str = "clip.safetensors", **changes: object):
-        runs = runs_of(*read_study(study_file(tmp_path, **changes)), tmp_path, "fp32", Path(weights))
-        return [run.stamp(data, towers) for run in runs]
+    def stamps(data: str = "d", towers: str | None = "t", output: str = "", **changes: object):
+        return [run.stamp(data, towers) for run in plan(tmp_path, output=output, **changes).runs()]
 
     first = stamps()
     assert len(set(first)) == 4
-    assert stamps(weights="elsewhere/clip.safetensors") == first  # the place of the weights means nothing
+    assert stamps(output="elsewhere") == first  # the place of the weights means nothing
     assert not set(first) & set(stamps(data="e")) and not set(first) & set(stamps(towers="u"))
     epochs = stamps(options={"stages.warmup.epochs": 2})
     assert [old == new for old, new in zip(first, epochs, strict=True)] == [False, True, False, True]
@@ -84,8 +83,15 @@ def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):
 )
 def test_faulty_studies_are_refused_in_one_line(changes: dict[str, object], message: str, tmp_path: Path):
     with pytest.raises(ValueError) as caught:
-        runs_of(*read_study(study_file(tmp_path, **changes)), tmp_path, "fp32", None)
+        plan(tmp_path, **changes).runs()
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_command_line_chooses_variants_and_seeds(tmp_path: Path):
+    small = plan(tmp_path)
+    assert [run.name for run in small.runs(["probe", "other"], [7])] == ["small/probe/seed7"]
+    with pytest.raises(ValueError, match="--variants mmbt other: study small has full, probe"):
+        small.runs(["mmbt", "other"])
 
 
 def test_an_unknown_study_is_refused_with_those_there_are():

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from train.study import report
-from train.study.plots import mean_curve
-from train.study.results import aggregate, read_results, summary
-from train.study.tables import number
+from train.study.plots import confusion, mean_curve, text_shares
+from train.study.results import RunResult, StageResult, Summary, aggregate, read_results
 
 FULL = {0: 0.90, 1: 0.94, 2: 0.95}
 PLAIN = {0: 0.86, 1: 0.88, 3: 0.80}
@@ -84,43 +84,51 @@ def study(tmp_path: Path) -> Path:
 
 def test_mean_and_standard_error_by_hand():
     # mean 0.93; squares of the distances 0.0009 + 0.0001 + 0.0004, over 2, over 3, root.
-    values = summary({"0": 0.90, "1": 0.94, "2": 0.95, "3": None})
-    assert values["mean"] == pytest.approx(0.93) and values["n"] == 3 and list(values["values"]) == ["0", "1", "2"]
-    assert values["standard_error"] == pytest.approx((0.0014 / 2 / 3) ** 0.5)
-    assert summary({"0": 0.5})["standard_error"] is None
-    assert summary({"0": None}) == {"mean": None, "standard_error": None, "n": 0, "values": {}}
+    values = Summary({0: 0.90, 1: 0.94, 2: 0.95, 3: None})
+    assert values.mean == pytest.approx(0.93) and list(values.values) == [0, 1, 2]
+    assert values.standard_error == pytest.approx((0.0014 / 2 / 3) ** 0.5)
+    assert Summary({0: 0.5}).standard_error is None
+    assert vars(Summary({0: None})) == {"values": {}, "mean": None, "standard_error": None}
 
 
 def test_numbers_as_people_read_them():
-    assert number(summary({"0": 0.90, "1": 0.94, "2": 0.95})) == "0.930 ± 0.015"
-    assert number(summary({"0": -0.0001}), signed=True) == "+0.000" and number(summary({"0": 0.5})) == "0.500"
-    assert number(summary({})) == number(None) == "n/a"
+    assert Summary({0: 0.90, 1: 0.94, 2: 0.95}).text() == "0.930 ± 0.015"
+    assert Summary({0: -0.0001}).text(signed=True) == "+0.000" and Summary({0: 0.5}).text() == "0.500"
+    assert Summary({0: -0.0001}).text() == "0.000" and Summary({}).text() == "n/a"
 
 
 def test_variants_by_hand(study: Path):
     variants = aggregate(read_results(study))["toys"]
-    assert list(variants) == ["full", "no_mwa"] and variants["no_mwa"]["seeds"] == [0, 1, 3]
     full, plain = variants["full"], variants["no_mwa"]
-    assert full["test"]["color"]["accuracy"]["mean"] == pytest.approx(0.93)
-    assert full["test"]["color"]["macro_f1"]["mean"] is None
-    assert full["minutes"]["mean"] == pytest.approx(11) and full["minutes"]["standard_error"] == pytest.approx(3**-0.5)
-    assert full["confusion"]["color"]["counts"] == [[6, 3], [0, 3]]
+    assert list(variants) == ["full", "no_mwa"] and [run.seed for run in plain.runs] == [0, 1, 3]
+    assert full["test/color/accuracy"].mean == pytest.approx(0.93)
+    assert full["test/color/macro_f1"].mean is None and full["test/color/no_metric"].mean is None
+    assert full["minutes"].mean == pytest.approx(11) and full["minutes"].standard_error == pytest.approx(3**-0.5)
     # Pairs are seeds 0 and 1: 0.04 and 0.06.
-    drop = plain["drop"]["color"]["accuracy"]
-    assert drop["n"] == 2 and drop["mean"] == pytest.approx(0.05) and drop["standard_error"] == pytest.approx(0.01)
-    assert full["drop"] == {} and "products" not in plain["drop"]["color"]
+    drop = plain["drop/color/accuracy"]
+    assert list(drop.values) == [0, 1]
+    assert drop.mean == pytest.approx(0.05) and drop.standard_error == pytest.approx(0.01)
+    assert plain.holds("drop") and not full.holds("drop") and "drop/color/products" not in plain.figures
 
 
 def test_tuning_naming_and_perturbations_are_paired_by_seed(study: Path):
     full = aggregate(read_results(study))["toys"]["full"]
-    gain = full["tuning"]["color"]["accuracy"]  # 0, 0.01, 0.02
-    assert gain["mean"] == pytest.approx(0.01) and gain["standard_error"] == pytest.approx(0.01 / 3**0.5)
-    named = full["named"]["color"]
-    assert named["difference"]["text_share"]["mean"] == pytest.approx(0.5)  # 0.6 less 0, 0.1, 0.2
-    assert named["named"]["histogram"] == [0, 3, 6] and named["not_named"]["histogram"] == [9, 0, 0]
-    drop = full["irrelevant"]["titles_blank"]["color"]["drop"]
-    assert drop["accuracy"]["mean"] == drop["text_share"]["mean"] == pytest.approx(0.2)
-    assert drop["recall_at_90_precision"]["mean"] == pytest.approx(0.93 / 2 - 0.73)
+    gain = full["tuning/color/accuracy"]  # 0, 0.01, 0.02
+    assert gain.mean == pytest.approx(0.01) and gain.standard_error == pytest.approx(0.01 / 3**0.5)
+    assert full["named/color/difference/text_share"].mean == pytest.approx(0.5)  # 0.6 less 0, 0.1, 0.2
+    drop = {metric: full[f"irrelevant/titles_blank/color/drop/{metric}"].mean for metric in metrics(0)}
+    assert drop["accuracy"] == pytest.approx(0.2) and drop["recall_at_90_precision"] == pytest.approx(0.93 / 2 - 0.73)
+    assert full["irrelevant/titles_blank/color/change/text_share"].mean == pytest.approx(-0.2)
+
+
+def test_histograms_and_confusion_are_of_all_seeds(study: Path):
+    runs = aggregate(read_results(study))["toys"]["full"].runs
+    histograms = text_shares(runs, ["color"]).axes[0].get_legend_handles_labels()[0]
+    shares = {patch.get_label(): patch.get_data().values for patch in histograms}
+    np.testing.assert_allclose(shares["title names it: mean 0.60"], np.array([0, 3, 6]) / 9)
+    np.testing.assert_allclose(shares["title does not: mean 0.10"], np.array([9, 0, 0]) / 9)
+    (image,) = confusion("color", [run.confusion["color"] for run in runs]).axes[0].get_images()
+    np.testing.assert_allclose(image.get_array(), [[6 / 9, 3 / 9], [0, 1]])  # of [[6, 3], [0, 3]]
 
 
 def test_files_hold_tables_numbers_and_pictures(study: Path, capsys: pytest.CaptureFixture[str]):
@@ -132,7 +140,11 @@ def test_files_hold_tables_numbers_and_pictures(study: Path, capsys: pytest.Capt
     assert "| titles blank | -0.200 ± 0.000 | -0.200 ± 0.000 |" in text  # λ falls
     assert "| full | 1,900,000 | 11.0 ± 0.6 | 4.0 ± 0.6 (2) |" in text
     assert "6 runs. Commit abc1234; cpu Xeon, cpu_features avx2, cores 2; torch 2.14." in text
-    assert json.loads((study / "results.json").read_text())["toys"]["full"]["seeds"] == [0, 1, 2]
+    written = json.loads((study / "results.json").read_text())["toys"]["full"]
+    assert [run["seed"] for run in written["runs"]] == [0, 1, 2]
+    assert written["figures"]["test/color/accuracy"]["values"] == {str(seed): value for seed, value in FULL.items()}
+    assert written["figures"]["test/color/accuracy"]["mean"] == pytest.approx(0.93)
+    assert written["runs"][0]["stages"]["warmup"]["curve"][0]["color/recall_at_90_precision"] == pytest.approx(0.8)
     names = {"toys-recall", "toys-curves", "toys-text_share", "toys-confusion-color"}
     assert {path.stem for path in (study / "plots").iterdir()} == names
     for name in names:
@@ -162,7 +174,7 @@ def test_without_the_full_network_there_is_no_difference_to_it(tmp_path: Path):
 def test_an_unfinished_run_is_named_and_does_not_count(study: Path, capsys: pytest.CaptureFixture[str]):
     (study / "toys/no_mwa/seed3/result.json").unlink()
     (study / "toys/towers/contrastive").mkdir(parents=True)
-    assert aggregate(read_results(study))["toys"]["no_mwa"]["seeds"] == [0, 1]
+    assert [run.seed for run in aggregate(read_results(study))["toys"]["no_mwa"].runs] == [0, 1]
     assert capsys.readouterr().err.splitlines() == [f"not counted, as it has not finished: {study}/toys/no_mwa/seed3"]
 
 
@@ -203,14 +215,20 @@ def test_a_cut_file_and_an_empty_study_are_one_line(study: Path, tmp_path: Path,
 
 
 def test_curves_go_on_from_stage_to_stage():
-    def points(*values: tuple[int, float | None]) -> list[dict[str, Any]]:
-        return [{"products_seen": seen, "color/accuracy": value} for seen, value in values]
+    def run(**curves: list[tuple[int, float | None]]) -> RunResult:
+        stages = {
+            stage: StageResult(
+                epoch=1,
+                validation_loss=1.0,
+                minutes=1.0,
+                curve=[{"products_seen": seen, "color/accuracy": value} for seen, value in points],
+            )
+            for stage, points in curves.items()
+        }
+        return RunResult.model_validate(result("full", 0, 0.9)).model_copy(update={"stages": stages})
 
-    stages = {
-        "contrastive": {"curves": {"0": [{"products_seen": 4000}], "1": [{"products_seen": 4000}]}},
-        "warmup": {"curves": {"0": points((1000, 0.2), (2000, 0.4)), "1": points((1000, 0.4), (2000, None))}},
-        "tuning": {"curves": {"0": points((500, 0.5), (1000, 0.9)), "1": points((500, 0.7))}},
-    }
-    seen, height, ends = mean_curve(stages, "color/accuracy")
+    first = run(contrastive=[(4000, None)], warmup=[(1000, 0.2), (2000, 0.4)], tuning=[(500, 0.5), (1000, 0.9)])
+    second = run(contrastive=[(4000, None)], warmup=[(1000, 0.4), (2000, None)], tuning=[(500, 0.7)])
+    seen, height, ends = mean_curve([first, second], "color/accuracy")
     assert seen == [5.0, 6.0, 6.5] and height == pytest.approx([0.3, 0.4, 0.6])
     assert ends == {"contrastive": 4.0, "warmup": 6.0, "tuning": 7.0}

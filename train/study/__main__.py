@@ -21,17 +21,16 @@ from tqdm import tqdm
 
 from cma_clip.command import Stopped, command
 from cma_clip.machine import processor
-from train.study.plan import DataSet, Options, Run, Study, pretraining, read_study, runs_of
+from train.study.plan import DataSet, Plan, Run, Study, read_study
 from train.study.report import report
-from train.study.runs import Launcher, complete, pretrained_towers, towers_file
+from train.study.runs import Launcher, complete, train_towers
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
-    studies = dict(read_study(name) for name in args.study)
     try:
-        done = run_studies(studies, args)
+        done = run_studies(dict(read_study(name) for name in args.study), args)
     except Stopped:
         print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
         raise
@@ -57,19 +56,17 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
         Stopped: by a signal.
         ValueError: a run failed, or its settings do not fit.
     """
-    for study in studies.values():
-        for data in (study.pretrain, study.data):
-            if data:
-                prepare(data)
-    is_cpu = get_accelerator().device_name() == "cpu"
-    cpu = processor()
+    is_cpu, cpu = get_accelerator().device_name() == "cpu", processor()
     has_bf16 = not is_cpu or bool({"avx512_bf16", "amx_bf16"} & set(cpu["cpu_features"]))
-    ranks = 1 if is_cpu else get_accelerator().device_count()
-    launcher = Launcher(ranks, threads=max(1, cpu["cores"] // args.jobs))
+    plans = [Plan(name, study, args.output, "bf16" if has_bf16 else "fp32") for name, study in studies.items()]
+    runs = sorted((run for plan in plans for run in plan.runs(args.variants)), key=lambda run: run.seed)
+    for data in (data for study in studies.values() for data in (study.pretrain, study.data) if data):
+        prepare(data)
+    launcher = Launcher(1 if is_cpu else get_accelerator().device_count(), max(1, cpu["cores"] // args.jobs))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, launcher.stop)
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = _submit(pool, studies, args, "bf16" if has_bf16 else "fp32", launcher)
+        futures = _submit(pool, plans, runs, launcher)
         for future in tqdm(as_completed(futures), "study", len(futures), unit="run"):
             if error := future.exception():
                 launcher.stop()
@@ -77,39 +74,20 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
     return len(futures)
 
 
-def _submit(
-    pool: ThreadPoolExecutor,
-    studies: dict[str, Study],
-    args: argparse.Namespace,
-    precision: str,
-    launcher: Launcher,
-) -> list[Future[None]]:
-    """The towers of all studies first, then seed by seed the variants, which wait for theirs."""
-    first = {name: pretraining(name, study, args.output, precision) for name, study in studies.items()}
+def _submit(pool: ThreadPoolExecutor, plans: list[Plan], runs: list[Run], launcher: Launcher) -> list[Future[None]]:
+    """The towers of all studies first, then the runs, which wait for theirs."""
     towers = {
-        name: pool.submit(pretrained_towers, run, launcher, tqdm.write) if run else None for name, run in first.items()
+        plan.name: pool.submit(train_towers, first, plan.towers, launcher)
+        for plan in plans
+        if plan.towers and (first := plan.pretraining())
     }
 
-    def work(run: Run, weights: Future[Path] | None) -> None:
-        complete(run, weights.result() if weights else None, launcher, tqdm.write)
+    def work(run: Run) -> None:
+        if run.study in towers:
+            towers[run.study].result()
+        complete(run, launcher)
 
-    todo = []
-    for name, study in studies.items():
-        run = first[name]
-        path = towers_file(run) if run else None
-        chosen = study.model_copy(update={"variants": _chosen(name, study, args)})
-        todo += [(run, towers[name]) for run in runs_of(name, chosen, args.output, precision, path)]
-    todo.sort(key=lambda item: item[0].seed)
-    return [pool.submit(work, *item) for item in todo]
-
-
-def _chosen(name: str, study: Study, args: argparse.Namespace) -> dict[str, Options]:
-    """The variants that the command line asks for."""
-    wanted = args.variants or list(study.variants)
-    variants = {variant: study.variants[variant] for variant in wanted if variant in study.variants}
-    if not variants:
-        raise ValueError(f"--variants {' '.join(wanted)}: study {name} has {', '.join(study.variants)}")
-    return variants
+    return [pool.submit(work, run) for run in runs]
 
 
 def prepare(data: DataSet) -> None:

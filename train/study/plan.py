@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Run:
         options: all of them, as `--key=value` words.
         stages: in their order.
         directory: holds the stages and, at the end, result.json.
+        towers: weights that it starts from; None where the recipe names them.
     """
 
     study: str
@@ -67,6 +69,7 @@ class Run:
     options: tuple[str, ...]
     stages: tuple[StageName, ...]
     directory: Path
+    towers: Path | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +90,62 @@ class Run:
         return hashlib.sha256(json.dumps([recipe, self.stages, data_hash, towers]).encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A study as it is run here.
+
+    Attributes:
+        name: of the study.
+        output: holds its runs, and those of other studies.
+        precision: where study and variant say nothing.
+    """
+
+    name: str
+    study: Study
+    output: Path
+    precision: str
+
+    @property
+    def towers(self) -> Path | None:
+        """Where the weights of the pretraining lie; None where the recipe names others."""
+        return self.output / self.name / "towers/clip.safetensors" if self.study.pretrain else None
+
+    def pretraining(self) -> Run | None:
+        """The run that trains the towers of all others."""
+        if not self.study.pretrain or not self.towers:
+            return None
+        options = _words({"precision": self.precision, **self.study.options})
+        data, directory = self.study.pretrain.directory, self.towers.parent
+        return Run(self.name, "towers", 0, data, self.study.recipe, options, ("contrastive",), directory)
+
+    def runs(self, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[Run]:
+        """Seed by seed, so that every variant has a result early.
+
+        Args:
+            variants, seeds: only these.
+        Raises:
+            ValueError: the study has none of the variants, or a variant's options do not fit the recipe.
+        """
+        known = self.study.variants
+        chosen = [variant for variant in variants or known if variant in known]
+        if not chosen:
+            raise ValueError(f"--variants {' '.join(variants or ())}: study {self.name} has {', '.join(known)}")
+        return [self._run(variant, seed) for seed in seeds or self.study.seeds for variant in chosen]
+
+    def _run(self, variant: str, seed: int) -> Run:
+        settings = {"precision": self.precision, **self.study.options, **self.study.variants[variant], "seed": seed}
+        if self.towers:
+            settings["model.pretrained"] = str(self.towers)
+        recipe, options = self.study.recipe, _words(settings)
+        stages = NETWORKS[load_recipe(recipe, options).model.architecture].stages
+        directory = self.output / self.name / variant / f"seed{seed}"
+        return Run(self.name, variant, seed, self.study.data.directory, recipe, options, stages, directory, self.towers)
+
+
+def _words(options: Options) -> tuple[str, ...]:
+    return tuple(f"--{key}={json.dumps(value)}" for key, value in options.items())
+
+
 def read_study(name: str) -> tuple[str, Study]:
     """A study by the name of one in train/studies, or by its file.
 
@@ -103,48 +162,3 @@ def read_study(name: str) -> tuple[str, Study]:
         raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise ValueError(f"{path}: {one_line(error)}") from None
-
-
-def pretraining(name: str, study: Study, output: Path, precision: str) -> Run | None:
-    """The run that trains the towers of all others; None where the recipe's weights do."""
-    if not study.pretrain:
-        return None
-    options = _words({"precision": precision, **study.options})
-    data, directory = study.pretrain.directory, output / name / "towers"
-    return Run(name, "towers", 0, data, study.recipe, options, ("contrastive",), directory)
-
-
-def runs_of(name: str, study: Study, output: Path, precision: str, towers: Path | None) -> list[Run]:
-    """Seed by seed, so that every variant has a result early.
-
-    Args:
-        precision: where study and variant say nothing.
-        towers: weights of the pretraining.
-    Raises:
-        ValueError: a variant's options do not fit the recipe.
-    """
-    runs = []
-    for seed in study.seeds:
-        for variant, own in study.variants.items():
-            settings: Options = {"precision": precision, **study.options, **own, "seed": seed}
-            if towers:
-                settings["model.pretrained"] = str(towers)
-            options = _words(settings)
-            architecture = load_recipe(study.recipe, options).model.architecture
-            directory = output / name / variant / f"seed{seed}"
-            run = Run(
-                name,
-                variant,
-                seed,
-                study.data.directory,
-                study.recipe,
-                options,
-                NETWORKS[architecture].stages,
-                directory,
-            )
-            runs.append(run)
-    return runs
-
-
-def _words(options: Options) -> tuple[str, ...]:
-    return tuple(f"--{key}={json.dumps(value)}" for key, value in options.items())

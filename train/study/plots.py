@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-
-from train.study.results import REFERENCE
-from train.study.tables import Variants, name_of
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from train.study.results import REFERENCE, Confusion, Point, RunResult, Variants
+from train.study.tables import tasks_of
 
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
@@ -29,79 +26,74 @@ STYLE: dict[Any, Any] = {
 }
 # Paul Tol's muted colours: told apart by colour-blind readers.
 COLORS = ("#332288", "#cc6677", "#44aa99", "#ddcc77", "#88ccee", "#aa4499", "#117733", "#882255", "#999933")
-GROUP_COLORS = {"named": "#4477aa", "not_named": "#ddaa33"}
-GROUP_NAMES = {"named": "title names it", "not_named": "title does not"}
-CURVE_METRIC = "recall_at_90_precision"
+GROUPS = {"named": ("title names it", "#4477aa"), "not_named": ("title does not", "#ddaa33")}
+METRIC = "recall_at_90_precision"
 LABELS_WITH_NUMBERS = 25
 
 
 def draw(data_set: str, variants: Variants, folder: Path) -> list[Path]:
-    """Draw one data set's plots as PNG; those of λ and confusion show REFERENCE, where it was run.
-
-    Args:
-        variants: of one data set, from train.study.results.aggregate.
-    """
+    """Draw one data set's plots as PNG; those of λ and confusion show REFERENCE, where it was run."""
     paths = []
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, figure in _figures(variants):
             paths.append(folder / f"{data_set}-{name}.png")
             figure.savefig(paths[-1], bbox_inches="tight")
-            plt.close(figure)
     return paths
 
 
 def _figures(variants: Variants) -> Iterator[tuple[str, Figure]]:
-    tasks = list(dict.fromkeys(task for values in variants.values() for task in values["test"]))
+    tasks = tasks_of(variants)
     yield "recall", recall(variants, tasks)
     yield "curves", learning_curves(variants, tasks)
     if REFERENCE in variants:
-        yield "text_share", text_shares(variants[REFERENCE]["named"])
-        for task, matrix in variants[REFERENCE]["confusion"].items():
-            yield f"confusion-{task}", confusion(task, matrix["labels"], np.array(matrix["counts"]))
+        runs = variants[REFERENCE].runs
+        yield "text_share", text_shares(runs, tasks)
+        for task in runs[0].confusion:
+            yield f"confusion-{task}", confusion(task, [run.confusion[task] for run in runs])
 
 
 def _panels(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, **options)
-    return figure, list(axes[0])
+    figure = Figure(figsize=(width * count, height))
+    return figure, list(figure.subplots(1, count, squeeze=False, **options)[0])
 
 
 def recall(variants: Variants, tasks: list[str]) -> Figure:
     """Recall at 90 % precision of each variant: every seed, their mean and its standard error."""
     figure, axes = _panels(len(tasks), 3.4, 0.9 + 0.34 * len(variants), sharey=True)
     for axis, task in zip(axes, tasks, strict=True):
-        for place, values in enumerate(variants.values()):
-            value = values["test"].get(task, {}).get(CURVE_METRIC)
-            if value and value["n"]:
-                seeds = list(value["values"].values())
-                if len(seeds) > 1:
-                    axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="#aaaaaa", markersize=2.5)
-                error = value["standard_error"]
-                axis.errorbar(value["mean"], place, xerr=error, fmt="D", color=COLORS[0], markersize=4, capsize=3)
-        axis.set_yticks(range(len(variants)), [name_of(variant) for variant in variants])
+        for place, variant in enumerate(variants.values()):
+            value = variant[f"test/{task}/{METRIC}"]
+            if value.mean is None:
+                continue
+            if value.standard_error is not None:
+                seeds = list(value.values.values())
+                axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="#aaaaaa", markersize=2.5)
+            error = value.standard_error
+            axis.errorbar(value.mean, place, xerr=error, fmt="D", color=COLORS[0], markersize=4, capsize=3)
+        axis.set_yticks(range(len(variants)), [variant.title for variant in variants.values()])
         axis.set_ylim(len(variants) - 0.5, -0.5)
         axis.margins(x=0.08)
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axis.set_title(task)
-        axis.set_xlabel("recall at 90 % precision, test split")
+        axis.set(title=task, xlabel="recall at 90 % precision, test split")
     return figure
 
 
-def text_shares(named: dict[str, Any]) -> Figure:
+def text_shares(runs: list[RunResult], tasks: list[str]) -> Figure:
     """Histograms of λ, apart for titles that name the label and titles that do not."""
-    figure, axes = _panels(len(named), 3.4, 2.6, sharey=True)
-    for axis, (task, groups) in zip(axes, named.items(), strict=True):
-        for name, color in GROUP_COLORS.items():
-            counts = np.array(groups[name]["histogram"], dtype=float)
+    figure, axes = _panels(len(tasks), 3.4, 2.6, sharey=True)
+    for axis, task in zip(axes, tasks, strict=True):
+        for name, (label, color) in GROUPS.items():
+            groups = [getattr(run.named[task], name) for run in runs]
+            counts = np.sum([group.histogram for group in groups], axis=0, dtype=float)
             if not counts.sum():
                 continue
-            label = f"{GROUP_NAMES[name]}: mean {groups[name]['text_share']['mean']:.2f}"
+            mean = np.mean([group.text_share for group in groups if group.products])
             edges = np.linspace(0, 1, len(counts) + 1)
             axis.stairs(counts / counts.sum(), edges, fill=True, color=color, alpha=0.35)
-            axis.stairs(counts / counts.sum(), edges, color=color, linewidth=1.4, label=label)
+            axis.stairs(counts / counts.sum(), edges, color=color, linewidth=1.4, label=f"{label}: mean {mean:.2f}")
         axis.set_title(task, pad=34)
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2)
-        axis.set_xlim(0, 1)
-        axis.set_xlabel("text share λ")
+        axis.set(xlim=(0, 1), xlabel="text share λ")
     axes[0].set_ylabel("share of the products")
     return figure
 
@@ -110,12 +102,13 @@ def learning_curves(variants: Variants, tasks: list[str]) -> Figure:
     """Recall at 90 % precision on validation over all stages, the mean of the seeds; a line ends each stage."""
     figure, axes = _panels(len(tasks), 3.6, 3.2, sharex=True)
     for axis, task in zip(axes, tasks, strict=True):
-        for place, (variant, values) in enumerate(variants.items()):
-            seen, height, _ = mean_curve(values["stages"], f"{task}/{CURVE_METRIC}")
+        longest: dict[str, float] = {}
+        for place, variant in enumerate(variants.values()):
+            seen, height, ends = mean_curve(variant.runs, f"{task}/{METRIC}")
             color = COLORS[place % len(COLORS)]
-            axis.plot(seen, height, "o-", color=color, markersize=2.5, linewidth=1.2, label=name_of(variant))
-        longest = max(variants.values(), key=lambda values: len(values["stages"]))
-        _mark_stages(axis, mean_curve(longest["stages"], f"{task}/{CURVE_METRIC}")[2])
+            axis.plot(seen, height, "o-", color=color, markersize=2.5, linewidth=1.2, label=variant.title)
+            longest = max(longest, ends, key=len)
+        _mark_stages(axis, longest)
         axis.set_title(task, pad=16)
         axis.set_xlabel("products seen, thousands")
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
@@ -126,15 +119,15 @@ def learning_curves(variants: Variants, tasks: list[str]) -> Figure:
 
 
 def _mark_stages(axis: Axes, ends: dict[str, float]) -> None:
-    start = 0.0
+    start, high = 0.0, axis.get_xaxis_transform()
     for stage, end in ends.items():
         axis.axvline(end, color="#999999", linewidth=0.7, linestyle=":")
-        middle, high = (start + end) / 2, axis.get_xaxis_transform()
-        axis.text(middle, 1.02, stage.replace("_", " "), transform=high, ha="center", va="bottom", fontsize=7)
+        name = stage.replace("_", " ")
+        axis.text((start + end) / 2, 1.02, name, transform=high, ha="center", va="bottom", fontsize=7)
         start = end
 
 
-def mean_curve(stages: dict[str, Any], key: str) -> tuple[list[float], list[float], dict[str, float]]:
+def mean_curve(runs: Sequence[RunResult], key: str) -> tuple[list[float], list[float], dict[str, float]]:
     """One line through all stages.
 
     Args:
@@ -147,32 +140,35 @@ def mean_curve(stages: dict[str, Any], key: str) -> tuple[list[float], list[floa
     height: list[float] = []
     ends: dict[str, float] = {}
     start = 0.0
-    for stage, values in stages.items():
-        curves = [{p["products_seen"]: p.get(key) for p in curve} for curve in values["curves"].values()]
+    for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
+        curves = [_heights(run.stages[stage].curve, key) for run in runs if stage in run.stages]
         for products in sorted(set.intersection(*map(set, curves))):
             known = [curve[products] for curve in curves if curve[products] is not None]
             if known:
                 seen.append(start + products / 1000)
                 height.append(float(np.mean(known)))
-        start += max((max(curve, default=0) for curve in curves), default=0) / 1000
+        start += max(max(curve, default=0) for curve in curves) / 1000
         ends[stage] = start
     return seen, height, ends
 
 
-def confusion(task: str, labels: list[str], counts: np.ndarray) -> Figure:
+def _heights(curve: list[Point], key: str) -> dict[int, Any]:
+    return {point.products_seen: (point.model_extra or {}).get(key) for point in curve}
+
+
+def confusion(task: str, parts: list[Confusion]) -> Figure:
     """Of each true label (row) the share that was answered with each label, all seeds together."""
+    labels, counts = parts[0].labels, np.sum([part.counts for part in parts], axis=0)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     is_small = len(labels) <= LABELS_WITH_NUMBERS
-    cell = 0.3 if is_small else 0.16
-    figure, axis = plt.subplots(figsize=(2.4 + cell * len(labels), 1.6 + cell * len(labels)))
+    cell, size = (0.3, 8) if is_small else (0.16, 5)
+    figure = Figure(figsize=(2.4 + cell * len(labels), 1.6 + cell * len(labels)))
+    axis = figure.subplots()
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    size = 8 if is_small else 5
     axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(len(labels)), labels, fontsize=size)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("answer")
-    axis.set_ylabel("true label")
-    axis.set_title(f"{task}: % of the true label" if is_small else task)
+    axis.set(xlabel="answer", ylabel="true label", title=f"{task}: % of the true label" if is_small else task)
     if is_small:
         for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
             color = "white" if share[row, column] > 0.5 else "black"

@@ -6,16 +6,17 @@ python -m train.study.report runs/study
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic_core import to_json
 
 from cma_clip.command import command
 from cma_clip.files import new_directory, write_atomically
 from train.study.plots import draw
 from train.study.results import aggregate, read_results
-from train.study.tables import markdown
+from train.study.tables import results_markdown
 
 
 @command
@@ -36,9 +37,9 @@ def report(study: Path) -> None:
     studies = aggregate(read_results(study))
     with new_directory(study / "plots") as folder:
         drawn = {data_set: draw(data_set, variants, folder) for data_set, variants in studies.items()}
-    write_atomically(study / "results.json", json.dumps(studies, indent=1) + "\n")
-    pictures = {data_set: [f"plots/{path.name}" for path in paths] for data_set, paths in drawn.items()}
-    write_atomically(study / "results.md", markdown(studies, pictures))
+    write_atomically(study / "results.json", to_json(studies, indent=1, fallback=vars) + b"\n")
+    images = {data_set: [f"plots/{path.name}" for path in paths] for data_set, paths in drawn.items()}
+    write_atomically(study / "results.md", results_markdown(studies, images))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ConfigDict
 
 from cma_clip.settings import StrictModel, read_json
@@ -23,7 +22,7 @@ NAMES = {
     "no_mwa_no_swa": "without MWA and SWA",
 } | {name: row.title for name, row in NETWORKS.items() if name != "cma_clip"}
 COUNTS = ("products", "left_out")
-Values = dict[str, int | float | None]
+Numbers = dict[str, int | float | None]
 
 
 class Measured(StrictModel):
@@ -32,33 +31,32 @@ class Measured(StrictModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class NamingGroup(Measured):
-    """Products whose titles do, or do not, name the label; see train.study.measure.by_naming."""
+class Judged(Measured):
+    """Some of a task's answers; text_share is the mean λ."""
 
     products: int
     text_share: float | None
-    histogram: list[int]
     accuracy: float | None
     recall_at_90_precision: float | None
 
 
-class NamingGroups(Measured):
-    """One task's products, apart."""
+class NamingGroup(Judged):
+    """Products whose titles do, or do not, name the label; see train.study.measure.by_naming."""
 
+    histogram: list[int]
+
+
+class NamingGroups(Measured):
     named: NamingGroup
     not_named: NamingGroup
 
 
-class Irrelevant(Measured):
+class Irrelevant(Judged):
     """One task under one perturbation; see train.study.irrelevant.suite."""
 
-    products: int
     left_out: int
-    accuracy: float | None
-    recall_at_90_precision: float | None
     micro_f1: float | None
-    text_share: float | None
-    untouched: Values
+    untouched: Numbers
 
 
 class Confusion(Measured):
@@ -83,7 +81,7 @@ class StageResult(Measured):
     validation_loss: float
     minutes: float
     curve: list[Point] = []
-    test: dict[str, Values] = {}
+    test: dict[str, Numbers] = {}
 
 
 class RunResult(Measured):
@@ -98,10 +96,121 @@ class RunResult(Measured):
     versions: dict[str, str]
     parameters: int
     stages: dict[str, StageResult]
-    test: dict[str, Values]
+    test: dict[str, Numbers]
     irrelevant: dict[str, dict[str, Irrelevant]]
     named: dict[str, NamingGroups]
     confusion: dict[str, Confusion]
+
+    def figures(self) -> Numbers:
+        """Each number by its path, such as `test/color/accuracy`, and the differences within the run.
+
+        They are `tuning/TASK/...`: what this stage gains; `named/TASK/difference/...`: named less not_named;
+        `irrelevant/PERTURBATION/TASK/drop/...`: untouched less perturbed, and `change`: the reverse.
+        """
+        figures = flat(self.model_dump(include={"minutes", "parameters", "stages", "test", "named", "irrelevant"}))
+        differences = [("tuning", "stages/tuning/test", "stages/end_to_end/test")]
+        for group in (f"named/{task}" for task in self.named):
+            differences.append((f"{group}/difference", f"{group}/named", f"{group}/not_named"))
+        for group in (f"irrelevant/{name}/{task}" for name, tasks in self.irrelevant.items() for task in tasks):
+            differences += [
+                (f"{group}/drop", f"{group}/untouched", group),
+                (f"{group}/change", group, f"{group}/untouched"),
+            ]
+        for name, left, right in differences:
+            figures |= flat(subtract(below(figures, left), below(figures, right)), f"{name}/")
+        return figures
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Numbers:
+    """The numbers of nested dictionaries by their path; lists are left out."""
+    numbers: Numbers = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            numbers |= flat(value, f"{prefix}{key}/")
+        elif not isinstance(value, list):
+            numbers[prefix + key] = value
+    return numbers
+
+
+def below(figures: Numbers, prefix: str) -> Numbers:
+    return {path.removeprefix(f"{prefix}/"): value for path, value in figures.items() if path.startswith(f"{prefix}/")}
+
+
+def subtract(left: Numbers, right: Numbers) -> Numbers:
+    """left - right of what both hold; counts are left out, and what is unknown stays unknown."""
+    shared = [path for path in left if path in right and path.rpartition("/")[2] not in COUNTS]
+    pairs = {path: (left[path], right[path]) for path in shared}
+    return {path: None if a is None or b is None else a - b for path, (a, b) in pairs.items()}
+
+
+class Summary:
+    """One number of several runs.
+
+    Args:
+        values: by seed; unknown ones do not count.
+    Attributes:
+        mean: None where none is known.
+        standard_error: of the mean; None for a single seed.
+    """
+
+    def __init__(self, values: Mapping[int, float | None]) -> None:
+        self.values = {seed: value for seed, value in values.items() if value is not None}
+        numbers, n = list(self.values.values()), len(self.values)
+        self.mean = statistics.fmean(numbers) if n else None
+        self.standard_error = statistics.stdev(numbers) / math.sqrt(n) if n > 1 else None
+
+    def text(self, signed: bool = False, digits: int = 3) -> str:
+        """As `0.956 ± 0.004`; n/a where it is not known."""
+        if self.mean is None:
+            return "n/a"
+        mean = f"{self.mean:{'+' if signed else ''}z.{digits}f}"  # z: no minus before zero
+        return mean if self.standard_error is None else f"{mean} ± {self.standard_error:.{digits}f}"
+
+
+class Variant:
+    """What the runs of one variant say together.
+
+    Args:
+        runs: one a seed.
+        reference: the runs that this variant is compared with, seed by seed.
+    Attributes:
+        title: its name in tables and plots.
+        figures: as RunResult's, and `drop/TASK/METRIC`: what the reference is better by.
+    """
+
+    def __init__(self, runs: list[RunResult], reference: list[RunResult]) -> None:
+        self.runs = sorted(runs, key=lambda run: run.seed)
+        self.title = NAMES.get(runs[0].variant, runs[0].variant.replace("_", " "))
+        better = {run.seed: flat(run.test) for run in reference}
+        values: dict[str, dict[int, float | None]] = {}
+        for run in self.runs:
+            drop = subtract(better.get(run.seed, {}), flat(run.test))
+            for path, value in (run.figures() | flat(drop, "drop/")).items():
+                values.setdefault(path, {})[run.seed] = value
+        self.figures = {path: Summary(by_seed) for path, by_seed in values.items()}
+
+    def __getitem__(self, path: str) -> Summary:
+        return self.figures.get(path, Summary({}))
+
+    def holds(self, prefix: str) -> bool:
+        return any(path.startswith(f"{prefix}/") for path in self.figures)
+
+
+Variants = dict[str, Variant]
+
+
+def aggregate(results: list[RunResult]) -> dict[str, Variants]:
+    """Data set -> variant -> what its runs say together; all but REFERENCE are compared with it."""
+    groups: dict[str, dict[str, list[RunResult]]] = {}
+    for result in results:
+        groups.setdefault(result.data_set, {}).setdefault(result.variant, []).append(result)
+    return {data_set: _compared(runs) for data_set, runs in sorted(groups.items())}
+
+
+def _compared(runs: dict[str, list[RunResult]]) -> Variants:
+    better = {variant: [] if variant == REFERENCE else runs.get(REFERENCE, []) for variant in runs}
+    order = (variant for variant in dict.fromkeys([*NAMES, *sorted(runs)]) if variant in runs)
+    return {variant: Variant(runs[variant], better[variant]) for variant in order}
 
 
 def read_results(study: Path) -> list[RunResult]:
@@ -132,128 +241,3 @@ def _check_tasks(path: Path, result: RunResult, first: RunResult) -> None:
     ours, theirs = ({task: part.labels for task, part in run.confusion.items()} for run in (result, first))
     if ours != theirs or not list(result.test) == list(first.test) == list(result.named):
         raise ValueError(f"{path}: other tasks or labels than {first.variant}/seed{first.seed}; run it again")
-
-
-def aggregate(results: list[RunResult]) -> dict[str, dict[str, Any]]:
-    """Data set -> variant -> what its runs say together; numbers are as `summary`.
-
-    Each variant has seeds, commits, hardware, versions, minutes, parameters; test: task -> metric; drop: what
-    REFERENCE is better by, paired by seed; stages: stage -> epoch, validation_loss, minutes, test, curves; tuning:
-    what this stage gains, paired; named: task -> named, not_named and difference, with added histograms; irrelevant:
-    perturbation -> task -> metrics, untouched and drop; confusion: added counts.
-    """
-    studies: dict[str, dict[str, list[RunResult]]] = {}
-    for result in results:
-        studies.setdefault(result.data_set, {}).setdefault(result.variant, []).append(result)
-    return {
-        data_set: {
-            variant: _aggregate_variant(variants[variant], variants.get(REFERENCE, []))
-            for variant in sorted(variants, key=_place)
-        }
-        for data_set, variants in sorted(studies.items())
-    }
-
-
-def _place(variant: str) -> tuple[int, str]:
-    names = list(NAMES)
-    return (names.index(variant) if variant in names else len(names), variant)
-
-
-def _aggregate_variant(runs: list[RunResult], reference: list[RunResult]) -> dict[str, Any]:
-    runs = sorted(runs, key=lambda run: run.seed)
-    tests, better = ({str(run.seed): run.test for run in group} for group in (runs, reference))
-    is_reference = runs[0].variant == REFERENCE
-    drops = {} if is_reference else {seed: subtract(better[seed], tests[seed]) for seed in tests if seed in better}
-    return {
-        "seeds": [run.seed for run in runs],
-        "commits": _distinct([run.commit for run in runs]),
-        "hardware": _distinct([run.hardware for run in runs]),
-        "versions": _distinct([run.versions for run in runs]),
-        "minutes": summary({str(run.seed): run.minutes for run in runs}),
-        "parameters": summary({str(run.seed): run.parameters for run in runs}),
-        "test": merge(tests),
-        "drop": merge(drops),
-        "stages": _stages(runs),
-        "tuning": merge({str(run.seed): _tuning(run) for run in runs}),
-        "named": merge({str(run.seed): _named(run) for run in runs}),
-        "irrelevant": merge({str(run.seed): _irrelevant(run) for run in runs}),
-        "confusion": _confusion(runs),
-    }
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    return [value for index, value in enumerate(values) if value not in values[:index]]
-
-
-def _stages(runs: list[RunResult]) -> dict[str, dict[str, Any]]:
-    result = {}
-    for stage in dict.fromkeys(stage for run in runs for stage in run.stages):
-        parts = {str(run.seed): run.stages[stage] for run in runs if stage in run.stages}
-        trees = {seed: part.model_dump(exclude={"curve"}) for seed, part in parts.items()}
-        result[stage] = merge(trees) | {
-            "curves": {seed: [point.model_dump() for point in part.curve] for seed, part in parts.items()}
-        }
-    return result
-
-
-def _tuning(run: RunResult) -> dict[str, Any]:
-    before, after = (run.stages[stage].test if stage in run.stages else {} for stage in ("end_to_end", "tuning"))
-    return subtract(after, before)
-
-
-def _named(run: RunResult) -> dict[str, Any]:
-    groups = {task: named.model_dump() for task, named in run.named.items()}
-    return {task: both | {"difference": subtract(both["named"], both["not_named"])} for task, both in groups.items()}
-
-
-def _irrelevant(run: RunResult) -> dict[str, Any]:
-    return {
-        perturbation: {
-            task: values.model_dump() | {"drop": subtract(values.untouched, values.model_dump())}
-            for task, values in tasks.items()
-        }
-        for perturbation, tasks in run.irrelevant.items()
-    }
-
-
-def _confusion(runs: list[RunResult]) -> dict[str, dict[str, Any]]:
-    first = runs[0].confusion
-    added = {task: np.sum([run.confusion[task].counts for run in runs], axis=0).tolist() for task in first}
-    return {task: {"labels": first[task].labels, "counts": counts} for task, counts in added.items()}
-
-
-def summary(values: Mapping[str, float | None]) -> dict[str, Any]:
-    """Mean, its standard error (None for a single seed), n, and the values by seed; unknown ones do not count."""
-    known = {seed: value for seed, value in values.items() if value is not None}
-    numbers = list(known.values())
-    return {
-        "mean": statistics.fmean(numbers) if numbers else None,
-        "standard_error": statistics.stdev(numbers) / math.sqrt(len(numbers)) if len(numbers) > 1 else None,
-        "n": len(numbers),
-        "values": known,
-    }
-
-
-def merge(trees: Mapping[str, Any]) -> Any:
-    """One tree of summaries from a tree of numbers a seed; lists of counts are added up."""
-    kinds = list(trees.values())
-    if not kinds or isinstance(kinds[0], dict):
-        keys = dict.fromkeys(key for tree in kinds for key in tree)
-        return {key: merge({seed: tree[key] for seed, tree in trees.items() if key in tree}) for key in keys}
-    if isinstance(kinds[0], list):
-        return np.sum(kinds, axis=0).tolist()
-    return summary(trees)
-
-
-def subtract(left: dict[str, Any], right: dict[str, Any]) -> dict[str, Any]:
-    """left - right, number by number, of what both hold; counts are left out, and what is unknown stays unknown."""
-    result: dict[str, Any] = {}
-    for key in left:
-        if key not in right or key in COUNTS or isinstance(left[key], list):
-            continue
-        ours, theirs = left[key], right[key]
-        if isinstance(ours, dict):
-            result[key] = subtract(ours, theirs)
-        else:
-            result[key] = None if ours is None or theirs is None else ours - theirs
-    return result

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
+from tqdm import tqdm
 
 from cma_clip.command import Stopped
 from cma_clip.files import file_sha256, write_atomically
@@ -49,14 +49,13 @@ class Launcher:
             Stopped: by `stop`.
             ValueError: it failed; with its last line.
         """
-        launcher = Path(sys.executable).with_name("deepspeed")
-        command = [str(launcher), f"--num_accelerators={self.ranks}", f"--master_port={_free_port()}", "train/main.py"]
+        command = [sys.executable, "-m", "train.launch"]
+        command += [f"--num_accelerators={self.ranks}", f"--master_port={_free_port()}", "--"]
         command += ["--stage", stage, "--config", str(run.recipe), "--data", str(run.data)]
         command += ["--output", str(run.directory), *run.options]
         log = run.directory / "log.txt"
-        with log.open("ab") as file:
-            code = self._wait(command, file)
-        if code and self.stopping.is_set():
+        code = None if self.stopping.is_set() else self._wait(command, log)
+        if code != 0 and self.stopping.is_set():
             raise Stopped("what is done is kept")
         if code:
             lines = log.read_text(errors="replace").splitlines()
@@ -69,21 +68,22 @@ class Launcher:
         for child in list(self.children):
             os.killpg(child.pid, signal.SIGTERM)
 
-    def _wait(self, command: list[str], log: Any) -> int:
-        if self.stopping.is_set():
-            raise Stopped("what is done is kept")
+    def _wait(self, command: list[str], log: Path) -> int:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": str(self.threads)}
-        with subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True) as child:
+        env = os.environ | {"PATH": path, "OMP_NUM_THREADS": str(self.threads)}
+        with (
+            log.open("ab") as file,
+            subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True) as child,
+        ):
             self.children.add(child)
-            if self.stopping.is_set():  # it came between the question above and the start
+            if self.stopping.is_set():  # it came while the child was started
                 self.stop()
             child.wait()
             self.children.discard(child)
         return child.returncode
 
 
-def train(run: Run, launcher: Launcher, say: Callable[[str], None]) -> dict[str, float]:
+def train(run: Run, launcher: Launcher) -> dict[str, float]:
     """All stages that are not finished; returns the minutes that each took in all its sittings."""
     run.directory.mkdir(parents=True, exist_ok=True)
     times = run.directory / "minutes.json"
@@ -98,88 +98,65 @@ def train(run: Run, launcher: Launcher, say: Callable[[str], None]) -> dict[str,
         finally:
             minutes[stage] = minutes.get(stage, 0.0) + (time.monotonic() - began) / 60
             write_atomically(times, json.dumps(minutes) + "\n")
-        say(f"{run.name}: {stage} done after {minutes[stage]:.1f} min")
+        tqdm.write(f"{run.name}: {stage} done after {minutes[stage]:.1f} min")
     return minutes
 
 
-def pretrained_towers(run: Run, launcher: Launcher, say: Callable[[str], None]) -> Path:
-    """Train the towers and write them as a weight file that `model.pretrained` takes."""
-    path = towers_file(run)
+def train_towers(run: Run, path: Path, launcher: Launcher) -> None:
+    """Train the towers and write them as a weight file that `model.pretrained` takes, unless it is there."""
     if not path.exists():
-        train(run, launcher, say)
+        train(run, launcher)
         weights = load_file(run.directory / "contrastive/best/model.safetensors")
         clip = {name.removeprefix(TOWERS): tensor for name, tensor in weights.items() if name.startswith(TOWERS)}
         write_atomically(path, save(clip))
-    return path
 
 
-def towers_file(run: Run) -> Path:
-    """Where `pretrained_towers` leaves the weights of this run."""
-    return run.directory / "clip.safetensors"
-
-
-def result_of(run: Run, towers: Path | None) -> dict[str, Any] | None:
-    """The result that is there already.
+def complete(run: Run, launcher: Launcher) -> None:
+    """Train and measure a run that has no result.
 
     Raises:
-        ValueError: it was made with other settings, data or towers.
+        ValueError: it has one that was made with other settings, data or towers; or as Launcher.stage.
     """
     path = run.directory / "result.json"
+    stamp = run.stamp(DatasetInfo.read(run.data).hash, file_sha256(run.towers) if run.towers else None)
     if not path.exists():
-        return None
-    result = json.loads(path.read_text())
-    now = stamp(run, towers)
-    if result["stamp"] != now:
+        minutes = train(run, launcher)
+        began = time.monotonic()
+        result = judge(run, minutes) | {"stamp": stamp}
+        result["minutes"] += (time.monotonic() - began) / 60
+        write_atomically(path, json.dumps(result, indent=1) + "\n")
+    elif (before := json.loads(path.read_text())["stamp"]) != stamp:
         raise ValueError(
-            f"{path}: made with other settings, data or towers ({result['stamp']}, now {now});"
+            f"{path}: made with other settings, data or towers ({before}, now {stamp});"
             " take another --output, or remove it"
         )
-    return result
 
 
-def stamp(run: Run, towers: Path | None) -> str:
-    return run.stamp(DatasetInfo.read(run.data).hash, file_sha256(towers) if towers else None)
-
-
-def complete(run: Run, towers: Path | None, launcher: Launcher, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train and measure a run, or give the result that is there."""
-    result = result_of(run, towers)
-    if result is None:
-        minutes = train(run, launcher, say)
-        began = time.monotonic()
-        result = judge(run, minutes, stamp(run, towers))
-        result["minutes"] += (time.monotonic() - began) / 60
-        write_atomically(run.directory / "result.json", json.dumps(result, indent=1) + "\n")
-    return result
-
-
-def judge(run: Run, minutes: dict[str, float], stamp: str) -> dict[str, Any]:
-    """Measure what the stages left on the test split."""
-    last = run.directory / run.stages[-1] / "best"
-    measured = measure(last, run.data)
-    stages = {stage: stage_summary(run, stage, minutes[stage]) for stage in run.stages}
-    if "end_to_end" in stages and run.stages[-1] != "end_to_end":
-        before = measure(run.directory / "end_to_end/best", run.data, suite=False)
-        stages["end_to_end"]["test"] = before["test"]
-    stages[run.stages[-1]]["test"] = measured["test"]
-    weights = load_file(last / "model.safetensors")
+def judge(run: Run, minutes: dict[str, float]) -> dict[str, Any]:
+    """Measure what the stages left on the test split; the form is that of train.study.results.RunResult."""
+    *_, last = bundles = {stage: run.directory / stage / "best" for stage in run.stages}
+    measured = measure(bundles[last], run.data)
+    stages = {stage: stage_summary(run, stage) | {"minutes": minutes[stage]} for stage in run.stages}
+    if "end_to_end" in stages and last != "end_to_end":
+        stages["end_to_end"]["test"] = measure(bundles["end_to_end"], run.data, suite=False)["test"]
+    stages[last]["test"] = measured["test"]
+    weights = load_file(bundles[last] / "model.safetensors")
     return {
         "data_set": run.study,
         "variant": run.variant,
         "seed": run.seed,
-        "stamp": stamp,
         "commit": commit(),
         "minutes": sum(minutes.values()),
         "hardware": processor(),
         "versions": {package: version(package) for package in PACKAGES},
         "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "weights": file_sha256(last / "model.safetensors"),
+        "weights": file_sha256(bundles[last] / "model.safetensors"),
         "stages": stages,
         **measured,
     }
 
 
-def stage_summary(run: Run, stage: str, minutes: float) -> dict[str, Any]:
+def stage_summary(run: Run, stage: str) -> dict[str, Any]:
     """Best epoch and learning curve of a stage, from its log."""
     directory = run.directory / stage
     state = read_state(directory)
@@ -192,12 +169,7 @@ def stage_summary(run: Run, stage: str, minutes: float) -> dict[str, Any]:
         for line in lines
         if line["kind"] == "validation"
     ]
-    return {
-        "epoch": state.best_epoch,
-        "validation_loss": state.best_loss,
-        "minutes": minutes,
-        "curve": curve,
-    }
+    return {"epoch": state.best_epoch, "validation_loss": state.best_loss, "curve": curve}
 
 
 def _free_port() -> int:

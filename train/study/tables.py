@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.study.results import NAMES, REFERENCE
+from cma_clip.tables import markdown
+from train.study.results import REFERENCE, Variant, Variants
 
 METRICS = {
     "recall_at_90_precision": "R@P90",
@@ -16,15 +17,19 @@ METRICS = {
     "mean_average_precision": "mAP",
     "calibration_error": "ECE",
 }
-DROPS = {"recall_at_90_precision": "R@P90", "accuracy": "accuracy", "text_share": "λ"}
-Variants = dict[str, dict[str, Any]]
+# What an irrelevant modality changes: metric -> its name, and which difference is shown.
+CHANGES = {
+    "recall_at_90_precision": ("R@P90", "drop"),
+    "accuracy": ("accuracy", "drop"),
+    "text_share": ("λ", "change"),
+}
 
 
-def markdown(studies: dict[str, Variants], pictures: dict[str, list[str]]) -> str:
+def results_markdown(studies: dict[str, Variants], images: dict[str, list[str]]) -> str:
     """The whole report.
 
     Args:
-        pictures: data set -> links to its plots.
+        images: data set -> links to its plots.
     """
     sections = [
         "# Results of the study",
@@ -33,35 +38,17 @@ def markdown(studies: dict[str, Variants], pictures: dict[str, list[str]]) -> st
     for data_set, variants in studies.items():
         sections += [f"## {data_set}", _origin(variants)]
         for title, note, table in _tables(variants):
-            sections += [f"### {title}", *([note] if note else []), table]
-        sections += [f"![{Path(link).stem}]({link})" for link in pictures[data_set]]
+            sections += [f"### {title}", *([note] if note else []), table.rstrip()]
+        sections += [f"![{Path(link).stem}]({link})" for link in images[data_set]]
     return "\n\n".join(sections) + "\n"
 
 
-def number(value: dict[str, Any] | None, signed: bool = False, digits: int = 3) -> str:
-    """A summary as `0.956 ± 0.004`; n/a where it is not known."""
-    if value is None or value["mean"] is None:
-        return "n/a"
-    mean = f"{round(value['mean'], digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # + 0.0: no minus before zero
-    return mean if value["standard_error"] is None else f"{mean} ± {value['standard_error']:.{digits}f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def name_of(variant: str) -> str:
-    return NAMES.get(variant, variant.replace("_", " "))
-
-
 def _origin(variants: Variants) -> str:
-    facts: dict[str, list[str]] = {"commits": [], "hardware": [], "versions": []}
-    for values in variants.values():
-        for name, known in facts.items():
-            known += [text for text in map(_plain, values[name]) if text not in known]
-    runs = sum(len(values["seeds"]) for values in variants.values())
-    return f"{runs} runs. Commit {', '.join(facts['commits'])}; {'; '.join(facts['hardware'] + facts['versions'])}."
+    runs = [run for variant in variants.values() for run in variant.runs]
+    commits, hardware, versions = (
+        list(dict.fromkeys(_plain(getattr(run, name)) for run in runs)) for name in ("commit", "hardware", "versions")
+    )
+    return f"{len(runs)} runs. Commit {', '.join(commits)}; {'; '.join(hardware + versions)}."
 
 
 def _plain(value: Any) -> str:
@@ -71,107 +58,78 @@ def _plain(value: Any) -> str:
     return ", ".join(words)
 
 
-def _tables(variants: Variants) -> Iterable[tuple[str, str, str]]:
+def _tables(variants: Variants) -> Iterator[tuple[str, str, str]]:
     """Title, note and table of each section that there is something to say in."""
-    yield "Test split", "", _test(variants)
+    tasks = tasks_of(variants)
+
+    def by_task(group: str, head: Sequence[str], cells: Callable[[Variant, str], list[str]]) -> str:
+        """A row for each task and each variant that has figures in the group."""
+        pairs = [(task, variant) for task in tasks for variant in variants.values() if variant.holds(f"{group}/{task}")]
+        rows = ([task, variant.title, *cells(variant, task)] for task, variant in pairs)
+        return markdown(["task", "variant", *head], rows)
+
+    labels = list(METRICS.values())
+    yield "Test split", "", by_task("test", ["seeds", *labels], _test)
     if REFERENCE in variants and len(variants) > 1:
-        yield f"Difference to {REFERENCE}", f"{REFERENCE} minus the variant, paired by seed.", _drop(variants)
-    if any(values["tuning"] for values in variants.values()):
-        yield (
-            "Tuning stage",
-            "Test split after tuning, and its gain over end_to_end, paired by seed.",
-            _tuning(variants),
-        )
+        note = f"{REFERENCE} minus the variant, paired by seed."
+        yield f"Difference to {REFERENCE}", note, by_task("drop", ["pairs", *labels], _drop)
+    if any(variant.holds("tuning") for variant in variants.values()):
+        note = "Test split after tuning, and its gain over end_to_end, paired by seed."
+        head = ["R@P90", *(f"gain in {label}" for label in labels)]
+        yield "Tuning stage", note, by_task("tuning", head, _tuning)
     note = "Products with title, picture and label; a title names a label by a whole word."
-    yield "λ by what the title names", note, _named(variants)
-    for task in _tasks(variants):
-        note = "First line: all products as they are. Then the drop (for λ the change) of the same products."
-        for metric, label in DROPS.items():
+    head = ["titles that name it", "λ named", "λ not named", "difference", "R@P90 named", "R@P90 not named"]
+    yield "λ by what the title names", note, by_task("named", head, _named)
+    note = "First line: all products as they are. Then the drop (for λ the change) of the same products."
+    for task in tasks:
+        for metric, (label, _) in CHANGES.items():
             yield f"Irrelevant modality: {label} of {task}", note, _irrelevant(variants, task, metric)
     yield "Time", "Wall time in minutes, of a whole run and of its stages (best epoch).", _time(variants)
 
 
-def _tasks(variants: Variants) -> list[str]:
-    return list(dict.fromkeys(task for values in variants.values() for task in values["test"]))
+def tasks_of(variants: Variants) -> list[str]:
+    """Those of the data set; all its runs have answered the same."""
+    return list(next(iter(variants.values())).runs[0].test)
 
 
-def _test(variants: Variants) -> str:
-    rows = [
-        [task, name_of(variant), str(len(values["seeds"])), *(number(values["test"][task].get(m)) for m in METRICS)]
-        for task in _tasks(variants)
-        for variant, values in variants.items()
-    ]
-    return table(["task", "variant", "seeds", *METRICS.values()], rows)
+def _test(variant: Variant, task: str) -> list[str]:
+    return [str(len(variant.runs)), *(variant[f"test/{task}/{metric}"].text() for metric in METRICS)]
 
 
-def _drop(variants: Variants) -> str:
-    rows = [
-        [task, name_of(variant), _pairs(values["drop"][task]), *_signed(values["drop"][task])]
-        for task in _tasks(variants)
-        for variant, values in variants.items()
-        if task in values["drop"]
-    ]
-    return table(["task", "variant", "pairs", *METRICS.values()], rows)
+def _drop(variant: Variant, task: str) -> list[str]:
+    drops = [variant[f"drop/{task}/{metric}"] for metric in METRICS]
+    return [str(max(len(drop.values) for drop in drops)), *(drop.text(signed=True) for drop in drops)]
 
 
-def _tuning(variants: Variants) -> str:
-    rows = [
-        [task, name_of(variant), number(values["stages"]["tuning"]["test"][task]["recall_at_90_precision"])]
-        + _signed(values["tuning"][task])
-        for task in _tasks(variants)
-        for variant, values in variants.items()
-        if task in values["tuning"]
-    ]
-    return table(["task", "variant", "R@P90", *(f"gain in {label}" for label in METRICS.values())], rows)
+def _tuning(variant: Variant, task: str) -> list[str]:
+    gains = [variant[f"tuning/{task}/{metric}"].text(signed=True) for metric in METRICS]
+    return [variant[f"stages/tuning/test/{task}/recall_at_90_precision"].text(), *gains]
 
 
-def _signed(metrics: dict[str, Any]) -> list[str]:
-    return [number(metrics.get(metric), signed=True) for metric in METRICS]
-
-
-def _pairs(metrics: dict[str, Any]) -> str:
-    return str(max(value["n"] for value in metrics.values()))
-
-
-def _named(variants: Variants) -> str:
-    head = ["task", "variant", "titles that name it", "λ named", "λ not named", "difference"]
-    rows = []
-    for task in _tasks(variants):
-        for variant, values in variants.items():
-            groups = values["named"][task]
-            yes, no = (groups[name] for name in ("named", "not_named"))
-            count = f"{yes['products']['mean']:.0f} of {yes['products']['mean'] + no['products']['mean']:.0f}"
-            shares = [number(yes["text_share"]), number(no["text_share"])]
-            shares.append(number(groups["difference"]["text_share"], signed=True))
-            right = [number(group["recall_at_90_precision"]) for group in (yes, no)]
-            rows.append([task, name_of(variant), count, *shares, *right])
-    return table([*head, "R@P90 named", "R@P90 not named"], rows)
+def _named(variant: Variant, task: str) -> list[str]:
+    groups = [f"named/{task}/{group}" for group in ("named", "not_named")]
+    named, not_named = (variant[f"{group}/products"].mean or 0 for group in groups)
+    shares, recalls = (
+        [variant[f"{group}/{metric}"].text() for group in groups] for metric in ("text_share", "recall_at_90_precision")
+    )
+    difference = variant[f"named/{task}/difference/text_share"].text(signed=True)
+    return [f"{named:.0f} of {named + not_named:.0f}", *shares, difference, *recalls]
 
 
 def _irrelevant(variants: Variants, task: str, metric: str) -> str:
-    perturbations = dict.fromkeys(name for values in variants.values() for name in values["irrelevant"])
-    rows = [["untouched", *(number(values["test"][task].get(metric)) for values in variants.values())]]
-    for perturbation in perturbations:
-        cells = []
-        for values in variants.values():
-            drop = values["irrelevant"].get(perturbation, {}).get(task, {}).get("drop", {}).get(metric)
-            cells.append(number(_negative(drop) if metric == "text_share" else drop, signed=True))
-        rows.append([perturbation.replace("_", " "), *cells])
-    return table(["", *map(name_of, variants)], rows)
-
-
-def _negative(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    return value if value is None or value["mean"] is None else value | {"mean": -value["mean"]}
+    rows = [["untouched", *(variant[f"test/{task}/{metric}"].text() for variant in variants.values())]]
+    for name in dict.fromkeys(name for variant in variants.values() for name in variant.runs[0].irrelevant):
+        path = f"irrelevant/{name}/{task}/{CHANGES[metric][1]}/{metric}"
+        rows.append([name.replace("_", " "), *(variant[path].text(signed=True) for variant in variants.values())])
+    return markdown(["", *(variant.title for variant in variants.values())], rows)
 
 
 def _time(variants: Variants) -> str:
-    stages = list(dict.fromkeys(stage for values in variants.values() for stage in values["stages"]))
+    stages = list(dict.fromkeys(stage for variant in variants.values() for stage in variant.runs[0].stages))
     rows = []
-    for variant, values in variants.items():
-        cells = []
-        for stage in stages:
-            part = values["stages"].get(stage)
-            cells.append(f"{number(part['minutes'], digits=1)} ({part['epoch']['mean']:.3g})" if part else "")
-        parameters = f"{values['parameters']['mean']:,.0f}"
-        rows.append([name_of(variant), parameters, number(values["minutes"], digits=1), *cells])
-    return table(["variant", "parameters", "minutes", *stages], rows)
+    for variant in variants.values():
+        minutes = [variant[f"stages/{stage}/minutes"].text(digits=1) for stage in stages]
+        epochs = [variant[f"stages/{stage}/epoch"].mean for stage in stages]
+        cells = [f"{time} ({epoch:.3g})" if epoch else "" for time, epoch in zip(minutes, epochs, strict=True)]
+        rows.append([variant.title, f"{variant['parameters'].mean:,.0f}", variant["minutes"].text(digits=1), *cells])
+    return markdown(["variant", "parameters", "minutes", *stages], rows)
