@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from client.classifier import Classifier
@@ -21,10 +23,6 @@ from client.protocol import Answer
 from cma_clip.command import command
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from model.tasks import TaskSet
 
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         classifier.wait_until_ready(args.wait)
         answers = [classifier.classify(product["title"], product["image"]) for product in products]
     for product, answer in zip(products, answers, strict=True):
-        print("\n".join(describe(product, answer, tasks)))
+        print("\n  ".join([f"{product['id']}: {product['title']!r}", *verdicts(product, answer, tasks)]))
     draw(products, answers, tasks, args.output)
     print(f"image: {args.output}")
 
@@ -66,12 +64,8 @@ def read_products(data: Path, split: str, count: int) -> tuple[TaskSet, list[dic
     return info.tasks, [table.slice(i * shard.rows // count, 1).to_pylist()[0] for i in range(count)]
 
 
-def describe(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
-    """The product's title and a line a task: answer, score, λ, and the true label where it differs."""
-    return [f"{product['id']}: {product['title']!r}", *(f"  {line}" for line in _verdicts(product, answer, tasks))]
-
-
-def _verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
+def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
+    """A line a task: answer, score, λ, and the true label where it differs."""
     lines = []
     for task in tasks:
         said, true = answer.prediction[task.name], product[task.name]
@@ -84,25 +78,23 @@ def _verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[s
 
 def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: TaskSet, output: Path) -> None:
     """A PNG with a row a product: image, title and labels, a bar of λ per task."""
-    figure, rows = plt.subplots(
-        len(products), 3, figsize=(11, 1.7 * len(products)), width_ratios=(1, 4, 3), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(11, 1.7 * len(products)), layout="constrained")
+    rows = figure.subplots(len(products), 3, width_ratios=(1, 4, 3), squeeze=False)
     for (photo, text, bars), product, answer in zip(rows, products, answers, strict=True):
         if product["image"]:
             photo.imshow(Image.open(io.BytesIO(product["image"])).convert("RGB"))
         photo.axis("off")
         text.axis("off")
-        lines = [product["title"], "", *_verdicts(product, answer, tasks)]
+        lines = [product["title"], "", *verdicts(product, answer, tasks)]
         text.text(0, 0.5, "\n".join(lines), va="center", fontsize=9, parse_math=False, wrap=True)
         _draw_text_share(bars, answer, tasks)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=color) for color in (TEXT_COLOR, IMAGE_COLOR)]
-    figure.legend(handles, ["title (λ)", "image (1 - λ)"], loc="outside upper right", ncols=2, frameon=False)
+    parts = [Patch(color=TEXT_COLOR, label="title (λ)"), Patch(color=IMAGE_COLOR, label="image (1 - λ)")]
+    figure.legend(handles=parts, loc="outside upper right", ncols=2, frameon=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=110)
-    plt.close(figure)
 
 
-def _draw_text_share(axes: Any, answer: Answer, tasks: TaskSet) -> None:
+def _draw_text_share(axes: Axes, answer: Answer, tasks: TaskSet) -> None:
     names, shares = [task.name for task in tasks], answer.text_share
     axes.barh(names, shares, color=TEXT_COLOR)
     axes.barh(names, 1 - shares, left=shares, color=IMAGE_COLOR)
