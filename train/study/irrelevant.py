@@ -63,11 +63,10 @@ def suite(
     Raises:
         ValueError: the split cannot be read, or has no product with both a title and a picture.
     """
-    parts = (bundle.config.preprocess, bundle.tokenizer)
-    datasets = (PerturbedDataset(data, split, *parts, perturbation, seed) for perturbation in PERTURBATIONS)
+    parts = (data, split, bundle.config.preprocess, bundle.tokenizer)
     return {
-        perturbation: compare(bundle, dataset, untouched, batch_size)
-        for perturbation, dataset in zip(PERTURBATIONS, datasets, strict=True)
+        perturbation: compare(bundle, PerturbedDataset(*parts, perturbation, seed), untouched, batch_size)
+        for perturbation in PERTURBATIONS
     }
 
 
@@ -85,13 +84,12 @@ def compare(
         for a in (before, after)
     )
     return {
-        task.name: {
-            "products": new[task.name]["products"],
+        task: {
+            **{name: values[name] for name in ("products", *METRICS)},
             "left_out": dataset.left_out,
-            **{metric: new[task.name][metric] for metric in METRICS},
-            "untouched": {metric: old[task.name][metric] for metric in METRICS},
+            "untouched": {name: old[task][name] for name in METRICS},
         }
-        for task in tasks
+        for task, values in new.items()
     }
 
 

@@ -27,28 +27,29 @@ class Naming:
 
     def __init__(self, info: DatasetInfo) -> None:
         known = SYNONYMS.get(str(info.settings.get("data_set")), {})
-        self.patterns = {task.name: self._patterns(task, known.get(task.name, {})) for task in info.tasks}
+        self.patterns = {
+            (task.name, label): phrase_pattern(
+                known.get(task.name, {}).get(label) or [label.rpartition("/")[2] or label]
+            )
+            for task in info.tasks
+            for label in task.labels
+        }
 
     def names_label(self, product: dict[str, Any], task: Task) -> bool | None:
         """Whether the title names the product's label, or one of its labels; None where it has none."""
         labels = task.labels_in(product[task.name])
         if not labels:
             return None
-        return any(self.patterns[task.name][name].search(product["title"] or "") for name in labels)
-
-    def _patterns(self, task: Task, synonyms: dict[str, tuple[str, ...]]) -> dict[str, re.Pattern[str]]:
-        return {label: phrase_pattern(synonyms.get(label) or (label.split("/")[-1] or label,)) for label in task.labels}
+        return any(self.patterns[task.name, label].search(product["title"] or "") for label in labels)
 
 
 def phrase_pattern(phrases: Sequence[str]) -> re.Pattern[str]:
     """Finds any of the phrases as whole words, the last in the singular or the plural."""
-    parts = [
-        r"[\W_]+".join(_last_word_in_any_number(WORD.findall(phrase) or [re.escape(phrase)])) for phrase in phrases
-    ]
+    parts = [r"[\W_]+".join(_in_any_number(WORD.findall(phrase) or [re.escape(phrase)])) for phrase in phrases]
     return re.compile(rf"(?<![^\W_])(?:{'|'.join(parts)})(?![^\W_])", re.IGNORECASE)
 
 
-def _last_word_in_any_number(words: list[str]) -> list[str]:
+def _in_any_number(words: list[str]) -> list[str]:
     *rest, last = words
     stem = last[:-1] if last.lower().endswith("s") and not last.lower().endswith("ss") else last
     return [*rest, f"{stem}(?:e?s)?"]

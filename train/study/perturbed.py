@@ -27,7 +27,6 @@ PERTURBATIONS = (
 )
 COLUMNS = {"titles": "title", "pictures": "image"}
 NO_DONOR = -1
-BLOCK = 256
 
 
 class PerturbedDataset(ProductDataset):
@@ -64,12 +63,11 @@ class PerturbedDataset(ProductDataset):
             raise ValueError(f"perturbation {perturbation!r}: expected one of {', '.join(PERTURBATIONS)}")
         modality, self.change = perturbation.split("_")
         self.column = COLUMNS[modality]
-        rows = [(index, self._complete_targets(index)) for index in range(self.starts[-1])]
-        kept = np.array([index for index, targets in rows if targets is not None], dtype=int)
-        targets_NC = np.array([targets for _, targets in rows if targets is not None])
-        donors = self._choose_donors(targets_NC, np.random.default_rng(seed))
-        self.products = kept[donors != NO_DONOR].tolist()
-        self.donors = kept[donors[donors != NO_DONOR]].tolist()
+        encoded = ((index, self._complete_targets(index)) for index in range(self.starts[-1]))
+        targets = {index: targets for index, targets in encoded if targets is not None}
+        donors = self._choose_donors(np.array(list(targets.values())), np.random.default_rng(seed))
+        kept, has_donor = np.array(list(targets), dtype=int), donors != NO_DONOR
+        self.products, self.donors = kept[has_donor].tolist(), kept[donors[has_donor]].tolist()
         self.left_out = self.starts[-1] - len(self.products)
         if not self.products:
             raise ValueError(f"{directory}: no product of the split {split!r} can take part in {perturbation}")
@@ -129,13 +127,10 @@ def contradicting_donors(targets_NC: np.ndarray, tasks: TaskSet, rng: np.random.
     has_NC = np.maximum(targets_NC, 0).astype(np.float32)
     labelled_NK = np.stack([has_NL.max(axis=1) for _, has_NL in tasks.split(has_NC)], axis=1)
     donors = np.full(len(has_NC), NO_DONOR)
-    for first in range(0, len(has_NC), BLOCK):
-        block = slice(first, first + BLOCK)
-        differ = (has_NC[block] @ has_NC.T == 0) & (labelled_NK[block] @ labelled_NK.T > 0)
-        for product, others in enumerate(differ, first):
-            choice = np.flatnonzero(others)
-            if len(choice):
-                donors[product] = choice[rng.integers(len(choice))]
+    for product, (has_C, labelled_K) in enumerate(zip(has_NC, labelled_NK, strict=True)):
+        others = np.flatnonzero((has_NC @ has_C == 0) & (labelled_NK @ labelled_K > 0))
+        if len(others):
+            donors[product] = rng.choice(others)
     return donors
 
 
