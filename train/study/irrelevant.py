@@ -49,14 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"as JSON: {output / 'irrelevant.json'}")
 
 
-def suite(
-    bundle: Bundle, data: Path, split: str, untouched: Predictions, batch_size: int, seed: int = 0
-) -> dict[str, dict[str, Any]]:
+def suite(bundle: Bundle, data: Path, split: str, untouched: Predictions, batch_size: int) -> dict[str, dict[str, Any]]:
     """Every perturbation of a split against the split as it is.
 
     Args:
         untouched: the bundle's answers for the split as it is.
-        seed: of the exchanges.
     Returns:
         perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
         the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
@@ -65,7 +62,7 @@ def suite(
     """
     parts = (data, split, bundle.config.preprocess, bundle.tokenizer)
     return {
-        perturbation: compare(bundle, PerturbedDataset(*parts, perturbation, seed), untouched, batch_size)
+        perturbation: compare(bundle, PerturbedDataset(*parts, perturbation), untouched, batch_size)
         for perturbation in PERTURBATIONS
     }
 

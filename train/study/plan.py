@@ -118,11 +118,11 @@ class Plan:
         data, directory = self.study.pretrain.directory, self.towers.parent
         return Run(self.name, "towers", 0, data, self.study.recipe, options, ("contrastive",), directory)
 
-    def runs(self, variants: Sequence[str] | None = None, seeds: Sequence[int] | None = None) -> list[Run]:
+    def runs(self, variants: Sequence[str] | None = None) -> list[Run]:
         """Seed by seed, so that every variant has a result early.
 
         Args:
-            variants, seeds: only these.
+            variants: only these.
         Raises:
             ValueError: the study has none of the variants, or a variant's options do not fit the recipe.
         """
@@ -130,7 +130,7 @@ class Plan:
         chosen = [variant for variant in variants or known if variant in known]
         if not chosen:
             raise ValueError(f"--variants {' '.join(variants or ())}: study {self.name} has {', '.join(known)}")
-        return [self._run(variant, seed) for seed in seeds or self.study.seeds for variant in chosen]
+        return [self._run(variant, seed) for seed in self.study.seeds for variant in chosen]
 
     def _run(self, variant: str, seed: int) -> Run:
         settings = {"precision": self.precision, **self.study.options, **self.study.variants[variant], "seed": seed}
