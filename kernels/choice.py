@@ -13,6 +13,7 @@ import logging
 import os
 import statistics
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,7 +28,7 @@ from torch.utils.benchmark import Timer
 
 from cma_clip.files import write_atomically
 from kernels import agreement
-from kernels.agreement import Case, Heads
+from kernels.agreement import Case
 from kernels.modality_heads import modality_heads
 
 REPEATS = 20
@@ -44,6 +45,7 @@ class Verdict(NamedTuple):
 
 Verdicts = dict[str, dict[int, Verdict]]  # circumstances and case -> batch -> verdict
 VERDICTS = TypeAdapter(Verdicts)
+DECIDED: defaultdict[tuple[torch.device, Case], dict[int, Verdict]] = defaultdict(dict)  # in this process
 UNMEASURED = Verdict("unmeasured", "no call came before torch traced or captured this one")
 
 
@@ -56,63 +58,56 @@ def takes_kernels(text_BD: Tensor, relevance_KD: Tensor | None, w1_KHD: Tensor, 
     case = Case.of(text_BD, relevance_KD, w1_KHD, labels)
     if torch.compiler.is_compiling():
         return _when_traced(text_BD.device, *case)
-    return AUTO.takes(text_BD.device, case, 1 << (max(1, len(text_BD)) - 1).bit_length())
+    return decide(text_BD.device, case, 1 << (max(1, len(text_BD)) - 1).bit_length()).kernels == "faster"
 
 
 @torch.compiler.assume_constant_result
 def _when_traced(device: torch.device, *case: Any) -> bool:
-    return AUTO.takes(device, Case(*case), None)
+    return decide(device, Case(*case), None).kernels == "faster"
 
 
-class Choice:
-    """Decides, and remembers in this process; the arguments are what a test puts others in the place of."""
+def decide(device: torch.device, case: Case, batch: int | None) -> Verdict:
+    """The verdict, as decided before, or with one line that says it.
 
-    def __init__(self, fused: Heads, circumstances: Callable[..., str], milliseconds: Callable[..., float]) -> None:
-        self.fused, self.circumstances, self.milliseconds = fused, circumstances, milliseconds
-        self.decided: dict[tuple[torch.device, Case], dict[int, Verdict]] = {}
+    Args:
+        batch: the most products, a power of two; None where any number may come, of which nothing is measured.
+    """
+    decided = DECIDED[device, case]
+    if batch in decided:
+        return decided[batch]
+    key, measurable = "", batch is not None and not is_capturing(device)
+    try:
+        key = f"{circumstances(device)}; {case}"
+        verdict = _recall(read().get(key, {}) | decided, batch)
+        if batch and measurable and verdict is UNMEASURED:
+            verdict = keep(key, batch, _measure(device, case, batch))
+    except Exception as error:  # whatever a compiler or a driver says of a GPU that nobody here has seen
+        verdict = Verdict("failing", f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}")
+        if batch and isinstance(error, torch.AcceleratorError):
+            # An illegal access ends every later call of this process; the next one must not come here again.
+            keep(key, batch, verdict)
+    if batch and measurable:
+        decided[batch] = verdict
+    _say(verdict, f"{case}, batch {batch or 'any'}")
+    return verdict
 
-    def takes(self, device: torch.device, case: Case, batch: int | None) -> bool:
-        """Whether the fused kernels are taken; one line says so at the first call.
 
-        Args:
-            batch: the most products, a power of two; None where any number may come.
-        """
-        decided = self.decided.setdefault((device, case), {})
-        verdict = decided.get(batch) if batch else None
-        if verdict is None:
-            measurable = bool(batch) and not is_capturing(device)
-            verdict = self._decide(device, case, batch, measurable)
-            if batch and measurable:
-                decided[batch] = verdict
-            _say(verdict, f"{case}, batch {batch or 'any'}")
-        return verdict.kernels == "faster"
+def _recall(known: dict[int, Verdict], batch: int | None) -> Verdict:
+    """That on the batch; on any, one that is not `faster` if there is one."""
+    if batch is not None:
+        return known.get(batch, UNMEASURED)
+    return min(known.values(), key=lambda verdict: verdict.kernels == "faster", default=UNMEASURED)
 
-    def _decide(self, device: torch.device, case: Case, batch: int | None, measurable: bool) -> Verdict:
-        key = ""
-        try:
-            key = f"{self.circumstances(device)}; {case}"
-            known = read().get(key, {}) | self.decided[device, case]
-            if batch is None:
-                return min(known.values(), key=lambda verdict: verdict.kernels == "faster", default=UNMEASURED)
-            if batch in known or not measurable:
-                return known.get(batch, UNMEASURED)
-            return keep(key, batch, self._measure(device, case, batch))
-        except Exception as error:  # whatever a compiler or a driver says of a GPU that nobody here has seen
-            verdict = Verdict("failing", f"{type(error).__name__}: {textwrap.shorten(str(error), 300)}")
-            if batch and isinstance(error, torch.AcceleratorError):
-                # An illegal access ends every later call of this process; the next one must not come here again.
-                keep(key, batch, verdict)
-            return verdict
 
-    def _measure(self, device: torch.device, case: Case, batch: int) -> Verdict:
-        for size in sorted({batch // 2 + 1, batch}):
-            if fault := agreement.fault(self.fused, case, size, device):
-                return Verdict("wrong", fault)
-        inputs = agreement.sample(case, batch, device)
-        ways = (partial(agreement.outputs, heads, case, inputs) for heads in (self.fused, agreement.plain))
-        ours, theirs = map(self.milliseconds, ways)
-        reason = f"{ours:.3f} ms against {theirs:.3f} ms of the reference"
-        return Verdict("faster" if ours < theirs else "slower", reason)
+def _measure(device: torch.device, case: Case, batch: int) -> Verdict:
+    for size in sorted({batch // 2 + 1, batch}):
+        if fault := agreement.fault(modality_heads, case, size, device):
+            return Verdict("wrong", fault)
+    inputs = agreement.sample(case, batch, device)
+    ways = (partial(agreement.outputs, heads, case, inputs) for heads in (modality_heads, agreement.plain))
+    ours, theirs = map(median_milliseconds, ways)
+    reason = f"{ours:.3f} ms against {theirs:.3f} ms of the reference"
+    return Verdict("faster" if ours < theirs else "slower", reason)
 
 
 def is_capturing(device: torch.device) -> bool:
@@ -164,6 +159,3 @@ def keep(key: str, batch: int, verdict: Verdict) -> Verdict:
         file().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file(), VERDICTS.dump_json(verdicts, indent=1))
     return kept
-
-
-AUTO = Choice(modality_heads, circumstances, median_milliseconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,7 @@ import torch
 from wrong_kernels import CASE, wrong_gradient
 
 from kernels import agreement, choice
-from kernels.agreement import Heads
-from kernels.choice import Choice
+from kernels.agreement import Case, Heads
 from kernels.modality_heads import modality_heads
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,9 +39,27 @@ def own_cache(monkeypatch, tmp_path, caplog):
     caplog.set_level(logging.INFO, "kernels.choice")
 
 
-def make(fused: float = 1.0, heads: Heads = agreement.plain, gpu: str = "GPU 9.0") -> Choice:
-    """By default the reference poses as the kernels, which here run in a slow interpreter."""
-    return Choice(heads, lambda device: gpu, Clock(fused))
+class Process:
+    """One that has decided nothing yet; by default the reference poses as the kernels, whose interpreter is slow."""
+
+    def __init__(self, fused: float = 1.0, heads: Heads = agreement.plain, gpu: str = "GPU 9.0") -> None:
+        self.clock = Clock(fused)
+        self.own = {
+            "DECIDED": defaultdict(dict),
+            "modality_heads": heads,
+            "circumstances": lambda device: gpu,
+            "median_milliseconds": self.clock,
+        }
+
+    def begin(self, patch: pytest.MonkeyPatch) -> Process:
+        for name, value in self.own.items():
+            patch.setattr(choice, name, value)
+        return self
+
+    def takes(self, device: torch.device, case: Case, batch: int | None) -> bool:
+        with pytest.MonkeyPatch.context() as patch:
+            self.begin(patch)
+            return choice.decide(device, case, batch).kernels == "faster"
 
 
 @pytest.mark.parametrize(
@@ -52,16 +70,16 @@ def make(fused: float = 1.0, heads: Heads = agreement.plain, gpu: str = "GPU 9.0
     ],
 )
 def test_kernels_that_agree_are_taken_where_they_win(caplog, milliseconds, taken, line):
-    chosen = make(milliseconds, modality_heads)
+    chosen = Process(milliseconds, modality_heads)
     assert [chosen.takes(DEVICE, CASE, 8) for _ in range(3)] == 3 * [taken]
-    assert chosen.milliseconds.asked == 2
+    assert chosen.clock.asked == 2
     (record,) = caplog.records
     assert record.getMessage().startswith(line) and record.levelno == logging.INFO
 
 
 def test_a_kernel_with_one_wrong_gradient_is_refused_by_name_and_not_timed(caplog):
-    chosen = make(heads=wrong_gradient("w2"))
-    assert not chosen.takes(DEVICE, CASE, 8) and chosen.milliseconds.asked == 0
+    chosen = Process(heads=wrong_gradient("w2"))
+    assert not chosen.takes(DEVICE, CASE, 8) and chosen.clock.asked == 0
     (record,) = caplog.records
     assert "takes the reference, the fused kernels are wrong: gradient of w2 wrong by" in record.getMessage()
     assert record.levelno == logging.WARNING
@@ -77,24 +95,26 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 def test_kernels_that_raise_are_named_and_tried_again_only_by_the_next_process(caplog):
     error = RuntimeError("out of resources:\n shared memory " + 1000 * "x ")
-    first = make(heads=failing(error))
+    first = Process(heads=failing(error))
     assert not first.takes(DEVICE, CASE, 8) and not first.takes(DEVICE, CASE, 8)
     (record,) = caplog.records
     assert "the fused kernels are failing: RuntimeError: out of resources: shared memory x" in record.getMessage()
     assert record.levelno == logging.WARNING and len(record.getMessage()) < 700
     assert not first.takes(DEVICE, CASE, None), "nor does a traced graph of this process take them"
-    assert not choice.file().exists() and make().takes(DEVICE, CASE, 8)
+    assert not choice.file().exists() and Process().takes(DEVICE, CASE, 8)
 
 
 def test_what_ends_the_process_is_not_tried_again(caplog):
-    assert not make(heads=failing(torch.AcceleratorError("illegal memory access"))).takes(DEVICE, CASE, 8)
-    second = make()
-    assert not second.takes(DEVICE, CASE, 8) and second.milliseconds.asked == 0
+    assert not Process(heads=failing(torch.AcceleratorError("illegal memory access"))).takes(DEVICE, CASE, 8)
+    second = Process()
+    assert not second.takes(DEVICE, CASE, 8) and second.clock.asked == 0
     assert "failing: AcceleratorError: illegal memory access" in caplog.records[1].getMessage()
 
 
 def test_a_gpu_that_cannot_be_asked_computes_by_the_reference(caplog):
-    assert not Choice(modality_heads, failing(AssertionError("no driver")), Clock(1.0)).takes(DEVICE, CASE, 8)
+    chosen = Process()
+    chosen.own["circumstances"] = failing(AssertionError("no driver"))
+    assert not chosen.takes(DEVICE, CASE, 8) and chosen.clock.asked == 0
     assert "failing: AssertionError: no driver" in caplog.text
 
 
@@ -102,36 +122,36 @@ def test_both_ends_of_the_range_of_batches_are_compared(monkeypatch):
     compared = []
     monkeypatch.setattr(choice.agreement, "fault", lambda heads, case, batch, device: compared.append(batch))
     for batch in (1, 2, 8, 64):
-        make().takes(DEVICE, CASE, batch)
+        Process().takes(DEVICE, CASE, batch)
     assert compared == [1, 2, 5, 8, 33, 64]
 
 
 def test_another_process_remembers_and_other_circumstances_are_measured_anew(caplog):
-    assert make(1.0).takes(DEVICE, CASE, 8)
-    later = make(9.0)
-    assert later.takes(DEVICE, CASE, 8) and later.milliseconds.asked == 0
+    assert Process(1.0).takes(DEVICE, CASE, 8)
+    later = Process(9.0)
+    assert later.takes(DEVICE, CASE, 8) and later.clock.asked == 0
     assert caplog.records[1].getMessage() == caplog.records[0].getMessage()
     others = [(CASE, 16), (CASE, 80), (CASE._replace(gradients=False), 8), (CASE._replace(labels=(17, 3)), 8)]
-    assert not any(make(9.0).takes(DEVICE, *other) for other in others)
-    assert not make(9.0, gpu="GPU 9.0, torch of tomorrow").takes(DEVICE, CASE, 8)
+    assert not any(Process(9.0).takes(DEVICE, *other) for other in others)
+    assert not Process(9.0, gpu="GPU 9.0, torch of tomorrow").takes(DEVICE, CASE, 8)
 
 
 def test_only_the_first_rank_tells_what_was_expected_and_each_what_was_not(monkeypatch, caplog):
     monkeypatch.setenv("RANK", "1")
-    assert make().takes(DEVICE, CASE, 8) and not caplog.records
-    make(heads=wrong_gradient("b1"), gpu="other").takes(DEVICE, CASE, 8)
+    assert Process().takes(DEVICE, CASE, 8) and not caplog.records
+    Process(heads=wrong_gradient("b1"), gpu="other").takes(DEVICE, CASE, 8)
     assert "gradient of b1" in caplog.text
 
 
 def test_nothing_is_measured_while_a_graph_is_captured(monkeypatch, caplog):
-    chosen = make()
+    chosen = Process()
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert not chosen.takes(DEVICE, CASE, 8) and chosen.milliseconds.asked == 0
+    assert not chosen.takes(DEVICE, CASE, 8) and chosen.clock.asked == 0
     assert "the fused kernels are unmeasured: no call came before torch traced or captured" in caplog.text
     monkeypatch.setattr(choice, "is_capturing", lambda device: False)
     assert chosen.takes(DEVICE, CASE, 8), "what was taken in the meantime is not remembered"
     monkeypatch.setattr(choice, "is_capturing", lambda device: True)
-    assert chosen.takes(DEVICE, CASE, 8) and make().takes(DEVICE, CASE, 8)
+    assert chosen.takes(DEVICE, CASE, 8) and Process().takes(DEVICE, CASE, 8)
 
 
 def tensors(batch: int) -> tuple[Any, ...]:
@@ -140,7 +160,7 @@ def tensors(batch: int) -> tuple[Any, ...]:
 
 def test_batches_are_rounded_up_to_powers_of_two(monkeypatch):
     asked = []
-    monkeypatch.setattr(choice.AUTO, "takes", lambda device, case, batch: asked.append(batch))
+    monkeypatch.setattr(choice, "decide", lambda device, case, batch: asked.append(batch) or choice.UNMEASURED)
     for batch in (0, 1, 2, 3, 4, 5, 64, 65, 1000):
         choice.takes_kernels(*tensors(batch))
     assert asked == [1, 1, 2, 4, 4, 8, 64, 128, 1024]
@@ -169,14 +189,14 @@ def test_a_traced_graph_takes_the_kernels_only_if_they_won_at_every_batch(
 ):
     if remembered == "here alone":
         (tmp_path / "cma-clip").write_text("a file where the directory should be")
-    monkeypatch.setattr(choice, "AUTO", make(1.0))
-    assert not traced(way)(torch.zeros(8, 128)).any() and choice.AUTO.milliseconds.asked == 0
+    process = Process().begin(monkeypatch)
+    assert not traced(way)(torch.zeros(8, 128)).any() and process.clock.asked == 0
     assert caplog.text.count("unmeasured") == 1
     assert all(choice.takes_kernels(*tensors(batch)) for batch in (3, 8))
     if remembered == "by another process":
-        monkeypatch.setattr(choice, "AUTO", make())
+        process = Process().begin(monkeypatch)
     assert traced(way)(torch.zeros(5, 128)).all()
-    choice.AUTO.milliseconds.fused = 9.0
+    process.clock.fused = 9.0
     assert not choice.takes_kernels(*tensors(64)) and choice.takes_kernels(*tensors(8))
     assert not traced(way)(torch.zeros(5, 128)).any()
 
