@@ -21,25 +21,19 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
         None where there is nothing to divide by. Where a product may have several labels, the rows also hold
         the threshold from which the label was answered.
     """
-    counts = zip(*label_counts(answers), strict=True)
-    columns = zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)
-    rows: list[dict[str, Any]] = []
-    for label, (right, answered, products), column in zip(answers.task.labels, counts, columns, strict=True):
-        rows.append(
-            {
-                "label": label,
-                "products": products,
-                "answered": answered,
-                "precision": ratio(right, answered),
-                "recall": ratio(right, products),
-                "f1": f1_score(right, answered, products),
-                "average_precision": average_precision(*column),
-            }
-        )
+    right_L, answered_L, products_L = label_counts(answers)
+    columns: dict[str, Iterable[Any]] = {
+        "label": answers.task.labels,
+        "products": products_L,
+        "answered": answered_L,
+        "precision": map(ratio, right_L, answered_L),
+        "recall": map(ratio, right_L, products_L),
+        "f1": map(f1_score, right_L, answered_L, products_L),
+        "average_precision": map(average_precision, answers.scores_NL.T, answers.targets_NL.T),
+    }
     if answers.task.several_labels:
-        for row, threshold in zip(rows, answers.task.accept_from(), strict=True):
-            row["threshold"] = threshold
-    return rows
+        columns["threshold"] = answers.task.accept_from()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def confusion_matrix(answers: Answers) -> list[list[int]]:
@@ -54,8 +48,7 @@ def write_class_tables(folder: Path, answers: Answers) -> None:
     task, rows = answers.task, class_table(answers)
     _write_csv(folder / f"classes-{task.name}.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
     if not task.several_labels:
-        counts = zip(task.labels, confusion_matrix(answers), strict=True)
-        lines = [[label, *row] for label, row in counts]
+        lines = [[label, *row] for label, row in zip(task.labels, confusion_matrix(answers), strict=True)]
         _write_csv(folder / f"confusion-{task.name}.csv", [["true label / answer", *task.labels], *lines])
 
 

@@ -91,6 +91,7 @@ class ProductDataset(Dataset):
         info = DatasetInfo.read(directory)
         if split not in info.splits or info.splits[split].rows == 0:
             raise ValueError(f"{directory}: the split {split!r} has no products; it has {sorted(info.splits)}")
+        self.name = f"{directory}, split {split!r}"
         self.tasks, self.preprocess, self.tokenizer = info.tasks, preprocess, tokenizer
         self.row_groups: list[tuple[Path, int]] = []
         self.starts = [0]

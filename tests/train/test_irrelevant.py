@@ -38,7 +38,7 @@ def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def perturbed(products: Path, perturbation: str, seed: int = 0) -> PerturbedDataset:
-    return PerturbedDataset(products, "test", PREPROCESS, TOKENIZER, perturbation, seed)
+    return PerturbedDataset(untouched(products), perturbation, seed)
 
 
 def untouched(products: Path) -> ProductDataset:
@@ -132,10 +132,10 @@ def test_the_seed_decides(products: Path):
 
 def test_what_nobody_can_take_part_in_is_refused(tmp_path: Path):
     one = write_products(tmp_path / "one", ROWS[:1])
-    with pytest.raises(ValueError, match="one: no product of the split 'test' can take part in titles_shuffled"):
+    with pytest.raises(ValueError, match="one, split 'test': no product can take part in titles_shuffled"):
         perturbed(one, "titles_shuffled")
     pictures_only = write_products(tmp_path / "pictures", ROWS[3:4])
-    with pytest.raises(ValueError, match="no product of the split 'test' can take part in pictures_blank"):
+    with pytest.raises(ValueError, match="split 'test': no product can take part in pictures_blank"):
         perturbed(pictures_only, "pictures_blank")
     with pytest.raises(ValueError, match="perturbation 'titles_torn': expected one of titles_shuffled, "):
         perturbed(one, "titles_torn")
@@ -143,8 +143,8 @@ def test_what_nobody_can_take_part_in_is_refused(tmp_path: Path):
 
 def test_the_suite_compares_the_same_products(products: Path, bundle_dir: Path):
     bundle = open_bundle(bundle_dir, products)
-    before = answers_for(bundle, untouched(products), batch_size=4)
-    results = irrelevant.suite(bundle, products, "test", before, batch_size=4)
+    dataset = untouched(products)
+    results = irrelevant.suite(bundle, dataset, answers_for(bundle, dataset, batch_size=4), batch_size=4)
     assert list(results) == list(PERTURBATIONS)
     absent = results["titles_absent"]
     assert absent["color"]["products"] == 4 and absent["tags"]["products"] == 5  # complete, labelled and readable

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
     bundle = open_bundle(args.bundle, args.data)
     dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-    results = suite(bundle, args.data, args.split, answers_for(bundle, dataset, BATCH_SIZE), BATCH_SIZE)
+    results = suite(bundle, dataset, answers_for(bundle, dataset, BATCH_SIZE), BATCH_SIZE)
     output.mkdir(parents=True, exist_ok=True)
     summary = {"split": args.split, "perturbations": results}
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
@@ -49,20 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"as JSON: {output / 'irrelevant.json'}")
 
 
-def suite(bundle: Bundle, data: Path, split: str, untouched: Predictions, batch_size: int) -> dict[str, dict[str, Any]]:
+def suite(
+    bundle: Bundle, dataset: ProductDataset, untouched: Predictions, batch_size: int
+) -> dict[str, dict[str, Any]]:
     """Every perturbation of a split against the split as it is.
 
     Args:
-        untouched: the bundle's answers for the split as it is.
+        untouched: the bundle's answers for `dataset`.
     Returns:
         perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
         the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
     Raises:
-        ValueError: the split cannot be read, or has no product with both a title and a picture.
+        ValueError: no product has both a title and an image.
     """
-    parts = (data, split, bundle.config.preprocess, bundle.tokenizer)
     return {
-        perturbation: compare(bundle, PerturbedDataset(*parts, perturbation), untouched, batch_size)
+        perturbation: compare(bundle, PerturbedDataset(dataset, perturbation), untouched, batch_size)
         for perturbation in PERTURBATIONS
     }
 

@@ -42,7 +42,7 @@ def measure(
         "named": by_naming(answers, dataset, DatasetInfo.read(data), tasks),
         "confusion": confusion_matrices(answers, tasks),
     }
-    return result | ({"irrelevant": irrelevant_suite(bundle, data, split, answers, batch_size)} if suite else {})
+    return result | ({"irrelevant": irrelevant_suite(bundle, dataset, answers, batch_size)} if suite else {})
 
 
 def by_naming(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from model.config import PreprocessConfig
-from model.preprocess import TitleTokenizer, clean_title
+from model.preprocess import clean_title
 from model.tasks import TaskSet
 from train.data import ProductDataset, Sample
 
@@ -38,7 +36,7 @@ class PerturbedDataset(ProductDataset):
     to find out by itself that it says nothing. `absent` is masked.
 
     Args:
-        directory, split, preprocess, tokenizer: as ProductDataset's.
+        original: the split as it is.
         perturbation: one of PERTURBATIONS.
         seed: of the exchange.
     Attributes:
@@ -46,19 +44,11 @@ class PerturbedDataset(ProductDataset):
         donors: whose title (or picture) each of these gets, where they are exchanged.
         left_out: products of the split that do not take part.
     Raises:
-        ValueError: no such perturbation, or no product can take part; or as ProductDataset.
+        ValueError: no such perturbation, or no product can take part.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        split: str,
-        preprocess: PreprocessConfig,
-        tokenizer: TitleTokenizer,
-        perturbation: str,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(directory, split, preprocess, tokenizer)
+    def __init__(self, original: ProductDataset, perturbation: str, seed: int = 0) -> None:
+        vars(self).update(vars(original))  # opened once, and one cache for all perturbations
         if perturbation not in PERTURBATIONS:
             raise ValueError(f"perturbation {perturbation!r}: expected one of {', '.join(PERTURBATIONS)}")
         modality, self.change = perturbation.split("_")
@@ -70,10 +60,10 @@ class PerturbedDataset(ProductDataset):
         self.products, self.donors = kept[has_donor].tolist(), kept[donors[has_donor]].tolist()
         self.left_out = self.starts[-1] - len(self.products)
         if not self.products:
-            raise ValueError(f"{directory}: no product of the split {split!r} can take part in {perturbation}")
+            raise ValueError(f"{self.name}: no product can take part in {perturbation}")
         self.filling: str | bytes = "" if self.column == "title" else b""
         if (self.column, self.change) == ("image", "blank"):
-            self.filling = white_picture(preprocess.image_size)
+            self.filling = white_image(self.preprocess.image_size)
 
     def __len__(self) -> int:
         return len(self.products)
@@ -134,7 +124,7 @@ def contradicting_donors(targets_NC: np.ndarray, tasks: TaskSet, rng: np.random.
     return donors
 
 
-def white_picture(size: int) -> bytes:
+def white_image(size: int) -> bytes:
     """A white PNG of the network's own size, so that nothing is resized."""
     buffer = io.BytesIO()
     Image.new("RGB", (size, size), "white").save(buffer, "PNG")
