@@ -73,7 +73,7 @@ class ProductDataset(Dataset):
     Args:
         directory: of the data set.
         split: train, validation or test.
-        preprocess: for pictures and titles.
+        preprocess: for images and titles.
         tokenizer: fits `preprocess`.
         cached_row_groups: row groups that each process keeps decoded.
     Raises:
