@@ -18,7 +18,7 @@ FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"docs"}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
 # Not in the repository: export, preparing and training write them.
 WRITTEN = re.compile(r"deploy/(bundle\.json|tokenizer\.json|model\.plan\.timing|engine/1/model\.\w+)|(data|runs)/.*")
-PLACEHOLDER = re.compile(r"\b(NAME|MODULE|FOLDER|FILE|OUTPUT)\b")
+PLACEHOLDER = re.compile(r"(\b|_)(NAME|MODULE|FOLDER|FILE|OUTPUT)\b")
 FILE_NAME = re.compile(r".*\.(json|safetensors|onnx|plan|pt2|pbtxt|csv)")
 
 
