@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
     bundle = open_bundle(args.bundle, args.data)
     dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-    results = suite(bundle, dataset, answers_for(bundle, dataset, BATCH_SIZE), BATCH_SIZE)
+    results = suite(bundle, dataset, answers_for(bundle, dataset, BATCH_SIZE))
     output.mkdir(parents=True, exist_ok=True)
     summary = {"split": args.split, "perturbations": results}
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
@@ -49,9 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"as JSON: {output / 'irrelevant.json'}")
 
 
-def suite(
-    bundle: Bundle, dataset: ProductDataset, untouched: Predictions, batch_size: int
-) -> dict[str, dict[str, Any]]:
+def suite(bundle: Bundle, dataset: ProductDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
     """Every perturbation of a split against the split as it is.
 
     Args:
@@ -62,18 +60,13 @@ def suite(
     Raises:
         ValueError: no product has both a title and an image.
     """
-    return {
-        perturbation: compare(bundle, PerturbedDataset(dataset, perturbation), untouched, batch_size)
-        for perturbation in PERTURBATIONS
-    }
+    return {name: compare(bundle, PerturbedDataset(dataset, name), untouched) for name in PERTURBATIONS}
 
 
-def compare(
-    bundle: Bundle, dataset: PerturbedDataset, untouched: Predictions, batch_size: int
-) -> dict[str, dict[str, Any]]:
+def compare(bundle: Bundle, dataset: PerturbedDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
     """One perturbation; the result's form is that of `suite`."""
     tasks, before = bundle.config.tasks, untouched.of(dataset.products)
-    after = answers_for(bundle, dataset, batch_size)
+    after = answers_for(bundle, dataset, BATCH_SIZE)
     # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
     counted_N = (targets_NC != MISSING).any(dim=1)

@@ -14,17 +14,15 @@ from train.class_table import confusion_matrix
 from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
-from train.study.irrelevant import suite as irrelevant_suite
+from train.study import irrelevant
 from train.study.naming import Naming
 
 BINS = 20
 GROUPS = {"named": True, "not_named": False}
 
 
-def measure(
-    bundle_dir: Path, data: Path, split: str = "test", batch_size: int = 128, *, suite: bool = True
-) -> dict[str, Any]:
-    """Judge a bundle, ready for JSON.
+def measure(bundle_dir: Path, data: Path, *, suite: bool = True) -> dict[str, Any]:
+    """Judge a bundle on the test split, ready for JSON.
 
     Args:
         suite: False leaves the irrelevant-modality suite out, which classifies the split seven times more.
@@ -35,14 +33,14 @@ def measure(
         ValueError: bundle or data set cannot be read, or do not fit each other.
     """
     bundle = open_bundle(bundle_dir, data)
-    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer)
-    answers, tasks = answers_for(bundle, dataset, batch_size), bundle.config.tasks
+    dataset = ProductDataset(data, "test", bundle.config.preprocess, bundle.tokenizer)
+    answers, tasks = answers_for(bundle, dataset, irrelevant.BATCH_SIZE), bundle.config.tasks
     result = {
         "test": task_metrics(*answers[:3], tasks),
         "named": by_naming(answers, dataset, DatasetInfo.read(data), tasks),
         "confusion": confusion_matrices(answers, tasks),
     }
-    return result | ({"irrelevant": irrelevant_suite(bundle, dataset, answers, batch_size)} if suite else {})
+    return result | ({"irrelevant": irrelevant.suite(bundle, dataset, answers)} if suite else {})
 
 
 def by_naming(
