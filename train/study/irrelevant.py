@@ -1,4 +1,4 @@
-"""How much answers suffer from a title or a picture that says nothing or contradicts, and whether λ gives way.
+"""How much answers suffer from a title or an image that says nothing or contradicts, and whether λ gives way.
 
 python -m train.study.irrelevant runs/apa_mini/bundle --data data/apa_mini
 """

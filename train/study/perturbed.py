@@ -1,4 +1,4 @@
-"""A split in which the titles, or the pictures, are of no help: exchanged, blank, absent, or telling another label."""
+"""A split in which the titles, or the images, are of no help: exchanged, blank, absent, or telling another label."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ NO_DONOR = -1
 class PerturbedDataset(ProductDataset):
     """A split with one modality made irrelevant. The labels stay those of the product.
 
-    Products that have both a title and a picture take part. `shuffled` gives each the title (or picture) of another
+    Products that have both a title and an image take part. `shuffled` gives each the title (or image) of another
     one; `contradicting` that of one whose labels differ (see `contradicting_donors`), and products without such a
-    one do not take part. `blank` is an empty title, or a white picture, that counts as present: the network has
+    one do not take part. `blank` is an empty title, or a white image, that counts as present: the network has
     to find out by itself that it says nothing. `absent` is masked.
 
     Args:
@@ -41,7 +41,7 @@ class PerturbedDataset(ProductDataset):
         seed: of the exchange.
     Attributes:
         products: those that take part, by their index in the split.
-        donors: whose title (or picture) each of these gets, where they are exchanged.
+        donors: whose title (or image) each of these gets, where they are exchanged.
         left_out: products of the split that do not take part.
     Raises:
         ValueError: no such perturbation, or no product can take part.

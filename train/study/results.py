@@ -201,16 +201,13 @@ Variants = dict[str, Variant]
 
 def aggregate(results: list[RunResult]) -> dict[str, Variants]:
     """Data set -> variant -> what its runs say together; all but REFERENCE are compared with it."""
-    groups: dict[str, dict[str, list[RunResult]]] = {}
-    for result in results:
-        groups.setdefault(result.data_set, {}).setdefault(result.variant, []).append(result)
-    return {data_set: _compared(runs) for data_set, runs in sorted(groups.items())}
-
-
-def _compared(runs: dict[str, list[RunResult]]) -> Variants:
-    better = {variant: [] if variant == REFERENCE else runs.get(REFERENCE, []) for variant in runs}
-    order = (variant for variant in dict.fromkeys([*NAMES, *sorted(runs)]) if variant in runs)
-    return {variant: Variant(runs[variant], better[variant]) for variant in order}
+    order = [*NAMES, *sorted({result.variant for result in results} - NAMES.keys())]
+    studies: dict[str, Variants] = {}
+    for data_set in sorted({result.data_set for result in results}):
+        runs = {name: [run for run in results if (run.data_set, run.variant) == (data_set, name)] for name in order}
+        better = {name: runs[REFERENCE] if name != REFERENCE else [] for name in order}
+        studies[data_set] = {name: Variant(runs[name], better[name]) for name in order if runs[name]}
+    return studies
 
 
 def read_results(study: Path) -> list[RunResult]:
