@@ -53,11 +53,11 @@ def test_a_variants_options_win_over_the_studys(tmp_path: Path):
 
 
 def test_the_towers_are_trained_by_contrastive_alone(tmp_path: Path):
-    run = plan(tmp_path).pretraining()
+    run = plan(tmp_path).pretraining
     assert run and run.stages == ("contrastive",) and run.resolved().model.pretrained is None
     assert run.data == Path("data/captions") and run.directory == tmp_path / "small/towers"
     without = plan(tmp_path, pretrain=None)
-    assert without.pretraining() is None and {run.towers for run in without.runs()} == {None}
+    assert without.pretraining is None and {run.towers for run in without.runs()} == {None}
 
 
 def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):

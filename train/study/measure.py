@@ -48,7 +48,7 @@ def by_naming(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Each task's answers, apart for titles that name the product's label and titles that do not.
 
-    Products with title, picture and label count, as λ is a choice only there.
+    Products with title, image and label count, as λ is a choice only there.
 
     Returns:
         task -> `named` or `not_named` -> products, text_share (mean λ), histogram (products whose λ falls into

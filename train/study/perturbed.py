@@ -75,14 +75,14 @@ class PerturbedDataset(ProductDataset):
         return sample
 
     def product(self, index: int) -> dict[str, Any]:
-        """The row as it is stored, but for the title or the picture."""
+        """The row as it is stored, but for the title or the image."""
         row = super().product(self.products[index])
         if self.change in ("shuffled", "contradicting"):
             return row | {self.column: super().product(self.donors[index])[self.column]}
         return row | {self.column: self.filling}
 
     def _complete_targets(self, index: int) -> np.ndarray | None:
-        """Labels of a product, None where it lacks the title or the picture."""
+        """Labels of a product, None where it lacks the title or the image."""
         row = super().product(index)
         try:
             is_complete = row["image"] and clean_title(row["title"] or "", self.preprocess.max_title_bytes)

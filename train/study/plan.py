@@ -75,6 +75,11 @@ class Run:
     def name(self) -> str:
         return f"{self.study}/{self.variant}/seed{self.seed}"
 
+    @property
+    def weights(self) -> Path:
+        """What a pretraining leaves for `model.pretrained`."""
+        return self.directory / "clip.safetensors"
+
     def resolved(self) -> Recipe:
         return load_recipe(self.recipe, self.options)
 
@@ -106,16 +111,12 @@ class Plan:
     precision: str
 
     @property
-    def towers(self) -> Path | None:
-        """Where the weights of the pretraining lie; None where the recipe names others."""
-        return self.output / self.name / "towers/clip.safetensors" if self.study.pretrain else None
-
     def pretraining(self) -> Run | None:
-        """The run that trains the towers of all others."""
-        if not self.study.pretrain or not self.towers:
+        """The run that trains the towers of all others; None where the recipe names weights."""
+        if not self.study.pretrain:
             return None
         options = _words({"precision": self.precision, **self.study.options})
-        data, directory = self.study.pretrain.directory, self.towers.parent
+        data, directory = self.study.pretrain.directory, self.output / self.name / "towers"
         return Run(self.name, "towers", 0, data, self.study.recipe, options, ("contrastive",), directory)
 
     def runs(self, variants: Sequence[str] | None = None) -> list[Run]:
@@ -134,12 +135,13 @@ class Plan:
 
     def _run(self, variant: str, seed: int) -> Run:
         settings = {"precision": self.precision, **self.study.options, **self.study.variants[variant], "seed": seed}
-        if self.towers:
-            settings["model.pretrained"] = str(self.towers)
+        towers = self.pretraining.weights if self.pretraining else None
+        if towers:
+            settings["model.pretrained"] = str(towers)
         recipe, options = self.study.recipe, _words(settings)
         stages = NETWORKS[load_recipe(recipe, options).model.architecture].stages
         directory = self.output / self.name / variant / f"seed{seed}"
-        return Run(self.name, variant, seed, self.study.data.directory, recipe, options, stages, directory, self.towers)
+        return Run(self.name, variant, seed, self.study.data.directory, recipe, options, stages, directory, towers)
 
 
 def _words(options: Options) -> tuple[str, ...]:

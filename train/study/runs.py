@@ -102,13 +102,13 @@ def train(run: Run, launcher: Launcher) -> dict[str, float]:
     return minutes
 
 
-def train_towers(run: Run, path: Path, launcher: Launcher) -> None:
+def train_towers(run: Run, launcher: Launcher) -> None:
     """Train the towers and write them as a weight file that `model.pretrained` takes, unless it is there."""
-    if not path.exists():
+    if not run.weights.exists():
         train(run, launcher)
         weights = load_file(run.directory / "contrastive/best/model.safetensors")
         clip = {name.removeprefix(TOWERS): tensor for name, tensor in weights.items() if name.startswith(TOWERS)}
-        write_atomically(path, save(clip))
+        write_atomically(run.weights, save(clip))
 
 
 def complete(run: Run, launcher: Launcher) -> None:
