@@ -26,7 +26,7 @@ from cma_clip.files import write_atomically
 from cma_clip.machine import commit, processor
 
 PACKAGES = (
-    "torch", "triton", "deepspeed", "numpy", "pillow", "simplejpeg", "cykooz.resizer", "openvino", "onnxruntime",
+    "torch", "triton", "deepspeed", "numpy", "pillow", "simplejpeg", "cykooz-resizer", "openvino", "onnxruntime",
     "tensorrt", "tritonclient", "grpcio",
 )  # fmt: skip
 SPREAD = {"p20": 20.0, "median": 50.0, "p80": 80.0}
