@@ -32,10 +32,8 @@ def test_percentiles():
     assert percentiles([], {"p99": 99}) == {"p99": None}
 
 
-def test_a_table_and_its_numbers():
-    assert markdown(["a", "b"], [[1, number(2.34567)], ["x", number(None)]]) == (
-        "| a | b |\n| --- | --- |\n| 1 | 2.346 |\n| x | - |\n"
-    )
+def test_numbers_have_four_digits():
+    assert number(2.34567) == "2.346" and number(None) == "-"
     assert [number(value) for value in (1234.56, 999.96, 0.00012345)] == ["1235", "1000", "0.0001234"]
 
 
