@@ -43,7 +43,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small apa_mini made from drawn silhouettes."""
 
     def make(output: Path) -> None:
-        source = tmp_path_factory.mktemp("source")
+        source = output.parent / "source"
+        source.mkdir()
         write_fashion_mnist(source, train=40, test=40)
         sizes = ["--size", "160", "--validation", "40", "--test", "40"]
         assert prepare(["apa_mini", "--output", str(output), "--source", str(source), *sizes]) == 0
