@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import deepspeed
@@ -79,10 +80,21 @@ def meet() -> Iterator[Ranks]:
         # Its part of the cores; torch would give every rank all of them.
         torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
     deepspeed.init_distributed(verbose=False)
+    dist.barrier()
+    _unlink_buffer()
     yield Ranks(dist.get_rank(), dist.get_world_size(), _device())
     dist.barrier()
     # Left to the interpreter's exit, gloo's threads now and then abort a rank that has finished.
     dist.destroy_process_group()
+
+
+def _unlink_buffer() -> None:
+    """DeepSpeed on a CPU leaves its buffer in shared memory when it ends, 64 MB a rank (ops/csrc/cpu/comm/shm.cpp).
+
+    All ranks have mapped it by now, and what is mapped needs no name.
+    """
+    names = (os.getuid(), os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"), dist.get_rank())
+    Path("/dev/shm", "_".join(map(str, ("deepspeed_allreduce_buffer", *names)))).unlink(missing_ok=True)
 
 
 def _device() -> torch.device:

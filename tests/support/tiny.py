@@ -62,4 +62,7 @@ def environment() -> dict[str, str]:
 def run_stage(stage: str, data: Path, output: Path, *options: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
     recipe = ROOT / "tests/support/tiny.yaml"
     command = deepspeed("--stage", stage, "--config", recipe, "--data", data, "--output", output, *options, ranks=ranks)
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    port = command[command.index("--master_port") + 1]
+    assert not list(Path("/dev/shm").glob(f"deepspeed_*_{port}_*")), "shared memory is left behind"
+    return result
