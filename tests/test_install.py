@@ -15,7 +15,7 @@ CLIENT = {"client", "cma_clip"}
     ("extra", "packages", "modules"),
     [
         ("", CLIENT, "client client.aio client.classify client.canary client.options cma_clip.cli"),
-        ("preprocess", {"cma_clip", "model"}, "model.preprocess model.tokenizer model.config model.refusal"),
+        ("preprocess", {"cma_clip", "model"}, "model.preprocess model.config model.refusal"),
         ("predict", CLIENT | {"model", "dataset"}, "client.predict.__main__"),
         ("serve", {"cma_clip", "model", "serve"}, "serve.launch serve.step serve.engines.openvino serve.check"),
     ],
