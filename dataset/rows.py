@@ -18,7 +18,7 @@ from model.preprocess import clean_title
 from model.refusal import Code, Refusal
 from model.tasks import Task
 
-DUPLICATE_ID = Refusal(Code.DUPLICATE_ID, "an earlier row has this id")
+TWICE = "an earlier row has this id"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def read_row(row: Row, reading: Reading, known: dict[str, frozenset[str]], seen:
         labels = {task.name: _labels(task, row.cells[task.name], known[task.name]) for task in reading.tasks}
         split = _split(_cell(row, columns.split)) if columns.split else reading.shares.split_of(id)
         if not seen.add(id):
-            raise DUPLICATE_ID
+            raise Refusal(Code.DUPLICATE_ID, TWICE)
     except Refusal as refusal:
         return Reject.of(row.number, id, refusal)
     return UnreadProduct(row.number, Product(id, b"", title, labels, split), image)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dataset.parts import cut
 from dataset.products import Product, Reject
-from dataset.rows import DUPLICATE_ID, ImageReader, UnreadProduct
+from dataset.rows import TWICE, ImageReader, UnreadProduct
 from dataset.splits import SPLITS, SplitShares, refuse_leakage
 from dataset.writer import NewDataset, write_dataset
 from model.config import PreprocessConfig
@@ -121,7 +121,7 @@ def read_rows(half: Half, dishes: list[str], shares: SplitShares, mask: bool) ->
                 try:
                     _check_cells(half, cells, dishes)
                     if id in seen:
-                        raise DUPLICATE_ID
+                        raise Refusal(Code.DUPLICATE_ID, TWICE)
                     row = UnreadProduct(number, _product(half, id, cells, shares, mask), _image_of(half, cells))
                     seen.add(id)
                     yield row
