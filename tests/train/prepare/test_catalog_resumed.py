@@ -31,10 +31,25 @@ def table(tmp_path):
     return write_csv(tmp_path / "shop.csv", rows)
 
 
+SLOW = f"""
+import sys, time
+from dataset import parts
+from train.prepare import catalog
+from train.prepare.__main__ import main
+
+def slowly(*arguments):
+    for part in parts.cut_rows(*arguments):
+        time.sleep(0.1)
+        yield part
+
+parts.PART_ROWS, catalog.cut_rows = {PART_ROWS}, slowly
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def start(arguments: list[str]) -> subprocess.Popen:
-    code = "import sys; from dataset import parts; from train.prepare.__main__ import main; "
-    code += f"parts.PART_ROWS = {PART_ROWS}; sys.exit(main(sys.argv[1:]))"
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT)
+    """In a process of its own, with parts small enough to be many and so slow that a signal comes among them."""
+    return subprocess.Popen([sys.executable, "-c", SLOW, *arguments], cwd=ROOT)
 
 
 def finished(output: Path) -> list[Path]:
