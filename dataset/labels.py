@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.table import Row, Source
+from dataset.label_values import folded, label_text, listed
 from model.refusal import Code, Refusal
 from model.tasks import KINDS, Task, TaskSet
 
@@ -28,6 +28,38 @@ class TaskColumn:
     def task(self) -> type[Task]:
         """What the kind says."""
         return KINDS[self.kind]
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """`missing`: texts, folded, that mean no label. `merge_case`: labels that fold to the same are one."""
+
+    missing: frozenset[str] = frozenset()
+    merge_case: bool = False
+
+    def key(self, label: str) -> str:
+        """Equal for all spellings of a label."""
+        return folded(label) if self.merge_case else label
+
+    def spellings(self, labels: Iterable[str]) -> dict[str, str]:
+        """Key -> label, of labels that are given.
+
+        Raises:
+            ValueError: two of them mean the same.
+        """
+        found: dict[str, str] = {}
+        for label in labels:
+            first = found.setdefault(self.key(label_text(label)), label)
+            if first != label:
+                raise ValueError(f"labels {first!r} and {label!r} mean the same")
+        return found
+
+    def chosen(self, counts: Counter[str]) -> list[str]:
+        """The sorted labels of a column; of several spellings the most frequent, then the first in order."""
+        best: dict[str, str] = {}
+        for label in sorted(counts, key=lambda label: (-counts[label], label)):
+            best.setdefault(self.key(label), label)
+        return sorted(best.values())
 
 
 def parse_task(option: str) -> TaskColumn:
@@ -67,67 +99,48 @@ def read_label_file(option: str, tasks: list[TaskColumn]) -> tuple[str, list[str
     return name, labels
 
 
-def make_tasks(source: Source, columns: list[TaskColumn], known: dict[str, list[str]]) -> tuple[TaskSet, int]:
-    """The tasks with their labels, and the number of rows: the label columns are read at most once.
+def make_tasks(columns: Sequence[TaskColumn], labels: Mapping[str, list[str]], rules: LabelRules) -> TaskSet:
+    """The tasks of these columns with their labels.
 
-    Args:
-        known: task -> labels that need not be looked for.
     Raises:
-        ValueError: too few labels, or so many that the column cannot be one of labels.
+        ValueError: too few labels, or two that mean the same.
     """
-    unknown = [column for column in columns if column.name not in known]
-    found, total = _discover(source, unknown) if unknown else ({}, source.count())
-    known = known | found
     for column in columns:
-        _check_labels(column, known[column.name])
-    return TaskSet(c.task(name=c.name, kind=c.kind, labels=known[c.name]) for c in columns), total
+        least = column.task.least_labels
+        if len(labels[column.name]) < least:
+            raise ValueError(
+                f"task {column.name}: a {column.kind} task needs {least} or more labels,"
+                f" its column holds {labels[column.name]}"
+            )
+        try:
+            rules.spellings(labels[column.name])
+        except ValueError as error:
+            raise ValueError(f"task {column.name}: {error}") from None
+    return TaskSet(c.task(name=c.name, kind=c.kind, labels=labels[c.name]) for c in columns)
 
 
-def labels_of(column: TaskColumn, cell: object) -> list[str]:
-    """The labels in a cell; none if it is null, NaN, empty or blank.
+def labels_of(column: TaskColumn, cell: object, missing: frozenset[str] = frozenset()) -> list[str] | None:
+    """The labels in a cell; None if it says nothing: null, NaN, empty, blank, or `missing`.
+
+    An empty list says that the product has none of the labels of a task that may have several.
 
     Raises:
         Refusal: several labels for a single-label task, or no text or number.
     """
-    if column.task.several_labels and isinstance(cell, str):
-        cell = cell.split(column.separator)
-    values = cell if isinstance(cell, list) else [cell]
-    values = [value for value in values if value is not None and value == value]  # NaN differs from itself
-    strange = [value for value in values if not isinstance(value, str | int | float)]
-    if strange:
-        problem = f"{column.name}: a label is {type(strange[0]).__name__}, expected text or a number"
-        raise Refusal(Code.ROW_UNUSABLE, problem)
-    texts = [str(value).strip() for value in values]
-    labels = list(dict.fromkeys(text for text in texts if text))
+    try:
+        values = _values(column, cell)
+        texts = [label_text(value) for value in values if value is not None and value == value]  # NaN is not itself
+    except ValueError as error:
+        raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: a label is {error}, expected text or a number") from None
+    labels = list(dict.fromkeys(text for text in texts if text and folded(text) not in missing))
     if not column.task.several_labels and len(labels) > 1:
         raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: {len(labels)} labels for a single-label task")
-    return labels
+    return labels if labels or (not values and column.task.several_labels) else None
 
 
-def _discover(source: Source, columns: list[TaskColumn]) -> tuple[dict[str, list[str]], int]:
-    """Read the label columns once: task -> sorted labels, and the number of rows."""
-    found: dict[str, set[str]] = {column.name: set() for column in columns}
-    total = 0
-    for row in source.rows(list(found)):
-        total += 1
-        if isinstance(row, Row):
-            _collect(row, columns, found)
-    return {name: sorted(labels) for name, labels in found.items()}, total
-
-
-def _collect(row: Row, columns: Iterable[TaskColumn], found: dict[str, set[str]]) -> None:
-    for column in columns:
-        try:
-            found[column.name].update(labels_of(column, row.cells[column.name]))
-        except Refusal:
-            continue  # the second pass rejects this row and says why
-        if len(found[column.name]) > MOST_LABELS:
-            raise ValueError(f"column {column.name} holds more than {MOST_LABELS:,} labels; is it one of labels?")
-
-
-def _check_labels(column: TaskColumn, labels: list[str]) -> None:
-    least = column.task.least_labels
-    if len(labels) < least:
-        raise ValueError(
-            f"task {column.name}: a {column.kind} task needs {least} or more labels, its column holds {labels}"
-        )
+def _values(column: TaskColumn, cell: object) -> Sequence[object]:
+    if column.task.several_labels and isinstance(cell, str | bytes):
+        text = label_text(cell) if isinstance(cell, bytes) else cell
+        items = listed(text)
+        return text.split(column.separator) if items is None else items
+    return cell if isinstance(cell, list) else [cell]

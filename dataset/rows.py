@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dataset.labels import TaskColumn, labels_of
+from dataset.duplicates import Links
+from dataset.label_values import label_text
+from dataset.labels import LabelRules, TaskColumn, labels_of
 from dataset.parts import Part
 from dataset.products import Product, Reject
 from dataset.seen_ids import SeenIds
-from dataset.splits import SPLITS, SplitShares
+from dataset.splits import EXPECTED, SplitShares, named_split
 from dataset.table import Row, Source
 from model.config import PreprocessConfig
 from model.images import decode_image
@@ -23,27 +25,41 @@ TWICE = "an earlier row has this id"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; without an id column the row number is the id."""
+    """Which column holds what; without an id column the row number is the id.
+
+    `split` names the split; products of one `group` are drawn into one.
+    """
 
     image: str | None
     title: str | None
     id: str | None = None
     split: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows become products. `image_root`: what relative image paths start from."""
+    """How rows become products.
+
+    Attributes:
+        image_root: what relative image paths start from.
+        rules: of labels.
+        split: of all rows; None where a column says it, or `shares` and `links` draw it.
+    """
 
     columns: Columns
     image_root: Path
     tasks: list[TaskColumn] = field(default_factory=list)
+    rules: LabelRules = field(default_factory=LabelRules)
+    split: str | None = None
+    links: Links = field(default_factory=Links)
     shares: SplitShares = field(default_factory=SplitShares)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
 
     def used_columns(self) -> list[str]:
         """The columns that must be read, each once."""
-        fixed = (self.columns.id, self.columns.image, self.columns.title, self.columns.split)
+        columns = self.columns
+        fixed = (columns.id, columns.image, columns.title, columns.split, columns.group)
         return list(dict.fromkeys(name for name in (*fixed, *(t.name for t in self.tasks)) if name is not None))
 
     def check_columns(self, source: Source) -> None:
@@ -55,16 +71,35 @@ class Reading:
         there = source.columns()
         missing = [name for name in self.used_columns() if name not in there]
         if missing:
-            raise ValueError(f"{source.files[0]}: no column {', '.join(missing)}; it has {', '.join(there)}")
+            names, others = (", ".join(map(repr, names)) for names in (missing, there))
+            raise ValueError(f"{source.files[0]}: no column {names}; it has {others}")
+
+    def split_of(self, row: Row, id: str) -> tuple[str, str]:
+        """The split of a row, and the group by which it is drawn: its id where it has no other.
+
+        Raises:
+            Refusal: the cell of the split column names none.
+        """
+        group = label_cell(cell_of(row, self.columns.group)) or id
+        if self.split:
+            return self.split, group
+        if self.columns.split is None:
+            return self.shares.split_of(self.links.first_of(group)), group
+        cell = label_cell(cell_of(row, self.columns.split))
+        split = named_split(cell)
+        if split is None:
+            raise Refusal(Code.ROW_UNUSABLE, f"split {cell!r}, {EXPECTED}")
+        return split, group
 
 
 @dataclass(frozen=True)
 class UnreadProduct:
-    """A product whose image has not been looked at: `image` is encoded bytes, a path, or None."""
+    """A product whose image has not been looked at: `image` is encoded bytes, a path, or None; `group` as split_of."""
 
     row: int
     product: Product
     image: bytes | Path | None
+    group: str = ""
 
     @property
     def size(self) -> int:
@@ -97,34 +132,34 @@ class ImageReader:
 def unread_products(source: Source, reading: Reading, tasks: Iterable[Task]) -> Iterator[UnreadProduct | Reject]:
     """Every row of the table in order, checked but for its image."""
     seen = SeenIds()
-    known = {task.name: frozenset(task.labels) for task in tasks}
+    known = {task.name: reading.rules.spellings(task.labels) for task in tasks}
     for row in source.rows(reading.used_columns()):
         yield row if isinstance(row, Reject) else read_row(row, reading, known, seen)
 
 
-def read_row(row: Row, reading: Reading, known: dict[str, frozenset[str]], seen: SeenIds) -> UnreadProduct | Reject:
+def read_row(row: Row, reading: Reading, known: dict[str, dict[str, str]], seen: SeenIds) -> UnreadProduct | Reject:
     """Check all of a row but its image.
 
     Args:
-        known: task -> labels.
+        known: task -> key of a label (LabelRules.key) -> label.
         seen: the ids of the rows before; this row's is added.
     """
     columns = reading.columns
-    id = str(row.number) if columns.id is None else _text(_cell(row, columns.id))
+    id = str(row.number) if columns.id is None else _text(cell_of(row, columns.id))
     try:
         if not id:
             raise Refusal(Code.NO_ID, "the row has no id")
-        image = _image(_cell(row, columns.image), reading.image_root)
-        title = _title(_cell(row, columns.title), reading.preprocess)
+        image = _image(cell_of(row, columns.image), reading.image_root)
+        title = _title(cell_of(row, columns.title), reading.preprocess)
         if image is None and not title:
             raise Refusal(Code.NO_MODALITY, "neither title nor image")
-        labels = {task.name: _labels(task, row.cells[task.name], known[task.name]) for task in reading.tasks}
-        split = _split(_cell(row, columns.split)) if columns.split else reading.shares.split_of(id)
+        labels = {task.name: _labels(task, row, known[task.name], reading.rules) for task in reading.tasks}
+        split, group = reading.split_of(row, id)
         if not seen.add(id):
             raise Refusal(Code.DUPLICATE_ID, TWICE)
     except Refusal as refusal:
         return Reject.of(row.number, id, refusal)
-    return UnreadProduct(row.number, Product(id, b"", title, labels, split), image)
+    return UnreadProduct(row.number, Product(id, b"", title, labels, split), image, group)
 
 
 def read_image(image: bytes | Path | None, most: int) -> bytes:
@@ -142,10 +177,18 @@ def read_image(image: bytes | Path | None, most: int) -> bytes:
         raise Refusal(Code.IMG_UNREADABLE, f"{image}: {error.strerror}") from None
 
 
-def _cell(row: Row, column: str | None) -> object:
+def cell_of(row: Row, column: str | None) -> object:
     """None where there is no such column, or NaN: pandas writes it where nothing is."""
     cell = None if column is None else row.cells[column]
     return None if isinstance(cell, float) and cell != cell else cell
+
+
+def label_cell(cell: object) -> str:
+    """The text of a cell that names something, as a label does; of what is no text or number as it prints."""
+    try:
+        return "" if cell is None else label_text(cell)
+    except ValueError:
+        return str(cell)
 
 
 def _text(cell: object) -> str:
@@ -169,20 +212,19 @@ def _title(cell: object, preprocess: PreprocessConfig) -> str:
     if cell is None:
         return ""
     if not isinstance(cell, str):
-        raise Refusal(Code.ROW_UNUSABLE, f"title is {type(cell).__name__}, expected text")
+        try:
+            cell = label_text(cell)
+        except ValueError as error:
+            raise Refusal(Code.ROW_UNUSABLE, f"title is {error}, expected text") from None
     return cell if clean_title(cell, preprocess.max_title_bytes) else ""
 
 
-def _labels(task: TaskColumn, cell: object, known: frozenset[str]) -> str | list[str] | None:
-    labels = labels_of(task, cell)
-    unknown = [label for label in labels if label not in known]
-    if unknown:
-        problem = f"{task.name}: label {unknown[0]!r} is not among the {len(known)} known ones"
-        raise Refusal(Code.ROW_UNUSABLE, problem)
-    return task.task.stored(labels) if labels else None
-
-
-def _split(cell: object) -> str:
-    if cell not in SPLITS:
-        raise Refusal(Code.ROW_UNUSABLE, f"split {cell!r}, expected one of {', '.join(SPLITS)}")
-    return str(cell)
+def _labels(task: TaskColumn, row: Row, known: dict[str, str], rules: LabelRules) -> str | list[str] | None:
+    found = labels_of(task, row.cells[task.name], rules.missing)
+    if found is None:
+        return None
+    labels = [known.get(rules.key(label)) for label in found]
+    if None in labels:
+        label = found[labels.index(None)]
+        raise Refusal(Code.ROW_UNUSABLE, f"{task.name}: label {label!r} is not among the {len(known)} known ones")
+    return task.task.stored(list(dict.fromkeys(label for label in labels if label is not None)))

@@ -16,11 +16,12 @@ from cma_clip.files import put_in_place, write_atomically
 from dataset.format import DatasetInfo, Settings, Split
 from dataset.parts import FinishedPart, Maker, Making, Part, finished_parts
 from dataset.products import Product, Reject, RejectFile
+from dataset.remarks import remarks
 from dataset.resume import PARTS, work_on
 from dataset.splits import SPLITS
-from model.tasks import Task
+from model.tasks import Task, TaskSet
 
-FORMAT = 2  # of OUTPUT.partial: also of how rows are cut into parts
+FORMAT = 3  # of OUTPUT.partial: also of how rows are cut into parts
 LABELS_SHOWN = 20
 
 
@@ -33,6 +34,10 @@ class NewDataset:
         settings: all that the products depend on.
         max_rejects: largest share of rejected rows, 0 to 1, before the data set counts as wrong.
         next_stage: what the summary proposes to train, and with which recipe.
+        found: tasks whose labels come from the rows: those of rejected rows only are left out.
+        needed: splits that must have rows at the end.
+        remarks: lines for the summary that are known before.
+        next_command: in place of training.
     """
 
     directory: Path
@@ -42,6 +47,10 @@ class NewDataset:
     overwrite: bool = False
     max_rejects: float = 0.5
     next_stage: str = "warmup --config train/recipes/apa.yaml"
+    found: frozenset[str] = frozenset()
+    needed: tuple[str, ...] = ("train",)
+    remarks: tuple[str, ...] = ()
+    next_command: str | None = None
 
 
 def write_dataset(
@@ -134,9 +143,11 @@ def _collect(new: NewDataset, made: Iterable[FinishedPart], rejects: RejectFile,
             bar.update(part.items)
     rows = sum(split.rows for split in splits.values()) + rejects.count
     _refuse_many(new, rejects, rows)
-    if not splits["train"].rows:
+    lost = [name for name in new.needed if not splits[name].rows]
+    if lost or rows == rejects.count:
+        names = " and ".join(lost or ["any"])
         raise ValueError(
-            f"no row is left for the train split ({rows} rows, {rejects.count} rejected){_example(rejects)}"
+            f"no row is left for the {names} split ({rows} rows, {rejects.count} rejected){_example(rejects)}"
         )
     return _describe(new, {name: split for name, split in splits.items() if split.rows})
 
@@ -163,13 +174,33 @@ def _example(rejects: RejectFile) -> str:
 
 def _describe(new: NewDataset, splits: dict[str, Split]) -> DatasetInfo:
     digests = "".join(shard.sha256 for split in splits.values() for shard in split.shards)
+    tasks = [_with_labels_of(task, splits) if task.name in new.found else task for task in new.tasks]
+    for task in tasks:
+        for split in splits.values():
+            counts = split.label_counts[task.name]
+            split.label_counts[task.name] = {label: counts[label] for label in task.labels}
     return DatasetInfo(
-        tasks=new.tasks,
+        tasks=TaskSet(tasks),
         splits=splits,  # type: ignore[arg-type]  # pydantic checks the names
         source=new.source,
         settings=new.settings,
         hash=hashlib.sha256(digests.encode()).hexdigest(),
     )
+
+
+def _with_labels_of(task: Task, splits: dict[str, Split]) -> Task:
+    """The task without labels that no product has.
+
+    Raises:
+        ValueError: too few are left.
+    """
+    labels = [label for label in task.labels if any(split.label_counts[task.name][label] for split in splits.values())]
+    if len(labels) < task.least_labels:
+        raise ValueError(
+            f"task {task.name}: a {task.kind} task needs {task.least_labels} or more labels, the rows that are not"
+            f" rejected hold {labels} of {task.labels}"
+        )
+    return task.model_copy(update={"labels": labels})
 
 
 def summary(new: NewDataset, info: DatasetInfo, rejects: int) -> str:
@@ -187,5 +218,9 @@ def summary(new: NewDataset, info: DatasetInfo, rejects: int) -> str:
         lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels): {', '.join(common)}{more}")
     if rejects:
         lines.append(f"  rejected rows and why: {directory / 'rejects.csv'}")
-    lines.append(f"next: deepspeed train/main.py --stage {new.next_stage} --data {directory} --output runs/NAME")
+    known = {task.name: task.labels for task in info.tasks}
+    dropped = {task.name: [label for label in task.labels if label not in known[task.name]] for task in new.tasks}
+    lines += [f"  note: {line}" for line in (*new.remarks, *(remarks(info, dropped) if new.found else ()))]
+    training = f"deepspeed train/main.py --stage {new.next_stage} --data {directory} --output runs/NAME"
+    lines.append(f"next: {new.next_command or training}")
     return "\n".join(lines)

@@ -1,38 +1,12 @@
-"""Parts of preparing a catalogue: label cells, rows, remembered ids, the ordered map."""
+"""Parts of preparing a catalogue: rows, remembered ids, the ordered map."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-from dataset.labels import TaskColumn, labels_of
 from dataset.parallel import ordered_map
 from dataset.seen_ids import SeenIds
 from dataset.table import CsvSource, Row
-
-
-@pytest.mark.parametrize(
-    ("kind", "cell", "expected"),
-    [
-        ("single_label", " red ", ["red"]),
-        ("single_label", "a|b", ["a|b"]),
-        ("single_label", 3, ["3"]),
-        ("single_label", float("nan"), []),
-        ("single_label", None, []),
-        ("multi_label", "a;b; ;a", ["a", "b"]),
-        ("multi_label", ["a", None, " b"], ["a", "b"]),
-        ("multi_label", "", []),
-    ],
-)
-def test_label_cells(kind, cell, expected):
-    assert labels_of(TaskColumn("tags", kind, ";"), cell) == expected
-
-
-@pytest.mark.parametrize("cell", [["a", "b"], b"a", {"a": 1}])
-def test_label_cells_that_mean_nothing(cell):
-    with pytest.raises(ValueError, match="^ROW_UNUSABLE: tags: "):
-        labels_of(TaskColumn("tags", "single_label"), cell)
 
 
 def test_quoted_line_breaks_and_blank_lines_do_not_shift_row_numbers(tmp_path):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from dataset.duplicates import Duplicates, Links, find_duplicates
 from dataset.format import Settings
-from dataset.labels import make_tasks, parse_task, read_label_file
+from dataset.label_values import MISSING_WORDS, folded
+from dataset.labels import LabelRules, TaskColumn, make_tasks, parse_task, read_label_file
 from dataset.parts import cut_rows
 from dataset.rows import Columns, ImageReader, Reading, unread_products
-from dataset.splits import SplitShares
+from dataset.splits import SPLITS, SplitShares, refuse_lost
+from dataset.survey import Survey, survey, twins
 from dataset.table import CsvSource, ParquetSource, Source, state_of
 from dataset.writer import NewDataset, already_there, write_dataset
-from model.tasks import KINDS
+from model.config import BundleConfig
+from model.tasks import KINDS, TaskSet
 from train.prepare.options import add_common_arguments, check_ranges
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
@@ -27,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-column", required=True, help="paths; in Parquet also encoded bytes")
     parser.add_argument("--title-column", required=True)
     parser.add_argument("--id-column", help="without it row numbers serve as ids")
-    parser.add_argument("--split-column", help="its cells are train, validation or test")
+    parser.add_argument("--split-column", help="its cells are train, validation (valid, val, dev) or test")
+    parser.add_argument("--group-column", help="products of one value are drawn into one split")
     parser.add_argument(
         "--task",
         action="append",
-        required=True,
+        default=[],
         metavar="COLUMN:KIND[:SEPARATOR]",
         help=f"KIND {' or '.join(KINDS)}, SEPARATOR of labels in a text cell (|); repeatable",
     )
@@ -40,7 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TASK=FILE",
-        help="one label a line; default: all found",
+        help="one label a line; default: all found in rows that are not rejected",
+    )
+    parser.add_argument(
+        "--labels-of",
+        type=Path,
+        metavar="BUNDLE",
+        help="tasks and labels of a trained bundle: a table to score it on, test split unless --split-column says else",
+    )
+    parser.add_argument(
+        "--missing-values",
+        nargs="*",
+        metavar="VALUE",
+        help=f"label cells that mean no label, in any case; without VALUE {' '.join(MISSING_WORDS)}",
+    )
+    parser.add_argument(
+        "--merge-case", action="store_true", help="labels that differ in case or blanks only are one, as most write it"
     )
     parser.add_argument("--validation", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share of products (%(default)s)")
@@ -54,44 +76,115 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: an option does not fit the table, too many rows are bad, the output is taken.
     """
-    check_ranges(arguments, validation=(0, 1), test=(0, 1))
-    if arguments.validation + arguments.test >= 1:
-        raise ValueError(f"--validation {arguments.validation} and --test {arguments.test}: expected below 1 in all")
+    _check_options(arguments)
     source = CsvSource(arguments.csv) if arguments.csv else ParquetSource(arguments.parquet)
-    reading = _reading(arguments, source)
+    bundle = BundleConfig.read(arguments.labels_of / "config.json").tasks if arguments.labels_of else None
+    reading = _reading(arguments, source, bundle)
     reading.check_columns(source)
+    found = survey(source, reading)
     new = NewDataset(
         directory=arguments.output,
         tasks=[],
         source=f"catalogue {arguments.csv or arguments.parquet}",
-        settings=_settings(arguments, source),
+        settings=_settings(arguments, source) | {"images": found.images},
         overwrite=arguments.overwrite,
         max_rejects=arguments.max_rejects,
     )
     if already_there(new):
         return
-    known = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
-    tasks, total = make_tasks(source, reading.tasks, known)
-    parts = cut_rows(unread_products(source, reading, tasks), total)
-    write_dataset(replace(new, tasks=tasks), parts, ImageReader(reading.preprocess), arguments.workers, total)
+    given = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
+    given |= {task.name: task.labels for task in bundle or ()}
+    tasks = _tasks(reading, found, given)
+    needed = _needed(arguments, found)
+    duplicates = find_duplicates(twins(source, reading, found.repeated), Links())
+    reading = replace(reading, links=duplicates.links)
+    new = replace(
+        new,
+        tasks=tasks,
+        found=frozenset(task.name for task in tasks) - given.keys(),
+        needed=needed,
+        remarks=_remarks(reading, duplicates),
+        next_command=f"cma-clip score {arguments.labels_of} --data {arguments.output}" if bundle else None,
+    )
+    parts = cut_rows(unread_products(source, reading, tasks), found.rows)
+    write_dataset(new, parts, ImageReader(reading.preprocess), arguments.workers, found.rows)
 
 
-def _reading(arguments: argparse.Namespace, source: Source) -> Reading:
+def _check_options(arguments: argparse.Namespace) -> None:
+    check_ranges(arguments, validation=(0, 1), test=(0, 1))
+    if arguments.validation + arguments.test >= 1:
+        raise ValueError(f"--validation {arguments.validation} and --test {arguments.test}: expected below 1 in all")
+    if arguments.split_column and arguments.group_column:
+        raise ValueError("--split-column gives the splits and --group-column draws them: expected one of the two")
+    if arguments.labels_of and arguments.labels:
+        raise ValueError("--labels-of and --labels: expected one of the two")
+    if not arguments.task and not arguments.labels_of:
+        raise ValueError("--task: expected at least one COLUMN:KIND, or --labels-of BUNDLE")
+
+
+def _reading(arguments: argparse.Namespace, source: Source, bundle: TaskSet | None) -> Reading:
     tasks = [parse_task(option) for option in arguments.task]
     names = [task.name for task in tasks]
     if len(set(names)) != len(names):
         raise ValueError(f"--task names a column twice: {', '.join(names)}")
+    names_of = (arguments.image_column, arguments.title_column, arguments.id_column)
+    missing = arguments.missing_values
     return Reading(
-        columns=Columns(arguments.image_column, arguments.title_column, arguments.id_column, arguments.split_column),
+        columns=Columns(*names_of, arguments.split_column, arguments.group_column),
         image_root=arguments.image_root or source.root,
-        tasks=tasks,
+        tasks=_as_bundle(tasks, bundle, arguments.labels_of) if bundle else tasks,
+        rules=LabelRules(
+            frozenset(MISSING_WORDS if missing == [] else map(folded, missing or ())), arguments.merge_case
+        ),
+        split="test" if bundle and not arguments.split_column else None,
         shares=SplitShares(arguments.validation, arguments.test, arguments.seed),
     )
 
 
+def _as_bundle(tasks: list[TaskColumn], bundle: TaskSet, path: Path) -> list[TaskColumn]:
+    """The bundle's tasks in its order, with the separators that --task gives."""
+    given = {task.name: task for task in tasks}
+    for name, task in given.items():
+        expected = {own.name: own.kind for own in bundle}
+        if expected.get(name) != task.kind:
+            has = ", ".join(f"{own.name}:{own.kind}" for own in bundle)
+            raise ValueError(f"--task {name}:{task.kind}: no task of {path}, which has {has}")
+    return [given.get(own.name, TaskColumn(own.name, own.kind)) for own in bundle]
+
+
+def _tasks(reading: Reading, found: Survey, given: Mapping[str, list[str]]) -> TaskSet:
+    columns = [task for task in reading.tasks if task.name not in given]
+    labels = {task.name: reading.rules.chosen(found.labels.get(task.name, Counter())) for task in columns}
+    try:
+        return make_tasks(reading.tasks, labels | dict(given), reading.rules)
+    except ValueError as error:
+        reasons = [found.unusable[task.name] for task in columns if task.name in found.unusable]
+        raise ValueError("; ".join([str(error), *reasons])) from None
+
+
+def _needed(arguments: argparse.Namespace, found: Survey) -> tuple[str, ...]:
+    """The splits that must have rows at the end."""
+    needed = () if arguments.labels_of else ("train", "validation")
+    if arguments.split_column is None:
+        return needed[:1]
+    named = refuse_lost(arguments.split_column, found.splits, needed)
+    return tuple(name for name in SPLITS if name in named)
+
+
+def _remarks(reading: Reading, duplicates: Duplicates) -> tuple[str, ...]:
+    if not duplicates.products:
+        return ()
+    said = f"{duplicates.products:,} products have the image and title of an earlier one under another id"
+    if reading.columns.split is None:
+        return (f"{said}; each is in the split of the first",) if reading.split is None else (said,)
+    return (f"{said}, {duplicates.apart:,} of them in another split of --split-column {reading.columns.split}",)
+
+
 def _settings(arguments: argparse.Namespace, source: Source) -> Settings:
-    """All that the products depend on; a table or label file that changed since counts as another one."""
+    """All that the products depend on; a table, label file or bundle that changed since counts as another one."""
     files = [*source.files, *(Path(option.partition("=")[2]) for option in arguments.labels)]
+    if arguments.labels_of:
+        files.append(arguments.labels_of / "config.json")
     described: Settings = {
         name: str(value.resolve()) if isinstance(value, Path) else value
         for name, value in vars(arguments).items()

@@ -154,7 +154,7 @@ def test_a_wrong_command_line_ends_with_2(table, tmp_path, capsys, change, probl
 def test_a_missing_column_or_file_ends_with_2(table, tmp_path, capsys):
     command = options(table, tmp_path / "a.csv", "127.0.0.1:1", "--title-column", "titel")
     assert predict.main(command) == 2
-    assert capsys.readouterr().err == f"error: {table}: no column titel; it has sku, name, photo\n"
+    assert capsys.readouterr().err == f"error: {table}: no column 'titel'; it has 'sku', 'name', 'photo'\n"
     assert predict.main(options(tmp_path / "absent.csv", tmp_path / "a.csv", "127.0.0.1:1")) == 2
     assert not (tmp_path / "a.csv.partial").exists()
 

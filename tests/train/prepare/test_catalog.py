@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from data_set_files import (
     HEADER,
     all_rows,
@@ -112,7 +115,7 @@ def test_parquet_with_bytes_and_lists(tmp_path):
     found = all_rows(tmp_path / "out")
     assert {id: (row["color"], row["tags"]) for id, row in found.items()} == {
         "1": ("red", ["a", "b"]),
-        "2": ("blue", None),
+        "2": ("blue", []),
         "3": ("red", None),
         "5": (None, ["b"]),
     }
@@ -137,12 +140,22 @@ def test_parquet_directory_with_pictures_as_files_and_structs(tmp_path):
     assert [row["tags"] for row in rows] == [["x", "y"]] * 2
 
 
-def test_titles_that_are_not_text_are_rejected(tmp_path):
-    columns = {"sku": ["a", "b"], "photo": [picture(), picture()], "name": [4, None], "color": ["red", "blue"]}
+@pytest.mark.parametrize(("title", "expected"), [(4, "4"), (4.0, "4"), (4.5, "4.5"), (Decimal("1.50"), "1.5")])
+def test_a_parquet_title_that_is_a_number_is_text(tmp_path, title, expected):
+    columns = {"sku": ["a", "b"], "photo": [picture(), picture()], "name": [title, None], "color": ["red", "blue"]}
     pq.write_table(pa.table(columns | {"tags": ["x", "x"]}), tmp_path / "shop.parquet")
     shares = ["--validation", "0", "--test", "0"]
     assert main(catalog_arguments(tmp_path / "shop.parquet", tmp_path / "out", *shares)) == 0
-    assert rejects(tmp_path / "out") == {(1, "a"): "ROW_UNUSABLE: title is int, expected text"}
+    assert {id: row["title"] for id, row in all_rows(tmp_path / "out").items()} == {"a": expected, "b": ""}
+
+
+def test_titles_that_are_neither_text_nor_numbers_are_rejected(tmp_path):
+    columns = {"sku": ["a", "b", "c", "d"], "photo": [picture(n) for n in range(4)], "color": ["red", "blue"] * 2}
+    columns |= {"name": [date(2026, 1, 2), None, None, None], "tags": ["x"] * 4}
+    pq.write_table(pa.table(columns), tmp_path / "shop.parquet")
+    shares = ["--validation", "0", "--test", "0"]
+    assert main(catalog_arguments(tmp_path / "shop.parquet", tmp_path / "out", *shares)) == 0
+    assert rejects(tmp_path / "out") == {(1, "a"): "ROW_UNUSABLE: title is date (2026-01-02), expected text"}
 
 
 def test_nan_is_no_value_as_pandas_writes_it(tmp_path):
@@ -167,14 +180,19 @@ def test_nan_is_no_value_as_pandas_writes_it(tmp_path):
     }
 
 
-def test_the_split_column_decides_and_other_names_are_rejected(tmp_path):
-    rows = [[*row, split] for row, split in zip(good_rows(tmp_path, 4), ["train", "test", "train", "dev"], strict=True)]
+def test_the_split_column_decides_in_every_spelling_and_other_names_are_rejected(tmp_path):
+    cells = ["train", " Val ", "TEST", "Training", "dev", "valid", "validation", "", "tset"]
+    rows = [[*row, split] for row, split in zip(good_rows(tmp_path, 9), cells, strict=True)]
     table = write_csv(tmp_path / "shop.csv", rows, [*HEADER, "part"])
     assert main(catalog_arguments(table, tmp_path / "out", "--split-column", "part")) == 0
-    assert [row["id"] for row in rows_of(tmp_path / "out", "test")] == ["sku1"]
-    assert [row["id"] for row in rows_of(tmp_path / "out", "train")] == ["sku0", "sku2"]
+    found = {
+        split: [row["id"] for row in rows_of(tmp_path / "out", split)] for split in ("train", "validation", "test")
+    }
+    assert found == {"train": ["sku0", "sku3"], "validation": ["sku1", "sku4", "sku5", "sku6"], "test": ["sku2"]}
+    expected = "expected train, validation (or valid, val, dev) or test"
     assert rejects(tmp_path / "out") == {
-        (4, "sku3"): "ROW_UNUSABLE: split 'dev', expected one of train, validation, test"
+        (8, "sku7"): f"ROW_UNUSABLE: split '', {expected}",
+        (9, "sku8"): f"ROW_UNUSABLE: split 'tset', {expected}",
     }
 
 

@@ -1,0 +1,117 @@
+"""What a catalogue holds, read once before any product is made: labels, splits, titles that repeat, image files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dataset.duplicates import Twin
+from dataset.labels import MOST_LABELS, TaskColumn, labels_of
+from dataset.products import Reject
+from dataset.rows import Reading, cell_of, label_cell, read_image, unread_products
+from dataset.seen_ids import SeenIds, hash_of
+from dataset.table import CsvSource, Row, Source
+from model.refusal import Refusal
+
+MOST_SPLITS = 1000
+
+
+@dataclass
+class Survey:
+    """Of all rows that can be read.
+
+    Attributes:
+        rows: the unusable ones too.
+        labels: task -> label as a cell has it -> rows.
+        unusable: task -> why a cell is of no use, for the first such row.
+        splits: text of the split column -> rows.
+        repeated: hashes of titles that more than one row has.
+        images: changes when an image file that a row names comes, goes or is written to.
+    """
+
+    rows: int = 0
+    labels: dict[str, Counter[str]] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+    splits: Counter[str] = field(default_factory=Counter)
+    repeated: set[int] = field(default_factory=set)
+    images: str = ""
+
+
+def survey(source: Source, reading: Reading) -> Survey:
+    """Read all columns but encoded images, once.
+
+    Raises:
+        ValueError: a column holds so many labels that it cannot be one of them, or the table is damaged.
+    """
+    found, titles, files = Survey(), SeenIds(), _Files(reading.image_root)
+    columns = reading.columns
+    paths = columns.image if columns.image and _holds_text(source, columns.image) else None
+    wanted = (columns.title, columns.split, paths, *(task.name for task in reading.tasks))
+    for row in source.rows(list(dict.fromkeys(name for name in wanted if name is not None))):
+        found.rows += 1
+        if isinstance(row, Row):
+            _note_labels(found, row, reading)
+            if len(found.splits) < MOST_SPLITS:
+                found.splits[label_cell(cell_of(row, columns.split))] += 1
+            title = label_cell(cell_of(row, columns.title))
+            if not titles.add(title):
+                found.repeated.add(hash_of(title))
+            files.add(cell_of(row, paths))
+    return replace(found, images=files.digest.hexdigest())
+
+
+def twins(source: Source, reading: Reading, repeated: set[int]) -> Iterator[Twin]:
+    """The products of which another one may be a copy: those with a title that repeats, by the bytes of their image."""
+    for row in unread_products(source, replace(reading, tasks=[]), []):
+        if isinstance(row, Reject) or hash_of(row.product.title.strip()) not in repeated:
+            continue
+        try:
+            image = read_image(row.image, reading.preprocess.max_image_bytes)
+        except Refusal:
+            continue  # it will be refused when it is made
+        content = b"\0".join((row.product.title.strip().encode(), image))
+        yield Twin(row.product.id, row.group, row.product.split, content)
+
+
+class _Files:
+    def __init__(self, root: Path) -> None:
+        self.root, self.digest = root, hashlib.blake2b(digest_size=8)
+
+    def add(self, cell: object) -> None:
+        if not isinstance(cell, str) or not cell.strip():
+            return
+        try:
+            state = os.stat(self.root / cell.strip())
+            self.digest.update(f"{cell}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        except (OSError, ValueError):
+            self.digest.update(f"{cell}\0\n".encode())
+
+
+def _holds_text(source: Source, column: str) -> bool:
+    """Whether a column names files; encoded images are covered by the state of the table."""
+    if isinstance(source, CsvSource):
+        return True
+    type = pq.read_schema(source.files[0]).field(column).type
+    return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_dictionary(type)
+
+
+def _note_labels(found: Survey, row: Row, reading: Reading) -> None:
+    for task in reading.tasks:
+        _note(found, task, row, reading)
+
+
+def _note(found: Survey, task: TaskColumn, row: Row, reading: Reading) -> None:
+    counts = found.labels.setdefault(task.name, Counter())
+    try:
+        counts.update(labels_of(task, row.cells[task.name], reading.rules.missing) or ())
+    except Refusal as refusal:
+        found.unusable.setdefault(task.name, f"row {row.number}: {refusal.detail}")
+    if len(counts) > MOST_LABELS:
+        raise ValueError(f"column {task.name} holds more than {MOST_LABELS:,} labels; is it one of labels?")

@@ -1,0 +1,102 @@
+"""What a cell of labels means: one text a label, whatever its type."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from dataset.label_values import folded, label_text, listed
+from dataset.labels import LabelRules, TaskColumn, labels_of, make_tasks
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cell", "expected"),
+    [
+        ("single_label", " red ", ["red"]),
+        ("single_label", "a|b", ["a|b"]),
+        ("single_label", 3, ["3"]),
+        ("single_label", NAN, None),
+        ("single_label", None, None),
+        ("single_label", ["red"], ["red"]),
+        ("single_label", [], None),
+        ("single_label", b"red", ["red"]),
+        ("single_label", "N/A", None),
+        ("multi_label", "a;b; ;a", ["a", "b"]),
+        ("multi_label", b"a;b", ["a", "b"]),
+        ("multi_label", ["a", None, " b", "a"], ["a", "b"]),
+        ("multi_label", "", None),
+        ("multi_label", None, None),
+        ("multi_label", [], []),
+        ("multi_label", "[]", []),
+        ("multi_label", "['a', \"b;\"]", ["a", "b;"]),
+        ("multi_label", '["a", null]', ["a"]),
+        ("multi_label", "['a' 'b']", ["['a' 'b']"]),
+        ("multi_label", "[a]", ["[a]"]),
+        ("multi_label", [""], None),
+        ("multi_label", [None, NAN], None),
+        ("multi_label", ["n/a"], None),
+    ],
+)
+def test_label_cells(kind, cell, expected):
+    assert labels_of(TaskColumn("tags", kind, ";"), cell, frozenset({"n/a"})) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "why"),
+    [
+        (["a", "b"], "2 labels for a single-label task"),
+        (b"\xff", "a label is bytes that are no UTF-8"),
+        ({"a": 1}, "a label is dict"),
+        (date(2026, 1, 2), r"a label is date \(2026-01-02\), expected text or a number"),
+        (float("inf"), r"a label is float \(inf\)"),
+        ([["a"]], "a label is list"),
+    ],
+)
+def test_label_cells_that_mean_nothing(cell, why):
+    with pytest.raises(ValueError, match=f"^ROW_UNUSABLE: tags: {why}"):
+        labels_of(TaskColumn("tags", "single_label"), cell)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 1.0, "1", "1.0", "1.00", Decimal("1"), Decimal("1.00"), np.float32(1), b"1"], "1"),
+        ([0, 0.0, -0.0, "0.0", "-0.0", Decimal("-0")], "0"),
+        ([0.1, float(np.float32(0.1)), Decimal("0.10"), np.float32(0.1)], "0.1"),
+        ([-2, "-2.0", -2.0], "-2"),
+        (["007"], "007"),
+        (["1.10"], "1.10"),
+        ([" caf\N{LATIN SMALL LETTER E WITH ACUTE}\xa0", "cafe\N{COMBINING ACUTE ACCENT}"], "café"),
+        ([True, "True"], "True"),
+        ([10**15, float(10**15), Decimal("1e15")], "1" + "0" * 15),
+    ],
+)
+def test_one_class_a_number_and_a_text(values, expected):
+    assert {label_text(value) for value in values} == {expected}
+
+
+def test_folding_knows_case_blanks_and_what_is_invisible():
+    assert {folded(text) for text in ("Navy Blue", " navy  blue", "NAVY\xa0BLUE", "navy\u200b blue")} == {"navy blue"}
+    assert folded("navy") != folded("navy blue")
+
+
+@pytest.mark.parametrize("text", ["a, b", "['a'", "[__import__('os')]", "['a'] * 9", "[['a']]"])
+def test_only_plain_lists_are_lists(text):
+    assert listed(text) is None
+
+
+def test_the_most_frequent_spelling_is_the_label():
+    counts = Counter({"RED": 3, "red": 2, " Blue": 0, "blue": 1})
+    assert LabelRules(merge_case=True).chosen(counts) == ["RED", "blue"]
+    assert LabelRules().chosen(Counter({"b": 1, "a": 1})) == ["a", "b"]
+
+
+def test_given_labels_that_mean_the_same_are_refused():
+    with pytest.raises(ValueError, match=r"task size: labels '1' and '1.0' mean the same"):
+        make_tasks([TaskColumn("size", "single_label")], {"size": ["1", "1.0"]}, LabelRules())
