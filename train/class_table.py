@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-
 from train.answers import Answers
 from train.metrics import average_precision, f1_score, label_counts, ratio
+
+DENSE_LABELS = 1000
 
 
 def class_table(answers: Answers) -> list[dict[str, Any]]:
@@ -36,20 +37,38 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def confusion_matrix(answers: Answers) -> list[list[int]]:
-    """Products by true label (rows) and answered label (columns), where a product has one of each."""
+def confusions(answers: Answers) -> dict[tuple[int, int], int]:
+    """(true label, answered label) -> products, where a product has one of each; only pairs that occur."""
     assert not answers.task.several_labels, answers.task.name
-    answered_N, true_N = (one_hot_NL.int().argmax(dim=1) for one_hot_NL in (answers.answered_NL, answers.targets_NL))
-    return multiclass_confusion_matrix(answered_N, true_N, len(answers.task.labels)).tolist()
+    true_N, answered_N = (one_hot_NL.int().argmax(dim=1) for one_hot_NL in (answers.targets_NL, answers.answered_NL))
+    return dict(sorted(Counter(zip(true_N.tolist(), answered_N.tolist(), strict=True)).items()))
+
+
+def confusion_matrix(answers: Answers) -> list[list[int]]:
+    """Products by true label (rows) and answered label (columns): for few labels, it has the square of their number."""
+    size = len(answers.task.labels)
+    matrix = [[0] * size for _ in range(size)]
+    for (true, answered), count in confusions(answers).items():
+        matrix[true][answered] = count
+    return matrix
 
 
 def write_class_tables(folder: Path, answers: Answers) -> None:
-    """Write `classes-TASK.csv`, and where a product has one label `confusion-TASK.csv`; what is None stays empty."""
+    """Write `classes-TASK.csv`, and where a product has one label `confusion-TASK.csv`; what is None stays empty.
+
+    From DENSE_LABELS labels on the confusions are a row a pair that occurs: true label, answer, products.
+    """
     task, rows = answers.task, class_table(answers)
     _write_csv(folder / f"classes-{task.name}.csv", [list(rows[0]), *(list(row.values()) for row in rows)])
-    if not task.several_labels:
+    if task.several_labels:
+        return
+    if len(task.labels) < DENSE_LABELS:
+        head = ["true label / answer", *task.labels]
         lines = [[label, *row] for label, row in zip(task.labels, confusion_matrix(answers), strict=True)]
-        _write_csv(folder / f"confusion-{task.name}.csv", [["true label / answer", *task.labels], *lines])
+    else:
+        head = ["true label", "answer", "products"]
+        lines = [[task.labels[true], task.labels[said], count] for (true, said), count in confusions(answers).items()]
+    _write_csv(folder / f"confusion-{task.name}.csv", [head, *lines])
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

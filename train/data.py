@@ -23,6 +23,8 @@ from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from model.tasks import MISSING
 from model.tokenizer import build_tokenizer
 
+IN_ORDER = 2  # row groups to cache where products are read one after the other: a batch may lie across two
+
 # B batch, T token ids, H and W image size, C labels of all tasks together
 
 
@@ -123,6 +125,11 @@ class ProductDataset(Dataset):
         group = bisect.bisect_right(self.starts, index) - 1
         return self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
 
+    def columns(self, *names: str) -> dict[str, list[Any]]:
+        """Columns of the whole split, as they are stored."""
+        tables = [self._read(group, names) for group in range(len(self.row_groups))]
+        return pa.concat_tables(tables).to_pydict()
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
             ids=[sample.id for sample in samples],
@@ -149,21 +156,23 @@ class ProductDataset(Dataset):
         if group not in self._cache:
             if len(self._cache) >= self.cache_size:
                 self._cache.popitem(last=False)
-            path, index = self.row_groups[group]
-            try:
-                self._cache[group] = pq.ParquetFile(path).read_row_group(index)
-            except (OSError, pa.ArrowException) as error:
-                raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
+            self._cache[group] = self._read(group)
         self._cache.move_to_end(group)
         return self._cache[group]
 
+    def _read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        path, index = self.row_groups[group]
+        try:
+            return pq.ParquetFile(path).read_row_group(index, columns=columns and list(columns))
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
+
 
 def open_splits(directory: Path, preprocess: PreprocessConfig, cached_row_groups: int) -> tuple[ProductDataset, ...]:
-    """Those of training: train and validation."""
+    """Those of training: train, which is shuffled among the cached row groups, and validation, which is not."""
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
-    return tuple(
-        ProductDataset(directory, split, preprocess, tokenizer, cached_row_groups) for split in ("train", "validation")
-    )
+    cached = {"train": cached_row_groups, "validation": IN_ORDER}
+    return tuple(ProductDataset(directory, split, preprocess, tokenizer, groups) for split, groups in cached.items())
 
 
 def _leave_signals_to_the_rank(_: int) -> None:

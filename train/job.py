@@ -11,6 +11,7 @@ from typing import Any
 from dataset.format import DatasetInfo
 from model.networks import NETWORKS, Architecture, StageName
 from train.class_weights import check_class_weights
+from train.learnable import check_learnable
 from train.ranks import launched, on_gpu
 from train.recipe import Recipe, StageConfig, deepspeed_config, load_recipe
 from train.stage_state import StageState, Start, check_resume, read_state, start_of
@@ -76,6 +77,7 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     ds_config = deepspeed_config(recipe, settings, launched(), on_gpu(), args.deepspeed_config)
     info = DatasetInfo.read(args.data)
     check_class_weights(recipe.class_weights, info.tasks)
+    check_learnable(args.stage, args.data, info)
     start = start_of(args.stage, args.output, recipe, info.tasks)
     fresh = StageState(world_size=launched(), data_hash=info.hash, start=start.sha256 if start else None)
     state = None if args.restart else read_state(directory)

@@ -30,7 +30,7 @@ from train.ranks import Ranks, meet
 from train.sampler import ShuffledBatches
 from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
-from train.thresholds import fit_thresholds
+from train.thresholds import fit_thresholds, threshold_remarks
 
 READ_EVERY = 10
 
@@ -59,6 +59,9 @@ def train_stage(job: StageJob) -> None:
             finish(job.directory, job.state, job.output / "bundle" if job.stage != "contrastive" else None)
             best, loss = job.state.best_epoch, job.state.best_loss
             print(f"stage {job.stage}: epoch {best} is the best, validation loss {loss:.4f}")
+            if job.stage != "contrastive":
+                for remark in threshold_remarks(BundleConfig.read(job.output / "bundle/config.json").tasks):
+                    print(f"note: {remark}")
 
 
 class StageLoop:

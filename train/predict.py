@@ -21,6 +21,8 @@ from train.metrics import task_metrics
 from train.ranks import Ranks
 from train.sampler import OrderedBatches
 
+LABELS_SHOWN = 5
+
 # N products, C labels of all tasks, K tasks
 
 
@@ -107,10 +109,33 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
         ValueError: a file of the bundle does not fit, or the data set has other tasks or labels.
     """
     bundle = load_bundle(directory)
-    if DatasetInfo.read(data).tasks.label_set_hash != bundle.config.tasks.label_set_hash:
-        raise ValueError(f"{data}: its tasks or labels are not those of the bundle {directory}")
+    theirs = DatasetInfo.read(data).tasks
+    if theirs.label_set_hash != bundle.config.tasks.label_set_hash:
+        raise ValueError(
+            f"{data}: its tasks or labels are not those of the bundle {directory}:"
+            f" {_difference(theirs, bundle.config.tasks)}; --labels-of {directory} of train.prepare catalog prepares a"
+            " table for it"
+        )
     bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")
     return bundle
+
+
+def _difference(theirs: TaskSet, ours: TaskSet) -> str:
+    """What a data set has other than a bundle, the first task by which they differ."""
+    names = [[task.name for task in tasks] for tasks in (theirs, ours)]
+    if names[0] != names[1]:
+        return f"tasks {', '.join(names[0])} in place of {', '.join(names[1])}"
+    pairs = zip(theirs, ours, strict=True)
+    task, own = next(pair for pair in pairs if (pair[0].kind, pair[0].labels) != (pair[1].kind, pair[1].labels))
+    if task.kind != own.kind:
+        return f"{task.name} is {task.kind} in place of {own.kind}"
+    more, fewer = sorted({*task.labels} - {*own.labels}), sorted({*own.labels} - {*task.labels})
+    parts = [f"{word} {_some(labels)}" for word, labels in (("has", more), ("lacks", fewer)) if labels]
+    return f"{task.name} " + (" and ".join(parts) or "has its labels in another order")
+
+
+def _some(labels: list[str]) -> str:
+    return ", ".join(map(repr, labels[:LABELS_SHOWN])) + (" and more" if len(labels) > LABELS_SHOWN else "")
 
 
 def answers_for(bundle: Bundle, dataset: ProductDataset, batch_size: int) -> Predictions:

@@ -21,9 +21,10 @@ from dataset.splits import SPLITS
 from model.bundle import Bundle
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
-from train.data import ProductDataset
+from train.data import IN_ORDER, ProductDataset
 from train.metrics import format_table
 from train.predict import Predictions, answers_for, loss_and_metrics, open_bundle
+from train.thresholds import threshold_remarks
 
 
 @command
@@ -36,9 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"score-{args.split}"
-    metrics = judge(open_bundle(args.bundle, args.data), args.data, args.split, args.batch_size, output)
+    bundle = open_bundle(args.bundle, args.data)
+    metrics = judge(bundle, args.data, args.split, args.batch_size, output)
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_table(metrics))
+    for remark in threshold_remarks(bundle.config.tasks):
+        print(f"note: {remark}")
     print(f"metrics, tables by label and every answer: {output}")
 
 
@@ -53,7 +57,8 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
         ValueError: the split cannot be read, or `output` holds something else.
     """
     check_output(output)
-    dataset, ours = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer), bundle.config.tasks
+    ours = bundle.config.tasks
+    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER)
     answers = answers_for(bundle, dataset, batch_size)
     loss, metrics = loss_and_metrics(answers, ours)
     with new_directory(output) as partial:
@@ -78,12 +83,12 @@ def check_output(output: Path) -> None:
 def answer_table(bundle: Bundle, dataset: ProductDataset, answers: Predictions) -> pa.Table:
     """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
     tasks = bundle.config.tasks
-    products = [dataset.product(index) for index in range(len(dataset))]
     scores = tasks.scores(answers.logits_NC.numpy())
     decoded = tasks.predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy())
-    columns: dict[str, list[Any]] = {name: [product[name] for product in products] for name in ("id", "title")}
+    stored = dataset.columns("id", "title", *(task.name for task in tasks))
+    columns: dict[str, list[Any]] = {name: stored[name] for name in ("id", "title")}
     for task in tasks:
-        columns[f"{task.name}_true"] = [product[task.name] for product in products]
+        columns[f"{task.name}_true"] = stored[task.name]
         columns[f"{task.name}_answer"] = [task.stored(answer[task.name]["labels"]) for answer in decoded]
         columns[f"{task.name}_top"] = [json.dumps(answer[task.name]["top"]) for answer in decoded]
         columns[f"{task.name}_text_share"] = [answer[task.name]["text_share"] for answer in decoded]

@@ -74,6 +74,21 @@ def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> Tas
     )
 
 
+def threshold_remarks(tasks: TaskSet) -> list[str]:
+    """A line for each task whose fitted threshold accepts everything or nothing: no score says less."""
+    lines = []
+    for task in tasks:
+        if task.fitted_for != "precision":
+            continue
+        if task.accept_from() == [0.0]:
+            lines.append(f"{task.name}: no validation product has its label, so every answer is accepted (threshold 0)")
+        elif task.accept_from() == [1.0]:
+            lines.append(
+                f"{task.name}: no validation score reaches {PRECISION:.0%} precision, so none below 1.0 is accepted"
+            )
+    return lines
+
+
 def _fitted(answers: Answers) -> list[float]:
     fit = CRITERIA[answers.task.fitted_for]
     return [fit(*claim) for claim in zip(*(array_NT.T for array_NT in answers.claims()), strict=True)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import TASKS
 
-from model.tasks import MISSING, MultiLabel, TaskSet
+from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from train.answers import Answers, answers_by_task
 from train.class_table import class_table, confusion_matrix, write_class_tables
 
@@ -81,3 +81,18 @@ def test_files(tmp_path: Path):
     ]
     lines = (tmp_path / "confusion-color.csv").read_text().splitlines()
     assert lines == ["true label / answer,red,blue,green", "red,2,1,0", "blue,1,0,0", "green,0,0,0"]
+
+
+def test_many_labels_are_confused_pair_by_pair(tmp_path: Path):
+    """A matrix of 40,000 labels has 1.6 billion cells."""
+    count, products = 40_000, 6
+    task = SingleLabel(name="size", labels=[f"l{n}" for n in range(count)])
+    answered, targets = (torch.zeros(products, count, dtype=torch.bool) for _ in range(2))
+    for n, (true, said) in enumerate([(0, 0), (0, 0), (39_999, 1), (5, 39_999), (5, 5), (5, 39_999)]):
+        targets[n, true] = answered[n, said] = True
+    write_class_tables(tmp_path, Answers(task, answered.float(), answered, targets))
+    assert (tmp_path / "confusion-size.csv").read_text().split() == [
+        "true", "label,answer,products", "l0,l0,2", "l5,l5,1", "l5,l39999,2", "l39999,l1,1",
+    ]  # fmt: skip
+    with (tmp_path / "classes-size.csv").open() as file:
+        assert sum(1 for _ in file) == count + 1

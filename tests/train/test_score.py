@@ -11,16 +11,20 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from data_set_files import good_rows, rejects, write_csv
 from tagged_files import COLOR, TAGS, write_tagged
 from tiny import ROOT, environment, tiny_bundle_config, tiny_config, tiny_network
 
 from cma_clip.command import EXIT_BAD_INPUT
+from dataset import shards
+from dataset.format import DatasetInfo
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
-from model.tasks import MultiLabel, TaskSet
+from model.tasks import MultiLabel, SingleLabel, Task, TaskSet
 from train.data import ProductDataset
 from train.main import main as train_main
 from train.predict import Predictions, loss_and_metrics, predict
+from train.prepare.__main__ import main as prepare
 from train.ranks import Ranks
 from train.score import main
 from train.thresholds import fit_thresholds
@@ -93,12 +97,72 @@ def test_another_score_is_replaced_and_nothing_else(tagged: Path, tmp_path: Path
     assert [path.name for path in taken.iterdir()] == ["notes.txt"]
 
 
-def test_other_tasks_are_refused(tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    tasks = [COLOR, MultiLabel(name="tags", labels=["new", "sale"])]
-    save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
-    assert main([str(tmp_path / "bundle"), "--data", str(tagged), "--output", str(tmp_path / "score")]) == 2
-    assert "its tasks or labels are not those of the bundle" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("tags", "difference"),
+    [
+        (MultiLabel(name="tags", labels=["new", "sale"]), "tags has 'never'"),
+        (MultiLabel(name="tags", labels=["new", "sale", "old"]), "tags has 'never' and lacks 'old'"),
+        (MultiLabel(name="tags", labels=["sale", "new", "never"]), "tags has its labels in another order"),
+        (SingleLabel(name="tags", labels=["new", "sale"]), "tags is multi_label in place of single_label"),
+        (SingleLabel(name="size", labels=["s", "m"]), "tasks color, tags in place of color, size"),
+    ],
+)
+def test_other_tasks_are_refused_with_the_difference(
+    tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tags: Task, difference: str
+):
+    tasks, bundle = [COLOR, tags], tmp_path / "bundle"
+    save_bundle(bundle, tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    assert main([str(bundle), "--data", str(tagged), "--output", str(tmp_path / "score")]) == 2
+    error = capsys.readouterr().err
+    assert f"its tasks or labels are not those of the bundle {bundle}: {difference}; --labels-of {bundle} " in error
     assert not (tmp_path / "score").exists()
+
+
+def test_a_table_of_its_own_is_scored_with_the_labels_of_the_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Its labels are fewer, in another case and order, and one that the bundle does not know costs its row."""
+    bundle, rows = random_bundle(tmp_path / "bundle", [0.5, 0.5, 0.5]), good_rows(tmp_path, 6)
+    for row, color in zip(rows, ["BLUE", "red", "Red", "mauve", "", "red"], strict=True):
+        row[3] = color
+    table, output = write_csv(tmp_path / "shop.csv", rows), tmp_path / "data"
+    columns = ["--id-column", "sku", "--image-column", "photo", "--title-column", "name"]
+    options = ["--csv", str(table), *columns, "--labels-of", str(bundle), "--output", str(output)]
+    assert prepare(["catalog", *options, "--merge-case"]) == 0
+    assert f"next: cma-clip score {bundle} --data {output}" in capsys.readouterr().out
+    info = DatasetInfo.read(output)
+    assert info.tasks.label_set_hash == TaskSet([COLOR, TAGS]).label_set_hash and set(info.splits) == {"test"}
+    assert info.splits["test"].label_counts["color"] == {"red": 3, "blue": 1, "green": 0}
+    assert rejects(output) == {(4, "sku3"): "ROW_UNUSABLE: color: label 'mauve' is not among the 3 known ones"}
+    assert judged(bundle, output, tmp_path / "score")["color"]["products"] == 4
+    for task in ("color:multi_label", "size:single_label"):
+        assert prepare(["catalog", *options, "--task", task]) == 2
+        assert f"--task {task}: no task of {bundle}, which has color:single_label" in capsys.readouterr().err
+
+
+def test_one_row_group_after_the_other_is_held_while_a_split_is_scored(tagged: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shards, "ROW_GROUP_ROWS", 2)
+    data, held = write_tagged(tmp_path / "data"), []
+    read = ProductDataset._read
+
+    def counted(self, group, columns=None):
+        held.append((len(self._cache), columns))
+        return read(self, group, columns)
+
+    monkeypatch.setattr(ProductDataset, "_read", counted)
+    judged(random_bundle(tmp_path / "bundle", []), data, tmp_path / "score")
+    whole, narrow = ([n for n, columns in held if bool(columns) == is_narrow] for is_narrow in (False, True))
+    assert len(whole) == len(narrow) == 7 and max(whole) <= 2
+    assert all("image" not in columns for _, columns in held if columns)
+
+
+def test_thresholds_that_accept_everything_or_nothing_are_said(
+    tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tasks = [COLOR.model_copy(update={"thresholds": [1.0]}), TAGS]
+    save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    judged(tmp_path / "bundle", tagged, tmp_path / "score")
+    assert "note: color: no validation score reaches 90% precision" in capsys.readouterr().out
+    judged(random_bundle(tmp_path / "everything", []), tagged, tmp_path / "score")
+    assert "note: color: no validation product has its label, so every answer is accepted" in capsys.readouterr().out
 
 
 def test_numbers_gone_wrong_are_told_by_the_loss(tagged: Path):
