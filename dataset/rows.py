@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dataset.cells import LITERAL_NAN, id_for_people, text_of, value_of
 from dataset.duplicates import Links
+from dataset.image_cells import place_of, read_image
+from dataset.incidents import incident
 from dataset.label_values import label_text
 from dataset.labels import LabelRules, TaskColumn, labels_of
 from dataset.parts import Part
@@ -43,6 +47,7 @@ class Reading:
 
     Attributes:
         image_root: what relative image paths start from.
+        keep_literal_nan: `nan`, `None` and their like in an id, a title or an image's path are text, not an empty cell.
         rules: of labels.
         split: of all rows; None where a column says it, or `shares` and `links` draw it.
     """
@@ -55,6 +60,7 @@ class Reading:
     links: Links = field(default_factory=Links)
     shares: SplitShares = field(default_factory=SplitShares)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    keep_literal_nan: bool = False
 
     def used_columns(self) -> list[str]:
         """The columns that must be read, each once."""
@@ -63,16 +69,20 @@ class Reading:
         return list(dict.fromkeys(name for name in (*fixed, *(t.name for t in self.tasks)) if name is not None))
 
     def check_columns(self, source: Source) -> None:
-        """Refuse a table that lacks a column.
+        """Refuse a table that lacks a column, or has one that is used twice.
 
         Raises:
-            ValueError: with the columns that it has.
+            ValueError: with the columns that it has, or the places of the two.
         """
-        there = source.columns()
-        missing = [name for name in self.used_columns() if name not in there]
-        if missing:
-            names, others = (", ".join(map(repr, names)) for names in (missing, there))
-            raise ValueError(f"{source.files[0]}: no column {names}; it has {others}")
+        for file, there in source.headers():
+            missing = [repr(name) for name in self.used_columns() if name not in there]
+            if missing:
+                has = ", ".join(map(repr, there)) or "none"
+                raise ValueError(f"{file}: no column {', '.join(missing)}; it has {has}")
+            for name in self.used_columns():
+                places = [str(place) for place, other in enumerate(there, start=1) if other == name]
+                if len(places) > 1:
+                    raise ValueError(f"{file}: columns {' and '.join(places)} are both named {name!r}; rename one")
 
     def split_of(self, row: Row, id: str) -> tuple[str, str]:
         """The split of a row, and the group by which it is drawn: its id where it has no other.
@@ -126,14 +136,25 @@ class ImageReader:
                 decode_image(image, self.preprocess)
         except Refusal as refusal:
             return Reject.of(unread.row, unread.product.id, refusal)
+        except Exception as error:
+            return incident(unread.row, unread.product.id, error)
         return replace(unread.product, image=image)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """What the commands have in common that read tables."""
+    parser.add_argument(
+        "--keep-literal-nan",
+        action="store_true",
+        help=f"ids, titles and paths that say {', '.join(sorted(LITERAL_NAN))} are text; else such a cell is empty",
+    )
 
 
 def unread_products(source: Source, reading: Reading, tasks: Iterable[Task]) -> Iterator[UnreadProduct | Reject]:
     """Every row of the table in order, checked but for its image."""
     seen = SeenIds()
     known = {task.name: reading.rules.spellings(task.labels) for task in tasks}
-    for row in source.rows(reading.used_columns()):
+    for row in source.rows(reading.used_columns(), reading.columns.id):
         yield row if isinstance(row, Reject) else read_row(row, reading, known, seen)
 
 
@@ -145,12 +166,11 @@ def read_row(row: Row, reading: Reading, known: dict[str, dict[str, str]], seen:
         seen: the ids of the rows before; this row's is added.
     """
     columns = reading.columns
-    id = str(row.number) if columns.id is None else _text(cell_of(row, columns.id))
+    id = str(row.number) if columns.id is None else id_for_people(row.cells[columns.id])
     try:
-        if not id:
-            raise Refusal(Code.NO_ID, "the row has no id")
-        image = _image(cell_of(row, columns.image), reading.image_root)
-        title = _title(cell_of(row, columns.title), reading.preprocess)
+        id = _id(row, reading)
+        image = place_of(_cell(row, columns.image, reading), reading.image_root)
+        title = _title(_cell(row, columns.title, reading), reading.preprocess)
         if image is None and not title:
             raise Refusal(Code.NO_MODALITY, "neither title nor image")
         labels = {task.name: _labels(task, row, known[task.name], reading.rules) for task in reading.tasks}
@@ -159,22 +179,14 @@ def read_row(row: Row, reading: Reading, known: dict[str, dict[str, str]], seen:
             raise Refusal(Code.DUPLICATE_ID, TWICE)
     except Refusal as refusal:
         return Reject.of(row.number, id, refusal)
+    except Exception as error:
+        return incident(row.number, id, error)
     return UnreadProduct(row.number, Product(id, b"", title, labels, split), image, group)
 
 
-def read_image(image: bytes | Path | None, most: int) -> bytes:
-    """The encoded image, empty where there is none; of a file one byte more than `most` is read at most.
-
-    Raises:
-        Refusal: IMG_UNREADABLE.
-    """
-    if not isinstance(image, Path):
-        return image or b""
-    try:
-        with image.open("rb") as file:
-            return file.read(most + 1)
-    except OSError as error:
-        raise Refusal(Code.IMG_UNREADABLE, f"{image}: {error.strerror}") from None
+def _cell(row: Row, column: str | None, reading: Reading) -> object:
+    """None where there is no such column, or nothing in the cell."""
+    return None if column is None else value_of(row.cells[column], reading.keep_literal_nan)
 
 
 def cell_of(row: Row, column: str | None) -> object:
@@ -191,32 +203,18 @@ def label_cell(cell: object) -> str:
         return str(cell)
 
 
-def _text(cell: object) -> str:
-    return "" if cell is None else str(cell).strip()
-
-
-def _image(cell: object, root: Path) -> bytes | Path | None:
-    """Bytes, a path, or Hugging Face's {bytes, path}; None if there is no image."""
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if cell is None or cell in ("", b""):
-        return None
-    if isinstance(cell, str):
-        return root / cell.strip() if cell.strip() else None
-    if not isinstance(cell, bytes):
-        raise Refusal(Code.ROW_UNUSABLE, f"image is {type(cell).__name__}, expected a path or bytes")
-    return cell
+def _id(row: Row, reading: Reading) -> str:
+    if reading.columns.id is None:
+        return str(row.number)
+    id = text_of(_cell(row, reading.columns.id, reading), "the id").strip()
+    if not id:
+        raise Refusal(Code.NO_ID, "the row has no id")
+    return id
 
 
 def _title(cell: object, preprocess: PreprocessConfig) -> str:
-    if cell is None:
-        return ""
-    if not isinstance(cell, str):
-        try:
-            cell = label_text(cell)
-        except ValueError as error:
-            raise Refusal(Code.ROW_UNUSABLE, f"title is {error}, expected text") from None
-    return cell if clean_title(cell, preprocess.max_title_bytes) else ""
+    title = text_of(cell, "title")
+    return title if clean_title(title, preprocess.max_title_bytes) else ""
 
 
 def _labels(task: TaskColumn, row: Row, known: dict[str, str], rules: LabelRules) -> str | list[str] | None:

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataset.duplicates import Twin
+from dataset.image_cells import place_of, read_image
 from dataset.labels import MOST_LABELS, TaskColumn, labels_of
 from dataset.products import Reject
-from dataset.rows import Reading, cell_of, label_cell, read_image, unread_products
+from dataset.rows import Reading, cell_of, label_cell, unread_products
 from dataset.seen_ids import SeenIds, hash_of
 from dataset.table import CsvSource, Row, Source
 from model.refusal import Refusal
@@ -74,8 +75,8 @@ def twins(source: Source, reading: Reading, repeated: set[int]) -> Iterator[Twin
             continue
         try:
             image = read_image(row.image, reading.preprocess.max_image_bytes)
-        except Refusal:
-            continue  # it will be refused when it is made
+        except Exception:
+            continue  # it will be refused, or an incident, when it is made
         content = b"\0".join((row.product.title.strip().encode(), image))
         yield Twin(row.product.id, row.group, row.product.split, content)
 
@@ -88,9 +89,9 @@ class _Files:
         if not isinstance(cell, str) or not cell.strip():
             return
         try:
-            state = os.stat(self.root / cell.strip())
+            state = os.stat(place_of(cell, self.root) or "")
             self.digest.update(f"{cell}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # a Refusal, too
             self.digest.update(f"{cell}\0\n".encode())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset.cells import id_for_people
+from dataset.csv_records import Lines, read_header, read_records
 from dataset.products import Reject
 from model.refusal import Code
 
 BATCH_ROWS = 64
 READ_BUFFER_BYTES = 1 << 20
-NOT_UTF8 = "text is not UTF-8"
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,54 @@ class CsvSource:
 
     Args:
         replace: bytes that are no UTF-8 are read as U+FFFD; otherwise they cost their own row.
+    Raises:
+        ValueError: there is no such file.
     """
 
     def __init__(self, path: Path, replace: bool = False) -> None:
         if not path.is_file():
-            raise ValueError(f"{path}: no such file")
+            raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
         self.files = [path]
         self.root = path.parent
         self.replace = replace
 
-    def columns(self) -> list[str]:
-        """The header."""
-        with self._open() as file:
-            return next(csv.reader(file), [])
+    def headers(self) -> Iterator[tuple[Path, list[str]]]:
+        """The file and its columns.
 
-    def rows(self, columns: list[str]) -> Iterator[Row | Reject]:
-        """Every row's cells of these columns, text as it stands."""
+        Raises:
+            ValueError: its first line is no header of text.
+        """
         with self._open() as file:
-            reader = csv.reader(file)
-            header = next(reader)
+            yield self.files[0], self._header(Lines(file))
+
+    def rows(self, columns: list[str], id_column: str | None = None) -> Iterator[Row | Reject]:
+        """Every row's cells of these columns, text as it stands; a reject says which line, and which id as it can."""
+        with self._open() as file:
+            lines = Lines(file)
+            header = self._header(lines)
             places = {name: header.index(name) for name in columns}
-            for number, cells in _numbered(reader):
-                if isinstance(cells, csv.Error):
-                    yield Reject(number, "", Code.ROW_UNUSABLE, f"not a CSV row: {cells}")
-                elif len(cells) != len(header):
-                    yield Reject(number, "", Code.ROW_UNUSABLE, f"{len(cells)} cells, the header has {len(header)}")
-                elif not all(_is_utf8(cells[place]) for place in places.values()):
-                    yield Reject(number, "", Code.TXT_INVALID_UTF8, NOT_UTF8)
-                else:
-                    yield Row(number, {name: cells[place] for name, place in places.items()})
+            for number, record in enumerate(read_records(lines, len(header)), start=1):
+                spoilt = next((name for name, place in places.items() if not _is_utf8(record.cells, place)), None)
+                if not record.problem and spoilt is None:
+                    yield Row(number, {name: record.cells[place] for name, place in places.items()})
+                    continue
+                id = _cell_of(record.cells, None if id_column is None else header.index(id_column))
+                code = Code.ROW_UNUSABLE if record.problem else Code.TXT_INVALID_UTF8
+                problem = record.problem or f"{spoilt} is not UTF-8"
+                yield Reject(number, id_for_people(id), code, f"line {record.line}: {problem}")
 
     def count(self) -> int:
         """Rows, the unusable ones too."""
         return sum(1 for _ in self.rows([]))
+
+    def _header(self, lines: Lines) -> list[str]:
+        try:
+            header = read_header(lines)
+        except ValueError as error:
+            raise ValueError(f"{self.files[0]}: {error}") from None
+        if any("\0" in name or not _is_utf8(header, place) for place, name in enumerate(header)):
+            raise ValueError(f"{self.files[0]}: line 1: not UTF-8; expected a table of plain text in UTF-8")
+        return header
 
     def _open(self) -> TextIO:
         errors = "replace" if self.replace else "surrogateescape"
@@ -78,19 +93,26 @@ class CsvSource:
 
 
 class ParquetSource:
-    """A Parquet file, or all those below a directory in the order of their names."""
+    """A Parquet file, or all those below a directory in the order of their names.
+
+    What Spark, Jupyter and macOS leave there is passed over: names that begin with a dot or an underscore.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        self.files = [path]
+        self.root = path.parent
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*.parquet") if file.is_file())
+            self.files = [file for file in found if not any(map(_is_hidden, file.relative_to(path).parts))]
+            self.root = path
         if not self.files or not self.files[0].is_file():
             raise ValueError(f"{path}: no such file, or a directory without *.parquet files")
-        self.root = path if path.is_dir() else path.parent
 
-    def columns(self) -> list[str]:
-        """The columns of the first file."""
-        return _open_parquet(self.files[0]).schema_arrow.names
+    def headers(self) -> Iterator[tuple[Path, list[str]]]:
+        """Each file and its columns."""
+        return ((path, _open_parquet(path).schema_arrow.names) for path in self.files)
 
-    def rows(self, columns: list[str]) -> Iterator[Row | Reject]:
+    def rows(self, columns: list[str], id_column: str | None = None) -> Iterator[Row | Reject]:
         """Every row's cells of these columns as Python values.
 
         Raises:
@@ -100,8 +122,10 @@ class ParquetSource:
         for path in self.files:
             for cells in _parquet_rows(path, columns):
                 number += 1
-                spoilt = Reject(number, "", Code.TXT_INVALID_UTF8, NOT_UTF8)
-                yield spoilt if cells is None else Row(number, cells)
+                if isinstance(cells, dict):
+                    yield Row(number, cells)
+                else:
+                    yield _spoilt_row(number, cells, id_column)
 
     def count(self) -> int:
         """Rows, the unusable ones too."""
@@ -111,27 +135,21 @@ class ParquetSource:
 Source = CsvSource | ParquetSource
 
 
-def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    number = 0
-    while True:
-        cells: list[str] | csv.Error | None
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            cells = error
-        if cells is None:
-            return
-        if cells != []:
-            number += 1
-            yield number, cells
+def _cell_of(cells: list[str], place: int | None) -> str:
+    return cells[place] if place is not None and place < len(cells) else ""
 
 
-def _is_utf8(text: str) -> bool:
+def _is_utf8(cells: list[str], place: int) -> bool:
     try:
-        text.encode()
+        _cell_of(cells, place).encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_hidden(name: str) -> bool:
+    """As Spark and Arrow see it; `_key=value` is a partition."""
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
@@ -141,8 +159,8 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         raise ValueError(f"{path}: not a Parquet file ({error})") from None
 
 
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, object] | None]:
-    """The rows of one file; None for one whose text is not UTF-8."""
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, object] | pa.RecordBatch]:
+    """The rows of one file; a row that cannot be read as a batch of its own."""
     file = _open_parquet(path)
     missing = [name for name in columns if name not in file.schema_arrow.names]
     if missing:
@@ -150,14 +168,27 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[dict[str, object] 
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
             yield from _as_dicts(batch)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:  # Arrow says OSError of bytes that do not decompress
         raise ValueError(f"{path}: damaged ({error})") from None
 
 
-def _as_dicts(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
+def _as_dicts(batch: pa.RecordBatch) -> list[dict[str, object] | pa.RecordBatch]:
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError, pa.ArrowException):  # text that is not UTF-8; a date that Python cannot hold
         if batch.num_rows == 1:
-            return [None]
+            return [batch]
         return [row for n in range(batch.num_rows) for row in _as_dicts(batch.slice(n, 1))]
+
+
+def _spoilt_row(number: int, row: pa.RecordBatch, id_column: str | None) -> Reject:
+    """What is wrong with a row that Python cannot hold, cell by cell."""
+    cells: dict[str, object] = {}
+    for name in row.schema.names:
+        try:
+            cells[name] = row.column(name)[0].as_py()
+        except UnicodeDecodeError as error:
+            reason = (Code.TXT_INVALID_UTF8, f"{name} is not UTF-8 at position {error.start}")
+        except (ValueError, OverflowError, pa.ArrowException) as error:
+            reason = (Code.ROW_UNUSABLE, f"{name} cannot be read ({error})")
+    return Reject(number, id_for_people(cells.get(id_column or "")), *reason)

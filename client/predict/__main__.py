@@ -21,6 +21,7 @@ from client.predict.catalogue import open_catalogue
 from client.predict.run import ask_for
 from cma_clip.command import command
 from dataset.resume import beside
+from dataset.rows import add_reading_options
 from dataset.splits import SPLITS
 
 
@@ -56,6 +57,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--title-column")
     parser.add_argument("--image-column", help="paths; in Parquet also encoded bytes")
     parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="read images that lie outside that folder, too: ../, links, /…"
+    )
+    add_reading_options(parser)
     parser.add_argument(
         "--replace-invalid-utf8", action="store_true", help="of a CSV: read such bytes as U+FFFD instead of rejecting"
     )

@@ -11,9 +11,11 @@ from pathlib import Path
 from client.errors import InvalidProduct
 from client.protocol import Query
 from dataset.format import DatasetInfo, Settings
+from dataset.image_cells import read_image
+from dataset.incidents import INTERNAL, incident
 from dataset.parallel import ordered_map
 from dataset.products import Reject
-from dataset.rows import Columns, Reading, UnreadProduct, read_image, unread_products
+from dataset.rows import Columns, Reading, UnreadProduct, unread_products
 from dataset.table import CsvSource, ParquetSource, Source, state_of
 from model.refusal import Refusal
 
@@ -21,6 +23,7 @@ REPLACED = "\N{REPLACEMENT CHARACTER}"
 READERS = 8
 IDS_SHOWN = 5
 OPTIONS = ("csv", "parquet", "data", "split", "image_column", "title_column", "id_column", "image_root")
+READINGS = ("replace_invalid_utf8", "keep_literal_nan", "allow_outside")
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,14 @@ class Catalogue:
 
     Attributes:
         settings: what the rows depend on; a table that changed counts as another one.
+        inside: the folder that files of images must lie in; None: anywhere.
         replaced: titles in which bytes that are no UTF-8 were replaced, so far; replaced_ids: the first of them.
     """
 
     source: Source
     reading: Reading
     settings: Settings
+    inside: Path | None = None
     replaced: int = 0
     replaced_ids: list[str] = field(default_factory=list)
 
@@ -69,9 +74,12 @@ class Catalogue:
         if isinstance(row, Reject):
             return Entry(row.row, row.id, _refused(row.code, row.detail))
         try:
-            query: Query = (row.product.title, read_image(row.image, self.reading.preprocess.max_image_bytes))
+            image = read_image(row.image, self.reading.preprocess.max_image_bytes, self.inside)
+            query: Query = (row.product.title, image)
         except Refusal as refusal:
             query = _refused(refusal.code, refusal.detail)
+        except Exception as error:
+            query = _refused(INTERNAL, incident(row.row, row.product.id, error).detail)
         return Entry(row.row, row.product.id, query)
 
 
@@ -90,9 +98,13 @@ def open_catalogue(options: argparse.Namespace) -> Catalogue:
     columns = Columns(options.image_column, options.title_column, options.id_column)
     if options.data:
         columns = Columns("image", "title", "id")
-    reading = Reading(columns, options.image_root or source.root)
+    root = options.image_root or source.root
+    if not root.is_dir():
+        raise ValueError(f"--image-root {root}: no such folder")
+    # What a data set holds was read from its table already.
+    reading = Reading(columns, root, keep_literal_nan=options.keep_literal_nan or bool(options.data))
     reading.check_columns(source)
-    return Catalogue(source, reading, _settings(options, source))
+    return Catalogue(source, reading, _settings(options, source), None if options.allow_outside else root)
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -108,7 +120,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 def _settings(options: argparse.Namespace, source: Source) -> Settings:
     described: Settings = {name: _text(getattr(options, name)) for name in OPTIONS}
-    return described | {"replace_invalid_utf8": options.replace_invalid_utf8} | state_of(source.files)
+    return described | {name: getattr(options, name) for name in READINGS} | state_of(source.files)
 
 
 def _text(value: object) -> str | None:

@@ -13,7 +13,7 @@ from dataset.format import Settings
 from dataset.label_values import MISSING_WORDS, folded
 from dataset.labels import LabelRules, TaskColumn, make_tasks, parse_task, read_label_file
 from dataset.parts import cut_rows
-from dataset.rows import Columns, ImageReader, Reading, unread_products
+from dataset.rows import Columns, ImageReader, Reading, add_reading_options, unread_products
 from dataset.splits import SPLITS, SplitShares, refuse_lost
 from dataset.survey import Survey, survey, twins
 from dataset.table import CsvSource, ParquetSource, Source, state_of
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
+    add_reading_options(parser)
     add_common_arguments(parser, max_rejects=0.5, seed="of the split")
 
 
@@ -138,6 +139,7 @@ def _reading(arguments: argparse.Namespace, source: Source, bundle: TaskSet | No
         ),
         split="test" if bundle and not arguments.split_column else None,
         shares=SplitShares(arguments.validation, arguments.test, arguments.seed),
+        keep_literal_nan=arguments.keep_literal_nan,
     )
 
 

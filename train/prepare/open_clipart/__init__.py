@@ -21,9 +21,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset.format import Settings
+from dataset.image_cells import read_image
 from dataset.parallel import ordered_map
 from dataset.products import Product, Reject
-from dataset.rows import read_image
 from dataset.writer import NewDataset, already_there, write_rows
 from model.refusal import Refusal
 from model.tasks import Task
