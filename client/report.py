@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         answers = [classifier.classify(product["title"], product["image"]) for product in products]
     for product, answer in zip(products, answers, strict=True):
         print("\n  ".join([f"{product['id']}: {product['title']!r}", *verdicts(product, answer, tasks)]))
+    print(", ".join(acceptance(answers, tasks)))
     draw(products, answers, tasks, args.output)
     print(f"image: {args.output}")
 
@@ -74,6 +75,12 @@ def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[st
         answer_text, score = task.stored(said["labels"]), max(said["scores"], default=0.0)
         lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
     return lines
+
+
+def acceptance(answers: Sequence[Answer], tasks: TaskSet) -> list[str]:
+    """How many of the answers each task accepts: all or none tells of a threshold that nothing was fitted for."""
+    accepted = {task.name: sum(answer.prediction[task.name]["accepted"] for answer in answers) for task in tasks}
+    return [f"{name}: {count} of {len(answers)} accepted" for name, count in accepted.items()]
 
 
 def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: TaskSet, output: Path) -> None:

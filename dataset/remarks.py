@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -44,7 +45,7 @@ def _missing(task: Task, counts: dict[str, Counter[str]]) -> list[str]:
     if not words:
         return []
     shown = _some(f"{label!r} {_total(counts, label):,}" for label in words)
-    return [f"labels that may mean none: {shown}; --missing-values {' '.join(words)} takes them as no label"]
+    return [f"labels that may mean none: {shown}; --missing-values {shlex.join(words)} takes them as no label"]
 
 
 def _several(task: Task, counts: dict[str, Counter[str]]) -> list[str]:
@@ -57,7 +58,8 @@ def _several(task: Task, counts: dict[str, Counter[str]]) -> list[str]:
         joined = [label for label, found in parts.items() if len(found) > 1 and all(found)]
         if any(labels_with[part] > 1 for label in joined for part in parts[label]):
             shown = _some(f"{label!r} {_total(counts, label):,}" for label in joined)
-            return [f"labels look like several in one: {shown}; --task {task.name}:multi_label:{separator} parts them"]
+            option = shlex.quote(f"{task.name}:multi_label:{separator}")
+            return [f"labels look like several in one: {shown}; --task {option} parts them"]
     return []
 
 

@@ -72,8 +72,11 @@ class ShardWriter:
     def _new_file(self) -> pq.ParquetWriter:
         path = self._path()
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A relative path with a colon would be taken for an address.
         # Statistics would repeat whole images as minimum and maximum; JPEG does not compress.
-        return pq.ParquetWriter(path, self.schema, compression="none", use_dictionary=False, write_statistics=False)
+        return pq.ParquetWriter(
+            path.absolute(), self.schema, compression="none", use_dictionary=False, write_statistics=False
+        )
 
     def _end_shard(self) -> None:
         if self.file is None:

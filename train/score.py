@@ -62,7 +62,7 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     answers = answers_for(bundle, dataset, batch_size)
     loss, metrics = loss_and_metrics(answers, ours)
     with new_directory(output) as partial:
-        summary = {"split": split, "loss": loss, "tasks": metrics}
+        summary = {"split": split, "loss": loss, "tasks": metrics, "notes": threshold_remarks(ours)}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         pq.write_table(answer_table(bundle, dataset, answers), partial / "predictions.parquet")
         for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, ours):

@@ -46,6 +46,7 @@ def test_text_and_image(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     _, products = report.read_products(data, "test", 6)
     assert shown.count("color: red  score 0.750  λ 0.25") == 6 and shown.count("pattern: plain") == 6
+    assert "color: 6 of 6 accepted, pattern: 6 of 6 accepted\n" in shown
     for product in products:
         assert repr(product["title"]) in shown
         verdict = "right" if product["pattern"] == "plain" else f"wrong, it is {product['pattern']}"

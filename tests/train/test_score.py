@@ -160,6 +160,8 @@ def test_thresholds_that_accept_everything_or_nothing_are_said(
     tasks = [COLOR.model_copy(update={"thresholds": [1.0]}), TAGS]
     save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     judged(tmp_path / "bundle", tagged, tmp_path / "score")
+    notes = json.loads((tmp_path / "score/metrics.json").read_text())["notes"]
+    assert notes == ["color: no validation score reaches 90% precision, so none below 1.0 is accepted"]
     assert "note: color: no validation score reaches 90% precision" in capsys.readouterr().out
     judged(random_bundle(tmp_path / "everything", []), tagged, tmp_path / "score")
     assert "note: color: no validation product has its label, so every answer is accepted" in capsys.readouterr().out

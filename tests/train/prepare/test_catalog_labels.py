@@ -209,3 +209,10 @@ def test_a_label_that_no_training_product_has_is_named(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "color: no train product has 'mauve'" in shown and "color: no validation product has a label" in shown
     assert not (tmp_path / "out" / "rejects.csv").exists()
+
+
+def test_an_output_with_a_colon_in_its_name_is_no_address(tmp_path, monkeypatch):
+    table = csv_of(tmp_path, ["red", "blue"])
+    monkeypatch.chdir(tmp_path)
+    assert main(catalog_arguments(table, Path("shop:june"), *ALL_TRAIN)) == 0
+    assert len(all_rows(tmp_path / "shop:june")) == 2
