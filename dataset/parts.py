@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from cma_clip.files import write_atomically
+from cma_clip.files import file_sha256, write_atomically
 from cma_clip.settings import StrictModel, read_json
 from dataset.format import Split
 from dataset.parallel import process_map
@@ -16,6 +17,8 @@ from dataset.resume import PARTS
 from dataset.shards import SHARD_ROWS, ShardWriter
 from dataset.splits import SPLITS
 from model.tasks import Task
+
+log = logging.getLogger(__name__)
 
 PART_ROWS = 1024
 PART_BYTES = 64 << 20
@@ -120,11 +123,24 @@ def _finish(making: Making, part: Part) -> FinishedPart:
 
 
 def _is_finished(making: Making, part: Part) -> bool:
+    """Whether its note and all of its shards are there and whole; what is damaged is said, and made again."""
     note = _note(making, part)
     if not note.is_file():
         return False
-    splits = read_json(FinishedPart, note).splits.values()
-    return all((making.directory / "data" / shard.file).is_file() for split in splits for shard in split.shards)
+    try:
+        splits = read_json(FinishedPart, note).splits.values()
+        whole = [_is_whole(making.directory / "data" / shard.file, shard.sha256) for s in splits for shard in s.shards]
+    except ValueError as error:
+        log.warning("%s; this part is made again", error)
+        return False
+    return all(whole)
+
+
+def _is_whole(shard: Path, sha256: str) -> bool:
+    if shard.is_file() and file_sha256(shard) == sha256:
+        return True
+    log.warning("%s: missing or damaged; this part is made again", shard)
+    return False
 
 
 def _note(making: Making, part: Part) -> Path:

@@ -43,7 +43,8 @@ def work_on(output: Path, settings: Mapping[str, Any], clear: bool) -> Iterator[
 
     Args:
         settings: all that the parts depend on, as JSON can hold it.
-        clear: parts of other settings are thrown away; otherwise they are a fault.
+        clear: parts of other settings are thrown away; otherwise they are a fault, and parts must say themselves which
+            settings they are of, should the note of them be damaged.
     Raises:
         ValueError: another process is at work in it, or it was begun with other settings.
     """
@@ -76,18 +77,32 @@ def _alone_in(partial: Path) -> Iterator[None]:
 
 def _settle(partial: Path, settings: dict[str, Any], clear: bool) -> None:
     file = partial / SETTINGS
-    left = json.loads(file.read_bytes()) if file.is_file() else {}
+    left = _read_settings(file)
+    has_parts = any((partial / PARTS).glob("*"))
     if left == settings and (partial / PARTS).is_dir():
         return
     if left and not clear:
         other = ", ".join(name for name in settings if left.get(name) != settings[name])
         raise ValueError(f"{partial}: begun with other settings ({other}); --overwrite begins anew")
-    for path in partial.iterdir():
-        if path.name != LOCK:
-            log.info("%s: left by a run with other settings; starting anew", path)
-            _remove(path)
-    (partial / PARTS).mkdir()
+    if has_parts and not left:
+        what = "all is made anew" if clear else "written anew; a part that is not of these settings counts for nothing"
+        log.warning("%s: missing or damaged; %s", file, what)
+    if left or clear or not has_parts:
+        for path in partial.iterdir():
+            if path.name != LOCK:
+                log.info("%s: left by a run with other settings; starting anew", path)
+                _remove(path)
+        (partial / PARTS).mkdir()
     write_atomically(file, json.dumps(settings))
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    """Empty where they are missing or damaged."""
+    try:
+        left = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return left if isinstance(left, dict) else {}
 
 
 def _clear_done(output: Path) -> None:

@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from client.options import add_server_options, check_server_options
 from client.predict.answers import finished
@@ -32,18 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     catalogue = open_catalogue(options)
     summary = None if options.overwrite else finished(options.output, catalogue.settings)
     if summary is not None:
-        print(f"{options.output}: already there, of the same catalogue ({_told(summary)})")
+        print(f"{options.output}: already there, of the same catalogue ({summary})")
         return
     summary = ask_for(catalogue, options)
-    print(f"{options.output}: {_told(summary)}")
-    if summary["rejected"]:
-        codes = ", ".join(f"{code} {count}" for code, count in summary["rejected"].items())
+    print(f"{options.output}: {summary}")
+    if summary.rejected:
+        codes = ", ".join(f"{code} {count}" for code, count in summary.rejected.items())
         print(f"{beside(options.output, 'rejects.csv')}: {codes}")
-
-
-def _told(summary: dict[str, Any]) -> str:
-    rejected = summary["rows"] - summary["answered"]
-    return f"{summary['answered']} of {summary['rows']} rows answered, {rejected} rejected"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,17 +53,20 @@ class Catalogue:
     replaced: int = 0
     replaced_ids: list[str] = field(default_factory=list)
 
-    def entries(self, skip: int = 0) -> Iterator[Entry]:
-        """The rows in order, from the one after `skip`; files of images are read a little ahead."""
-        return ordered_map(ThreadPoolExecutor(READERS), self._entry, self._rows(skip), pending=4 * READERS)
+    def entries(self, done: Iterable[range] = ()) -> Iterator[Entry]:
+        """The rows in order but those of these numbers; files of images are read a little ahead."""
+        return ordered_map(ThreadPoolExecutor(READERS), self._entry, self._rows(deque(done)), pending=4 * READERS)
 
-    def _rows(self, skip: int) -> Iterator[UnreadProduct | Reject]:
-        """Rows that are skipped still count for the search of duplicate ids."""
-        for position, row in enumerate(unread_products(self.source, self.reading, [])):
-            if position >= skip:
-                if isinstance(row, UnreadProduct):
-                    self._count_replaced(row)
-                yield row
+    def _rows(self, done: deque[range]) -> Iterator[UnreadProduct | Reject]:
+        """Rows that are left out still count for the search of duplicate ids."""
+        for row in unread_products(self.source, self.reading, []):
+            while done and row.row > done[0][-1]:
+                done.popleft()
+            if done and row.row in done[0]:
+                continue
+            if isinstance(row, UnreadProduct):
+                self._count_replaced(row)
+            yield row
 
     def _count_replaced(self, row: UnreadProduct) -> None:
         if isinstance(self.source, CsvSource) and self.source.replace and REPLACED in row.product.title:

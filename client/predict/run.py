@@ -17,7 +17,7 @@ from tqdm import tqdm
 from client.classifier import Classifier
 from client.errors import ClassifierError, InvalidProduct
 from client.options import session_arguments
-from client.predict.answers import Progress, record
+from client.predict.answers import Progress, Summary, record
 from client.predict.catalogue import Catalogue, Entry
 from client.protocol import Outcome, Query
 from cma_clip.command import EXIT_STOPPED, Stopped
@@ -28,22 +28,20 @@ PART_ROWS, PART_S = 1000, 10.0
 FAILED_IN_A_ROW = 50
 
 
-def ask_for(catalogue: Catalogue, options: argparse.Namespace) -> dict[str, Any]:
+def ask_for(catalogue: Catalogue, options: argparse.Namespace) -> Summary:
     """Ask for all rows that are not done, and write the output.
 
-    Returns:
-        The summary.
     Raises:
         Stopped: a signal came, or the server cannot go on; what is done stays for the next run.
         ValueError: another run is at it, or it was begun with other settings.
     """
     with work_on(options.output, catalogue.settings, clear=options.overwrite) as work, StopSignal() as stop:
-        progress = Progress(options.output, work)
+        progress = Progress(options.output, work, catalogue.settings)
         try:
             _ask_all(catalogue, progress, options, stop)
         except Stopped as reason:
             raise Stopped(f"{reason}; {progress.done} rows are done") from None
-        return progress.finish(catalogue.settings)
+        return progress.finish()
 
 
 class StopSignal:
@@ -81,7 +79,7 @@ def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespa
         Classifier(**session_arguments(options) | pinned) as classifier,
         tqdm(total=catalogue.source.count(), initial=progress.done, unit=" products", disable=None) as bar,
     ):
-        entries = takewhile(lambda _: not stop.came, catalogue.entries(skip=progress.done))
+        entries = takewhile(lambda _: not stop.came, catalogue.entries(progress.rows_done()))
         try:
             for entry, outcome in ask(classifier, entries, options.in_flight):
                 _check(outcome, progress, classifier)

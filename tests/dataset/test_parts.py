@@ -99,12 +99,22 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(tmp_path, whole, sto
     assert contents(tmp_path / "out") == whole and not (tmp_path / "out.partial").exists()
 
 
-def test_a_part_whose_shard_is_gone_is_made_again(tmp_path, whole):
+def flip(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, flip, Path.touch, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("file", ["data/split=train/00002.parquet", "parts/train-00002.json"])
+def test_a_part_that_is_damaged_is_made_again_alone(tmp_path, whole, caplog, file, damage):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(new(tmp_path / "out"), cut(ITEMS), Counting(tmp_path / "log", 210), 1)
-    (tmp_path / "out.partial" / "data" / "split=train" / "00002.parquet").unlink()
+    damage(tmp_path / "out.partial" / file)
     write_dataset(new(tmp_path / "out"), cut(ITEMS), Counting(tmp_path / "more"), 1)
-    assert begun(tmp_path / "more") == [8, 208] and contents(tmp_path / "out") == whole
+    harmless = damage is Path.touch
+    assert begun(tmp_path / "more") == ([208] if harmless else [8, 208]) and contents(tmp_path / "out") == whole
+    gone = damage is Path.unlink and file.endswith(".json")
+    said = [record.message for record in caplog.records if file in record.message]
+    assert len(said) == (0 if harmless or gone else 1)
 
 
 def test_other_settings_start_anew(tmp_path, whole):

@@ -61,3 +61,18 @@ def test_only_one_process_is_at_work(tmp_path):
 def test_a_kill_at_the_very_end_is_no_work(tmp_path):
     (tmp_path / "out.done").mkdir()
     assert not is_under_way(tmp_path / "out") and names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"\xff\x00", b'{"a": 1', None])
+def test_damaged_settings_are_one_line_and_parts_that_say_whose_they_are_stay(tmp_path, caplog, content):
+    output, file = tmp_path / "out", tmp_path / "out.partial/settings.json"
+    for clear in (False, True):
+        stop_after_a_part(output, {"a": 1})
+        file.unlink() if content is None else file.write_bytes(content)
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt), work_on(output, {"a": 1}, clear=clear) as work:
+            assert names(work / "parts") == (set() if clear else {"1"})
+            assert json.loads(file.read_text()) == {"a": 1}
+            (said,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+            assert said.startswith(f"{file}: missing or damaged; ")
+            raise KeyboardInterrupt
