@@ -90,7 +90,7 @@ class Reading:
         Raises:
             Refusal: the cell of the split column names none.
         """
-        group = label_cell(cell_of(row, self.columns.group)) or id
+        group = label_cell(value_of(cell_of(row, self.columns.group), self.keep_literal_nan)) or id
         if self.split:
             return self.split, group
         if self.columns.split is None:

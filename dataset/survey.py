@@ -12,8 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dataset.cells import value_of
 from dataset.duplicates import Twin
 from dataset.image_cells import place_of, read_image
+from dataset.label_values import folded
 from dataset.labels import MOST_LABELS, TaskColumn, labels_of
 from dataset.products import Reject
 from dataset.rows import Reading, cell_of, label_cell, unread_products
@@ -58,10 +60,11 @@ def survey(source: Source, reading: Reading) -> Survey:
     for row in source.rows(list(dict.fromkeys(name for name in wanted if name is not None))):
         found.rows += 1
         if isinstance(row, Row):
-            _note_labels(found, row, reading)
+            for task in reading.tasks:
+                _note(found, task, row, reading)
             if len(found.splits) < MOST_SPLITS:
                 found.splits[label_cell(cell_of(row, columns.split))] += 1
-            title = label_cell(cell_of(row, columns.title))
+            title = _title_key(cell_of(row, columns.title), reading)
             if not titles.add(title):
                 found.repeated.add(hash_of(title))
             files.add(cell_of(row, paths))
@@ -70,15 +73,24 @@ def survey(source: Source, reading: Reading) -> Survey:
 
 def twins(source: Source, reading: Reading, repeated: set[int]) -> Iterator[Twin]:
     """The products of which another one may be a copy: those with a title that repeats, by the bytes of their image."""
-    for row in unread_products(source, replace(reading, tasks=[]), []):
-        if isinstance(row, Reject) or hash_of(row.product.title.strip()) not in repeated:
+    for row in unread_products(source, replace(reading, tasks=[]), []) if repeated else ():
+        if isinstance(row, Reject):
+            continue
+        title = _title_key(row.product.title, reading)
+        if hash_of(title) not in repeated:
             continue
         try:
             image = read_image(row.image, reading.preprocess.max_image_bytes)
         except Exception:
             continue  # it will be refused, or an incident, when it is made
-        content = b"\0".join((row.product.title.strip().encode(), image))
+        content = b"\0".join((title.encode(), image))
         yield Twin(row.product.id, row.group, row.product.split, content)
+
+
+def _title_key(title: object, reading: Reading) -> str:
+    """Equal for titles that read the same; empty for what counts as none."""
+    key = label_cell(value_of(title, reading.keep_literal_nan))
+    return key if key.isascii() or folded(key) else ""
 
 
 class _Files:
@@ -103,16 +115,12 @@ def _holds_text(source: Source, column: str) -> bool:
     return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_dictionary(type)
 
 
-def _note_labels(found: Survey, row: Row, reading: Reading) -> None:
-    for task in reading.tasks:
-        _note(found, task, row, reading)
-
-
 def _note(found: Survey, task: TaskColumn, row: Row, reading: Reading) -> None:
     counts = found.labels.setdefault(task.name, Counter())
     try:
         counts.update(labels_of(task, row.cells[task.name], reading.rules.missing) or ())
-    except Refusal as refusal:
-        found.unusable.setdefault(task.name, f"row {row.number}: {refusal.detail}")
+    except Exception as error:  # the row will be refused, or an incident, when it is read for its product
+        detail = error.detail if isinstance(error, Refusal) else str(error)
+        found.unusable.setdefault(task.name, f"row {row.number}: {detail}")
     if len(counts) > MOST_LABELS:
         raise ValueError(f"column {task.name} holds more than {MOST_LABELS:,} labels; is it one of labels?")

@@ -165,6 +165,18 @@ def test_copies_of_a_product_are_counted_and_stay_in_one_split(tmp_path, capsys)
     assert {len(found) for found in places.values()} == {1} and len(info.splits) > 1
 
 
+@pytest.mark.parametrize(
+    "titles", [["Caf\u00e9", "Cafe\u0301"], ["nan", ""], ["\u200b", None], [4.0, 4.0], ["1.0", " 1.0"]]
+)
+def test_copies_are_found_by_titles_that_read_the_same(tmp_path, capsys, titles):
+    colored(tmp_path / "shop", ["red", "blue"])
+    table = pq.read_table(tmp_path / "shop/0.parquet")
+    table = table.set_column(1, "photo", pa.array([picture(1)] * 2)).set_column(2, "name", pa.array(titles))
+    pq.write_table(table, tmp_path / "shop/0.parquet")
+    prepared(tmp_path / "shop", tmp_path / "out", *ALL_TRAIN)
+    assert "note: 1 products have the image and title of an earlier one" in capsys.readouterr().out
+
+
 def test_the_warning_says_how_many_copies_a_split_column_parts(tmp_path, capsys):
     rows = [[*row, split] for row, split in zip(good_rows(tmp_path, 3), ["train", "val", "test"], strict=True)]
     rows += [["copy0", *rows[0][1:5], "val"], ["copy1", *rows[1][1:5], "val"]]
@@ -177,7 +189,7 @@ def test_the_warning_says_how_many_copies_a_split_column_parts(tmp_path, capsys)
 
 
 def test_a_group_stays_in_one_split_and_a_row_without_one_stands_alone(tmp_path):
-    rows = [[*row, f"g{n % 4}" if n < 24 else ""] for n, row in enumerate(good_rows(tmp_path, 60))]
+    rows = [[*row, f"g{n % 4}" if n < 24 else ("", "nan")[n % 2]] for n, row in enumerate(good_rows(tmp_path, 60))]
     rows[1][1:3] = rows[0][1:3]  # a copy joins the groups g0 and g1
     table = write_csv(tmp_path / "shop.csv", rows, ["sku", "photo", "name", "color", "tags", "model"])
     info = prepared(table, tmp_path / "out", "--validation", "0.3", "--test", "0.3", "--group-column", "model")
