@@ -9,23 +9,23 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from tqdm import tqdm
 
 from client.classifier import Classifier
-from client.errors import ClassifierError, InvalidProduct
+from client.errors import ClassifierError
 from client.options import session_arguments
 from client.predict.answers import Progress, Summary, record
 from client.predict.catalogue import Catalogue, Entry
-from client.protocol import Outcome, Query
+from client.predict.doubts import FAILED_IN_A_ROW, Doubts, Suspect, servers_fault
+from client.protocol import Answer, Outcome, Query
 from cma_clip.command import EXIT_STOPPED, Stopped
 from dataset.resume import work_on
 
 PART_ROWS, PART_S = 1000, 10.0
-# So many products in a row that fail by the server's fault are a fault of the server, not of the products.
-FAILED_IN_A_ROW = 50
 
 
 def ask_for(catalogue: Catalogue, options: argparse.Namespace) -> Summary:
@@ -74,15 +74,16 @@ def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespa
         Stopped: the server cannot go on.
     """
     pinned = {"expect_label_set": options.label_set or progress.label_set}
-    recorder = Recorder(progress)
     with (
         Classifier(**session_arguments(options) | pinned) as classifier,
         tqdm(total=catalogue.source.count(), initial=progress.done, unit=" products", disable=None) as bar,
     ):
+        check = partial(_check, progress, classifier)
+        recorder = Recorder(progress, Doubts(classifier, options.retry_for, check, lambda: stop.came))
         entries = takewhile(lambda _: not stop.came, catalogue.entries(progress.rows_done()))
         try:
             for entry, outcome in ask(classifier, entries, options.in_flight):
-                _check(outcome, progress, classifier)
+                check(outcome)
                 recorder.add(entry, outcome)
                 bar.update()
             if stop.came:
@@ -111,27 +112,31 @@ class Recorder:
 
     Attributes:
         records: rows for the next part.
-        suspects: those after them, all failed by the server's fault; they count once another product does better.
+        suspects: those after them, all failed by the server's fault; they count once it is clear who was at fault.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, doubts: Doubts) -> None:
+        self.progress, self.doubts = progress, doubts
         self.records: list[dict[str, Any]] = []
-        self.suspects: list[dict[str, Any]] = []
+        self.suspects: list[Suspect] = []
         self.written = time.monotonic()
 
     def add(self, entry: Entry, outcome: Outcome) -> None:
         """Take one row.
 
         Raises:
-            Stopped: too many failed in a row; none of these is recorded.
+            Stopped: the server is at fault; no row that it failed in is recorded.
         """
-        self.suspects.append(record(entry, outcome))
-        if _servers_fault(outcome):
-            if len(self.suspects) >= FAILED_IN_A_ROW:
-                raise Stopped(f"{len(self.suspects)} products in a row failed, the last with {outcome}")
-            return
-        self._settle()
+        if servers_fault(outcome):
+            self.suspects.append((entry, outcome))
+            if len(self.suspects) < FAILED_IN_A_ROW:
+                return
+            self._settle()
+        else:
+            if isinstance(outcome, Answer):
+                self.doubts.note_answered(entry)
+            self._settle()
+            self.records.append(record(entry, outcome))
         if len(self.records) >= PART_ROWS or time.monotonic() > self.written + PART_S:
             self.flush()
 
@@ -148,11 +153,11 @@ class Recorder:
         self.written = time.monotonic()
 
     def _settle(self) -> None:
-        self.records.extend(self.suspects)
-        self.suspects = []
+        settled, self.suspects = self.doubts.settle(self.suspects), []
+        self.records.extend(record(entry, outcome) for entry, outcome in settled)
 
 
-def _check(outcome: Outcome, progress: Progress, classifier: Classifier) -> None:
+def _check(progress: Progress, classifier: Classifier, outcome: Outcome) -> None:
     """Hold the run to the label set of its first answer.
 
     Raises:
@@ -167,10 +172,6 @@ def _check(outcome: Outcome, progress: Progress, classifier: Classifier) -> None
         progress.label_set = classifier.expect_label_set = outcome.label_set
     elif pinned != outcome.label_set:
         raise Stopped(f"the server's label set is {outcome.label_set}, that of the rows done so far {pinned}")
-
-
-def _servers_fault(outcome: Outcome) -> bool:
-    return isinstance(outcome, ClassifierError) and not isinstance(outcome, InvalidProduct)
 
 
 def _warn(catalogue: Catalogue, classifier: Classifier) -> None:

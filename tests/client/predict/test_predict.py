@@ -243,17 +243,58 @@ def test_products_that_fail_inside_the_server_are_rejects_unless_all_do(tmp_path
             raise Refuse("INTERNAL", "incident 0123456789ab, see the server's log")
 
     table, output = numbered(tmp_path / "table.csv", 100), tmp_path / "answers.parquet"
-    broken = {f"title {n}" for n in range(30, 100)}
+    broken = {f"title {n}" for n in range(100)}
     with ScriptedServer(script) as server:
-        assert predict.main(options(table, output, server.url)) == 75
+        command = options(table, output, server.url, "--retry-for", "0.2")
+        assert predict.main(command) == 75
         assert "stopped: 50 products in a row failed, the last with INTERNAL: incident" in capsys.readouterr().err
-        broken = {f"title {n}" for n in range(30, 35)}
-        assert predict.main(options(table, output, server.url)) == 0
+        broken = {f"title {n}" for n in range(5, 75)}
+        assert predict.main(command) == 0
     assert_every_id_once(output, 100)
     assert {(row["code"], row["message"]) for row in rejects(output)} == {
         ("INTERNAL", "incident 0123456789ab, see the server's log")
     }
-    assert len(rejects(output)) == 5
+    assert [row["id"] for row in rejects(output)] == [f"id-{n}" for n in range(5, 75)]
+
+
+def test_a_server_that_breaks_under_the_run_is_not_taken_for_bad_products(tmp_path, capsys):
+    broken = threading.Event()
+
+    def script(title: str, times: int) -> None:
+        if title == "title 40":
+            broken.set()
+        if broken.is_set():
+            raise Refuse("INTERNAL", "incident 0123456789ab, see the server's log")
+
+    table, output = numbered(tmp_path / "table.csv", 150), tmp_path / "answers.parquet"
+    with ScriptedServer(script) as server:
+        command = options(table, output, server.url, "--retry-for", "0.2", "--in-flight", "1")
+        assert predict.main(command) == 75
+        error = capsys.readouterr().err
+        assert "stopped: 50 products in a row failed" in error and "40 rows are done" in error
+        broken.clear()
+        server.script = lambda title, times: None
+        assert predict.main(command) == 0
+    assert_every_id_once(output, 150)
+    assert rejects(output) == []
+
+
+@pytest.mark.parametrize("slow", [{0}, {60, 199}])
+def test_products_that_keep_the_server_from_all_others_are_rejects_alone(tmp_path, slow):
+    """A server that works on one product after the other, also on those that nobody waits for any more."""
+    at_work = threading.Lock()
+
+    def script(title: str, times: int) -> None:
+        with at_work:
+            time.sleep(0.5 * (int(title.split()[1]) in slow))
+
+    table, output = numbered(tmp_path / "table.csv", 200), tmp_path / "answers.parquet"
+    with ScriptedServer(script) as server:
+        command = options(table, output, server.url, "--retry-for", "20", "--timeout", "0.15", "--in-flight", "16")
+        assert predict.main(command) == 0
+    assert_every_id_once(output, 200)
+    assert [row["id"] for row in rejects(output)] == [f"id-{n}" for n in sorted(slow)]
+    assert {row["code"] for row in rejects(output)} == {"DEADLINE_EXCEEDED"}
 
 
 def test_F12_a_rollout_with_another_label_set_stops_the_run(tmp_path, capsys):
