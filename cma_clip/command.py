@@ -14,6 +14,8 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
+from cma_clip.files import NO_ROOM
+
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
 # Of all that the operating system may say, what a wrong path on the command line leads to.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -61,6 +63,8 @@ def _name_the_program() -> None:
 def one_line(error: BaseException) -> str:
     """The message on one line; of an error that torch hands on from a loader process with its traceback, the last."""
     text = str(error).strip()
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        text += "; make room there and run the same command again"
     return text.splitlines()[-1] if text.startswith("Caught ") else " ".join(text.split())
 
 

@@ -12,6 +12,7 @@ from dataset.format import DatasetInfo
 from model.networks import NETWORKS, Architecture, StageName
 from train.class_weights import check_class_weights
 from train.learnable import check_learnable
+from train.logs import read_log
 from train.ranks import launched, on_gpu
 from train.recipe import Recipe, StageConfig, deepspeed_config, load_recipe
 from train.stage_state import StageState, Start, check_resume, read_state, start_of
@@ -79,9 +80,15 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     check_class_weights(recipe.class_weights, info.tasks)
     check_learnable(args.stage, args.data, info)
     start = start_of(args.stage, args.output, recipe, info.tasks)
-    fresh = StageState(world_size=launched(), data_hash=info.hash, start=start.sha256 if start else None)
+    fresh = StageState(
+        world_size=launched(),
+        data_hash=info.hash,
+        label_set=info.tasks.label_set_hash,
+        start=start.sha256 if start else None,
+    )
     state = None if args.restart else read_state(directory)
     if state:
         check_resume(recipe, ds_config, directory, state, fresh)
+        read_log(directory / "log.jsonl")
     paths = (args.config, args.data, args.output)
     return StageJob(args.stage, recipe, *paths, info, ds_config, start, state or fresh, args.restart)

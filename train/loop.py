@@ -52,7 +52,7 @@ def train_stage(job: StageJob) -> None:
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
     with meet() as ranks:
         if ranks.is_first:
-            begin(job.directory, job.recipe, job.ds_config, job.restart)
+            begin(job.directory, job.recipe, job.ds_config, job.state, job.restart)
         ranks.barrier()
         StageLoop(job, network, train, validation, ranks).run()
         if ranks.is_first:
@@ -90,7 +90,7 @@ class StageLoop:
         self.engine = create_engine(objective, job.settings, updates, job.ds_config)
         if self.state.checkpoint:
             checkpoint.load(self.engine, job.directory, self.state)
-        self.log = RunLog(job.directory, ranks.rank, self._updates_done())
+        self.log = RunLog(job.directory, ranks.rank, self._updates_done(), self.state.epoch)
         self.losses = LossWindow()
         self.saved_at = time.monotonic()
         self.stop_requested = False
@@ -229,6 +229,7 @@ class StageLoop:
 
     def _save(self) -> None:
         self._log_losses()
+        self.log.to_disk()
         checkpoint.save(self.engine, self.job.directory, self.state)
         self.saved_at = time.monotonic()
 

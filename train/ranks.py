@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import deepspeed
 import torch
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED, Stopped
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, Stopped
 from cma_clip.machine import usable_cores
 
 
@@ -124,3 +124,20 @@ def one_voice() -> Iterator[None]:
         elif not is_first_rank():
             raise SystemExit(EXIT_BAD_INPUT) from None
         raise
+
+
+def tell(mine: Any) -> list[Any]:
+    """What every rank has to say, in the ranks' order."""
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine)
+    return told
+
+
+def raise_together(faults: Sequence[Exception | None]) -> None:
+    """Where there are faults, which all ranks know alike, all end: the first says the first of them."""
+    fault = next(filter(None, faults), None)
+    if fault is None:
+        return
+    if not is_first_rank():
+        raise SystemExit(EXIT_BAD_INPUT if isinstance(fault, ValueError) else EXIT_FAILED)
+    raise fault

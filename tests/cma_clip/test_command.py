@@ -16,7 +16,12 @@ from cma_clip.command import Failure, Stopped, command
     [
         (ValueError("--size 0:\n expected 1 or more"), 2, "error: --size 0: expected 1 or more"),
         (FileNotFoundError(errno.ENOENT, "No such file", "a.csv"), 2, "error: [Errno 2] No such file: 'a.csv'"),
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: [Errno 28] No space left on device"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "a"),
+            1,
+            "error: [Errno 28] No space left on device: 'a'; make room there and run the same command again",
+        ),
+        (OSError(errno.EIO, "Input/output error"), 1, "error: [Errno 5] Input/output error"),
         (Failure("no server at h:1"), 1, "error: no server at h:1"),
         (Stopped(), 75, "stopped; the same command goes on from there"),
         (Stopped("by a signal"), 75, "stopped: by a signal; the same command goes on from there"),

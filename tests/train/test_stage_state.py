@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from train.recipe import Recipe
-from train.stage_state import StageState, begin, check_resume, finish, read_state
+from train.stage_state import StageState, begin, check_resume, finish, read_state, write_state
 
 STATE = """{
   "checkpoint": "epoch2-update0",
@@ -132,10 +132,73 @@ def test_a_state_of_another_form_is_refused_in_one_line(old: Path):
 
 
 def test_a_restart_forgets_and_the_end_publishes(old: Path, tmp_path: Path):
-    begin(old, Recipe(), {}, restart=True)
-    assert read_state(old) is None and sorted(path.name for path in old.iterdir()) == ["deepspeed.json", "recipe.yaml"]
+    fresh = StageState(world_size=1, data_hash="d")
+    begin(old, Recipe(), {}, fresh, restart=True)
+    assert read_state(old) is None
+    assert sorted(path.name for path in old.iterdir()) == ["deepspeed.json", "recipe.yaml", "state.json"]
     (old / "best").mkdir()
     (old / "best/config.json").write_text("{}")
-    finish(old, StageState(world_size=1, data_hash="d"), tmp_path / "run/bundle")
+    finish(old, fresh, tmp_path / "run/bundle")
     state = read_state(old)
     assert state is not None and state.finished and (tmp_path / "run/bundle/config.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", [b"", b"epochs: [1", b"\xff\xfe", b"seed: twelve", b"- 1"])
+def test_a_damaged_recipe_is_named_with_its_cure(old: Path, content: bytes):
+    (old / "recipe.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"recipe.yaml: missing or damaged .* or add --restart"):
+        resume(old, Recipe())
+    (old / "recipe.yaml").unlink()
+    with pytest.raises(ValueError, match=r"recipe.yaml: missing or damaged .* or add --restart"):
+        resume(old, Recipe())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff"])
+def test_damaged_deepspeed_settings_are_named_with_their_cure(old: Path, content: bytes):
+    (old / "deepspeed.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"deepspeed.json: missing or damaged .* or add --restart"):
+        resume(old, Recipe())
+
+
+def test_every_flipped_bit_of_the_state_is_seen(old: Path):
+    state = read_state(old)
+    assert state is not None
+    write_state(old, state)
+    assert read_state(old) == state
+    path = old / "state.json"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert read_state(old) == state  # a blank that became another blank
+        except ValueError as error:
+            assert "state.json: " in str(error)
+
+
+def test_a_state_that_is_gone_is_said_and_nothing_is_forgotten(old: Path):
+    (old / "checkpoints/epoch1-update3").mkdir(parents=True)
+    (old / "state.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"state.json: no such file, yet .* holds epoch1-update3 of a run; .*--restart"
+    ):
+        read_state(old)
+
+
+def test_R2_a_beginning_clears_what_kills_have_left(old: Path):
+    """Half a checkpoint, half a `best`, and the moment in which `best` is exchanged."""
+    state = read_state(old)
+    assert state is not None
+    for name in ("checkpoints/epoch2-update0", "checkpoints/epoch2-update9", ".best.123.partial", ".best.9.old"):
+        (old / name).mkdir(parents=True)
+        (old / name / "file").write_text(name)
+    (old / ".state.json.77.partial").write_text("{")
+    begin(old, Recipe(), {}, state, restart=False)
+    assert (old / "best/file").read_text() == ".best.9.old"
+    assert [path.name for path in (old / "checkpoints").iterdir()] == ["epoch2-update0"]
+    assert not list(old.glob(".*"))
+
+
+def test_a_run_that_died_before_its_first_checkpoint_may_begin_with_other_settings(tmp_path: Path):
+    begin(tmp_path / "warmup", Recipe(), {}, StageState(world_size=2, data_hash="d"), restart=False)
+    (tmp_path / "warmup/checkpoints/epoch0-update3").mkdir(parents=True)
+    assert read_state(tmp_path / "warmup") is None
