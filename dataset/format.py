@@ -7,6 +7,7 @@ null where the product has no label.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,10 +21,13 @@ Settings = dict[str, str | int | float | bool | None | list[str]]
 
 
 class Shard(StrictModel):
-    """One Parquet file: path relative to the data set, its rows, sha256 of its bytes."""
+    """One Parquet file: path relative to the data set, its rows, its size in bytes (None in data sets of before), and
+    sha256.
+    """
 
     file: str
     rows: int
+    bytes: int | None = None
     sha256: str
 
 
@@ -58,12 +62,21 @@ class DatasetInfo(StrictModel):
         """Read `directory/dataset.json`.
 
         Raises:
-            ValueError: it is missing or does not fit; the message names file and field.
+            ValueError: it is missing, damaged or does not fit; the message names file and field.
         """
         path = directory / "dataset.json"
         if not path.exists():
             raise ValueError(f"{path}: no such file; make a data set with python -m train.prepare")
-        return read_json(cls, path)
+        info = read_json(cls, path)
+        if info.hash != info.hash_of_shards():
+            raise ValueError(
+                f"{path}: damaged, its shards are not those of its hash; put back a copy, or prepare again"
+            )
+        return info
+
+    def hash_of_shards(self) -> str:
+        digests = "".join(shard.sha256 for split in self.splits.values() for shard in split.shards)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
 
 def shard_schema(tasks: Sequence[Task]) -> pa.Schema:

@@ -85,7 +85,7 @@ class ShardWriter:
         path = self._path()
         to_disk(path)
         name = path.relative_to(self.directory).as_posix()
-        self.shards.append(Shard(file=name, rows=self.file_rows, sha256=file_sha256(path)))
+        self.shards.append(Shard(file=name, rows=self.file_rows, bytes=path.stat().st_size, sha256=file_sha256(path)))
         self.file, self.file_rows = None, 0
 
     def _path(self) -> Path:

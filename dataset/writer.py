@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -173,19 +172,20 @@ def _example(rejects: RejectFile) -> str:
 
 
 def _describe(new: NewDataset, splits: dict[str, Split]) -> DatasetInfo:
-    digests = "".join(shard.sha256 for split in splits.values() for shard in split.shards)
     tasks = [_with_labels_of(task, splits) if task.name in new.found else task for task in new.tasks]
     for task in tasks:
         for split in splits.values():
             counts = split.label_counts[task.name]
             split.label_counts[task.name] = {label: counts[label] for label in task.labels}
-    return DatasetInfo(
+    info = DatasetInfo(
         tasks=TaskSet(tasks),
         splits=splits,  # type: ignore[arg-type]  # pydantic checks the names
         source=new.source,
         settings=new.settings,
-        hash=hashlib.sha256(digests.encode()).hexdigest(),
+        hash="",
     )
+    info.hash = info.hash_of_shards()
+    return info
 
 
 def _with_labels_of(task: Task, splits: dict[str, Split]) -> Task:

@@ -121,14 +121,20 @@ class ProductDataset(Dataset):
         return Sample(row["id"], input_ids, pixels, present, targets, None)
 
     def product(self, index: int) -> dict[str, Any]:
-        """The row as it is stored: id, image bytes, title, labels."""
+        """The row as it is stored: id, image bytes, title, labels.
+
+        A title that is no UTF-8 has surrogates in it, which `clean_title` refuses.
+        """
         group = bisect.bisect_right(self.starts, index) - 1
-        return self._table(group).slice(index - self.starts[group], 1).to_pylist()[0]
+        row = self._table(group).slice(index - self.starts[group], 1)
+        errors = {"title": "surrogateescape"}
+        return {name: _values(row[name], errors.get(name, "backslashreplace"))[0] for name in row.column_names}
 
     def columns(self, *names: str) -> dict[str, list[Any]]:
         """Columns of the whole split, as they are stored."""
         tables = [self._read(group, names) for group in range(len(self.row_groups))]
-        return pa.concat_tables(tables).to_pydict()
+        table = pa.concat_tables(tables)
+        return {name: _values(table[name], "backslashreplace") for name in table.column_names}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
@@ -179,6 +185,18 @@ def _leave_signals_to_the_rank(_: int) -> None:
     """Ctrl-C and the launcher's SIGTERM reach the workers too; they must live until the checkpoint is written."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _values(column: pa.ChunkedArray, errors: str) -> list[Any]:
+    """A column as Python has it; bytes that are no UTF-8 in a column of text are decoded as `errors` says."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        if pa.types.is_list(column.type):
+            lists = column.cast(pa.list_(pa.binary())).to_pylist()
+            return [value and [text.decode(errors=errors) for text in value] for value in lists]
+        texts = column.cast(pa.binary()).to_pylist()
+        return [text if text is None else text.decode(errors=errors) for text in texts]
 
 
 def _row_group_sizes(path: Path, rows: int) -> list[int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.format import DatasetInfo
+from dataset.verify import check_sizes
 from model.networks import NETWORKS, Architecture, StageName
 from train.class_weights import check_class_weights
 from train.learnable import check_learnable
@@ -30,6 +31,7 @@ class StageJob:
         start: of the stage before; None where pretrained or random towers begin.
         state: where the stage stands; changes as it goes.
         restart: what the stage has left on disk is to be forgotten.
+        verify: all shards are to be read and compared, not only those that look changed.
     """
 
     stage: StageName
@@ -42,6 +44,7 @@ class StageJob:
     start: Start | None
     state: StageState
     restart: bool
+    verify: bool
 
     @property
     def directory(self) -> Path:
@@ -78,6 +81,7 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     ds_config = deepspeed_config(recipe, settings, launched(), on_gpu(), args.deepspeed_config)
     info = DatasetInfo.read(args.data)
     check_class_weights(recipe.class_weights, info.tasks)
+    check_sizes(args.data, info)
     check_learnable(args.stage, args.data, info)
     start = start_of(args.stage, args.output, recipe, info.tasks)
     fresh = StageState(
@@ -91,4 +95,5 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
         check_resume(recipe, ds_config, directory, state, fresh)
         read_log(directory / "log.jsonl")
     paths = (args.config, args.data, args.output)
-    return StageJob(args.stage, recipe, *paths, info, ds_config, start, state or fresh, args.restart)
+    verify = args.verify or state is not None
+    return StageJob(args.stage, recipe, *paths, info, ds_config, start, state or fresh, args.restart, verify)

@@ -28,6 +28,7 @@ from train.losses import ClassificationObjective, ContrastiveObjective
 from train.predict import loss_and_metrics, mean_loss, predict
 from train.ranks import Ranks, meet
 from train.sampler import ShuffledBatches
+from train.shards import verify_shards
 from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
 from train.thresholds import fit_thresholds, threshold_remarks
@@ -51,6 +52,7 @@ def train_stage(job: StageJob) -> None:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
     with meet() as ranks:
+        verify_shards(job)
         if ranks.is_first:
             begin(job.directory, job.recipe, job.ds_config, job.state, job.restart)
         ranks.barrier()

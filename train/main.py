@@ -51,6 +51,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     for option, (default, meaning) in paths.items():
         parser.add_argument(option, type=Path, default=default, help=f"{meaning} (%(default)s)")
     parser.add_argument("--restart", action="store_true", help="forget what this stage has done so far")
+    verify = "read all shards and compare their sha256, as is done wherever a run goes on"
+    parser.add_argument("--verify", action="store_true", help=verify)
     parser.add_argument("--deepspeed_config", type=Path, help="JSON laid over the settings derived from the recipe")
     parser.add_argument("--local_rank", type=int, help="set by the launcher, which sets LOCAL_RANK as well")
     return parser.parse_known_args(arguments)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from cma_clip.files import file_sha256
 from dataset.format import DatasetInfo
 
 HEADER = ["sku", "photo", "name", "color", "tags"]
@@ -24,6 +25,19 @@ def rows_of(directory: Path, split: str) -> list[dict]:
 
 def contents(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def reseal(directory: Path) -> None:
+    """dataset.json describes the shards as they are now, as if they had been made so."""
+    info = DatasetInfo.model_validate_json((directory / "dataset.json").read_bytes())
+    for split in info.splits.values():
+        for shard in split.shards:
+            path = directory / shard.file
+            shard.bytes, shard.sha256 = path.stat().st_size, file_sha256(path)
+            shard.rows = pq.read_metadata(path).num_rows
+        split.rows = sum(shard.rows for shard in split.shards)
+    info.hash = info.hash_of_shards()
+    (directory / "dataset.json").write_text(info.model_dump_json(indent=2) + "\n")
 
 
 def picture(seed: int = 0, kind: str = "JPEG") -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_set_files import reseal
 from tiny import tiny_config
 
 from dataset.format import DatasetInfo
@@ -121,6 +122,33 @@ def test_R9_a_corrupt_picture_is_masked_and_reported(copy: Path):
     assert batch.problems == [sample.problem] and batch.readable_B.tolist() == [True, False]
 
 
+def test_a_title_that_is_no_utf_8_is_a_reject_and_the_other_products_are_read(copy: Path):
+    """One byte of the shard: the title of the product in place 3."""
+    shard = next((copy / "split=test").glob("*.parquet"))
+    title = open_split(copy)[3], pq.read_table(shard)["title"][3].as_py()
+    content = shard.read_bytes()
+    assert content.count(title[1].encode()) == 1
+    shard.write_bytes(content.replace(title[1].encode(), b"\xff" + title[1].encode()[1:]))
+    reseal(copy)
+    dataset = open_split(copy)
+    sample = dataset[3]
+    assert sample.problem == f"{title[0].id}: TXT_INVALID_UTF8: the title is not UTF-8 at position 0"
+    assert (sample.targets == MISSING).all() and dataset[2].problem is dataset[4].problem is None
+    assert dataset.columns("id", "title")["title"][3].startswith("\\xff")
+
+
+def test_an_id_and_labels_that_are_no_utf_8_are_shown_as_bytes(copy: Path):
+    shard = next((copy / "split=test").glob("*.parquet"))
+    table = pq.read_table(shard)
+    for name, raw in (("id", b"p\xe9"), ("color", b"gr\xfcn")):
+        values = [raw] * len(table)
+        column = pa.array(values, pa.binary()).view(pa.string())
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    pq.write_table(table, shard)
+    with pytest.raises(ValueError, match=r"p\\xe9: label 'gr\\\\xfcn' is not among color's"):
+        open_split(copy)[0]
+
+
 def test_absent_picture_or_title(copy: Path):
     shard = next((copy / "split=test").glob("*.parquet"))
     rows = pq.read_table(shard)
@@ -156,6 +184,7 @@ def test_an_empty_split_and_a_missing_data_set_are_named(copy: Path, tmp_path: P
     info = DatasetInfo.read(copy)
     del info.splits["test"]
     (copy / "dataset.json").write_text(info.model_dump_json())
+    reseal(copy)
     with pytest.raises(ValueError, match=r"the split 'test' has no products; it has \['train', 'validation'\]"):
         open_split(copy)
     with pytest.raises(ValueError, match=r"nowhere/dataset\.json: no such file"):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from data_set_files import reseal
 from safetensors.torch import load_file
 from tiny import ROOT, STAGES, deepspeed, environment, run_stage
 
@@ -296,6 +297,7 @@ def test_R8_R9_an_error_on_one_rank_is_said_in_one_line(warm: Path, data: Path, 
     for row in rows[80:]:
         row["image"] = row["image"][:100]
     pq.write_table(pa.Table.from_pylist(rows, table.schema), shard)
+    reseal(copy)
     result = run_stage("warmup", copy, warm, "--loader_workers", "1")
     assert result.returncode != 0
     errors = {line for line in result.stderr.splitlines() if line.startswith("error: ")}
