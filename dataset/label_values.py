@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import math
 import re
 import unicodedata
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -14,8 +16,8 @@ MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a")
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"(?:{QUOTED}|[-+]?[0-9][0-9.]*|None|null|nan)"
-# Commas are a must: Python would read ['a' 'b'], as numpy prints it, as one text.
-LIST = re.compile(rf"\[\s*(?:{ITEM}\s*(?:,\s*{ITEM}\s*)*,?)?\s*\]", re.DOTALL)
+# Commas are a must: Python would read ['a' 'b'], as numpy prints it, as one text. Possessive: no cell takes long.
+LIST = re.compile(rf"\[\s*+(?:{ITEM}\s*+(?:,\s*+{ITEM}\s*+)*+(?:,\s*+)?+)?+\]", re.DOTALL)
 NOTHING = re.compile(rf"({QUOTED})|\b(?:null|nan)\b", re.DOTALL)
 
 
@@ -29,6 +31,7 @@ def label_text(value: object) -> str:
         value = _decoded(value)
     if isinstance(value, str):
         text = unicodedata.normalize("NFC", value).strip()
+        text.encode()  # half of a surrogate pair is a UnicodeEncodeError, which is a ValueError
         return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
     if isinstance(value, int):
         return str(value)
@@ -45,12 +48,21 @@ def folded(label: str) -> str:
 
 def listed(text: str) -> list[object] | None:
     """The items of a list written as text, by Python, pandas or JSON; None where it is no such text."""
-    if not LIST.fullmatch(text.strip()):
+    text = text.strip()
+    if not LIST.fullmatch(text):
         return None
-    try:
-        return list(ast.literal_eval(NOTHING.sub(lambda found: found[1] or "None", text.strip())))
-    except (SyntaxError, ValueError):
-        return None
+    for read in (json.loads, _python_list):
+        try:
+            return list(read(text))
+        except (SyntaxError, ValueError):
+            continue
+    return None
+
+
+def _python_list(text: str) -> list[object]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a backslash that escapes nothing
+        return ast.literal_eval(NOTHING.sub(lambda found: found[1] or "None", text))
 
 
 def _decoded(value: bytes) -> str:

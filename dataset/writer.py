@@ -218,7 +218,7 @@ def summary(new: NewDataset, info: DatasetInfo, rejects: int) -> str:
         lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels): {', '.join(common)}{more}")
     if rejects:
         lines.append(f"  rejected rows and why: {directory / 'rejects.csv'}")
-    known = {task.name: task.labels for task in info.tasks}
+    known = {task.name: frozenset(task.labels) for task in info.tasks}
     dropped = {task.name: [label for label in task.labels if label not in known[task.name]] for task in new.tasks}
     lines += [f"  note: {line}" for line in (*new.remarks, *(remarks(info, dropped) if new.found else ()))]
     training = f"deepspeed train/main.py --stage {new.next_stage} --data {directory} --output runs/NAME"

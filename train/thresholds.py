@@ -75,14 +75,14 @@ def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> Tas
 
 
 def threshold_remarks(tasks: TaskSet) -> list[str]:
-    """A line for each task whose fitted threshold accepts everything or nothing: no score says less."""
+    """A line for each task of which no threshold was fitted, or one that accepts nothing: no score says less."""
     lines = []
     for task in tasks:
-        if task.fitted_for != "precision":
-            continue
-        if task.accept_from() == [0.0]:
-            lines.append(f"{task.name}: no validation product has its label, so every answer is accepted (threshold 0)")
-        elif task.accept_from() == [1.0]:
+        default = task.default_thresholds[0]
+        if not task.thresholds:
+            what = "every answer is accepted (threshold 0)" if default == 0 else f"its thresholds stay {default:g}"
+            lines.append(f"{task.name}: no validation product has its label, so {what}")
+        elif task.fitted_for == "precision" and task.thresholds == [1.0]:
             lines.append(
                 f"{task.name}: no validation score reaches {PRECISION:.0%} precision, so none below 1.0 is accepted"
             )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from datetime import date
 from decimal import Decimal
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dataset.label_values import folded, label_text, listed
 from dataset.labels import LabelRules, TaskColumn, labels_of, make_tasks
@@ -37,6 +40,9 @@ NAN = float("nan")
         ("multi_label", "['a', \"b;\"]", ["a", "b;"]),
         ("multi_label", '["a", null]', ["a"]),
         ("multi_label", "['a' 'b']", ["['a' 'b']"]),
+        ("multi_label", '["\\ud83d\\ude00", "caf\\u00e9"]', ["\N{GRINNING FACE}", "caf\u00e9"]),
+        ("multi_label", r"['a\d',nan,1.0]", [r"a\d", "1"]),
+        ("multi_label", "[1,]", ["1"]),
         ("multi_label", "[a]", ["[a]"]),
         ("multi_label", [""], None),
         ("multi_label", [None, NAN], None),
@@ -54,6 +60,7 @@ def test_label_cells(kind, cell, expected):
         (b"\xff", "a label is bytes that are no UTF-8"),
         ({"a": 1}, "a label is dict"),
         (date(2026, 1, 2), r"a label is date \(2026-01-02\), expected text or a number"),
+        ("\ud800", "a label is 'utf-8' codec can't encode"),
         (float("inf"), r"a label is float \(inf\)"),
         ([["a"]], "a label is list"),
     ],
@@ -86,7 +93,9 @@ def test_folding_knows_case_blanks_and_what_is_invisible():
     assert folded("navy") != folded("navy blue")
 
 
-@pytest.mark.parametrize("text", ["a, b", "['a'", "[__import__('os')]", "['a'] * 9", "[['a']]"])
+@pytest.mark.parametrize(
+    "text", ["a, b", "['a'", "[__import__('os')]", "['a'] * 9", "[['a']]", "[1.2.3]", "[01]", f"[{'9' * 5000}]"]
+)
 def test_only_plain_lists_are_lists(text):
     assert listed(text) is None
 
@@ -100,3 +109,23 @@ def test_the_most_frequent_spelling_is_the_label():
 def test_given_labels_that_mean_the_same_are_refused():
     with pytest.raises(ValueError, match=r"task size: labels '1' and '1.0' mean the same"):
         make_tasks([TaskColumn("size", "single_label")], {"size": ["1", "1.0"]}, LabelRules())
+
+
+@pytest.mark.parametrize(
+    "cell", ["[1" + " " * 130_000 + "x]", "['" + "\\" * 130_000, "[" + "1," * 65_000, "[" * 130_000]
+)
+def test_a_long_cell_that_is_nearly_a_list_is_read_in_one_pass(cell):
+    started = time.process_time()
+    assert listed(cell) is None
+    assert time.process_time() - started < 2
+
+
+@given(st.text() | st.binary() | st.integers() | st.floats() | st.decimals() | st.booleans() | st.dates())
+@settings(max_examples=150, deadline=None)
+def test_any_value_is_a_label_that_stays_itself_or_is_refused(value):
+    try:
+        label = label_text(value)
+    except ValueError:
+        return
+    assert label_text(label) == label and label == label.strip()
+    label.encode()

@@ -157,7 +157,7 @@ def test_one_row_group_after_the_other_is_held_while_a_split_is_scored(tagged: P
 def test_thresholds_that_accept_everything_or_nothing_are_said(
     tagged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    tasks = [COLOR.model_copy(update={"thresholds": [1.0]}), TAGS]
+    tasks = [COLOR.model_copy(update={"thresholds": [1.0]}), TAGS.model_copy(update={"thresholds": [0.5] * 3})]
     save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
     judged(tmp_path / "bundle", tagged, tmp_path / "score")
     notes = json.loads((tmp_path / "score/metrics.json").read_text())["notes"]

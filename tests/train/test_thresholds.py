@@ -10,7 +10,7 @@ from tiny import TASKS
 
 from model.tasks import MISSING, MultiLabel, Task, TaskSet
 from train.answers import answers_by_task
-from train.thresholds import best_f1_threshold, fit_thresholds, most_at_precision
+from train.thresholds import best_f1_threshold, fit_thresholds, most_at_precision, threshold_remarks
 
 TAGS = MultiLabel(name="tags", labels=["a", "b", "c"])
 
@@ -112,3 +112,17 @@ def test_the_server_accepts_what_the_thresholds_were_fitted_to():
     # Those below are all wrong, so that the highest threshold is the last sure one's score.
     assert 0 < len(sure) < 200 and accepted == sure
     assert torch.equal(tags.answered_NL, tags.targets_NL)
+
+
+def test_a_threshold_that_accepts_everything_or_nothing_is_said():
+    logits = torch.tensor([[2.0, 0.0, 0.0, 1.0, 0.0], [0.0, 3.0, 0.0, 1.0, 0.0]])
+    wrong = torch.tensor([[0.0, 1, 0, MISSING, MISSING], [1.0, 0, 0, MISSING, MISSING]])
+    assert threshold_remarks(fit_thresholds(logits, wrong, TASKS)) == [
+        "color: no validation score reaches 90% precision, so none below 1.0 is accepted",
+        "pattern: no validation product has its label, so every answer is accepted (threshold 0)",
+    ]
+    assert threshold_remarks(TaskSet([TAGS])) == [
+        "tags: no validation product has its label, so its thresholds stay 0.5"
+    ]
+    right = torch.tensor([[1.0, 0, 0, 1, 0], [0.0, 1, 0, 1, 0]])
+    assert threshold_remarks(fit_thresholds(logits, right, TASKS)) == []
