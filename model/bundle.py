@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,24 @@ def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> No
     """Write a bundle in one step; what stood there before stays until it is complete."""
     with new_directory(directory) as partial:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
+        _save_weights(weights, partial / "model.safetensors")
         build_tokenizer(config.preprocess.vocab_size).save(str(partial / "tokenizer.json"))
         # safetensors writes for the owner only; the server may run as somebody else.
         (partial / "model.safetensors").chmod((partial / "tokenizer.json").stat().st_mode)
-        config = config.model_copy(update={"tokenizer_sha256": file_sha256(partial / "tokenizer.json")})
+        names = {"tokenizer_sha256": "tokenizer.json", "weights_sha256": "model.safetensors"}
+        config = config.model_copy(update={key: file_sha256(partial / name) for key, name in names.items()})
         write_atomically(partial / "config.json", config.model_dump_json(indent=2) + "\n")
+
+
+def _save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+    """save_file, whose error is an OSError again when the disk is full."""
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load_bundle(directory: Path) -> Bundle:
@@ -73,6 +87,7 @@ def load_bundle(directory: Path) -> Bundle:
     """
     config = BundleConfig.read(directory / "config.json")
     network, _ = build_network(config.model, config.tasks, config.preprocess, directory / "model.safetensors")
+    config.check_weights(directory / "model.safetensors")
     config.check_tokenizer(directory / "tokenizer.json")
     return Bundle(config, network, TitleTokenizer.load(directory / "tokenizer.json", config.preprocess))
 

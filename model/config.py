@@ -85,6 +85,7 @@ class BundleConfig(StrictModel):
 
     Attributes:
         tokenizer_sha256: of the tokenizer.json that the network was trained with; None in bundles of before.
+        weights_sha256: of the model.safetensors beside it; None in bundles of before.
         provenance: where it came from: recipe, stage, data hash, validation loss.
     """
 
@@ -93,6 +94,7 @@ class BundleConfig(StrictModel):
     preprocess: PreprocessConfig
     tasks: TaskSet
     tokenizer_sha256: str | None = None
+    weights_sha256: str | None = None
     provenance: dict[str, Any] = {}
 
     @classmethod
@@ -115,3 +117,16 @@ class BundleConfig(StrictModel):
         found = file_sha256(path)
         if self.tokenizer_sha256 not in (None, found):
             raise ValueError(f"{path}: its sha256 is {found}, the network was trained with {self.tokenizer_sha256}")
+
+    def check_weights(self, path: Path) -> str:
+        """The sha256 of model.safetensors.
+
+        Raises:
+            ValueError: it is missing, or not what was saved: a flipped bit still loads.
+        """
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        found = file_sha256(path)
+        if self.weights_sha256 not in (None, found):
+            raise ValueError(f"{path}: damaged, its sha256 is {found}, config.json says {self.weights_sha256}")
+        return found

@@ -29,6 +29,7 @@ from train.predict import loss_and_metrics, mean_loss, predict
 from train.ranks import Ranks, meet
 from train.sampler import ShuffledBatches
 from train.shards import verify_shards
+from train.shared_memory import check_shared_memory
 from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
 from train.thresholds import fit_thresholds, threshold_remarks
@@ -46,6 +47,7 @@ def train_stage(job: StageJob) -> None:
     torch.manual_seed(job.recipe.seed)
     weights, preprocess = (job.start.weights, job.start.preprocess) if job.start else (None, None)
     network, preprocess = build_network(job.recipe.model, job.info.tasks, preprocess, weights)
+    check_shared_memory(job, preprocess)
     freeze(network, job.stage, job.architecture)
     train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups)
     if len(train) < job.settings.batch_size:

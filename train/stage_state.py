@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
-from cma_clip.files import clear_interrupted, file_sha256, new_directory, write_atomically
+from cma_clip.files import clear_interrupted, new_directory, write_atomically
 from cma_clip.settings import StrictModel, one_line, read_json
 from model.config import BundleConfig, PreprocessConfig
 from model.networks import NETWORKS, StageName
@@ -130,7 +130,7 @@ def _start(best: Path, recipe: Recipe, tasks: TaskSet) -> Start:
             " or another --output"
         )
     weights = best / "model.safetensors"
-    return Start(weights, file_sha256(weights), before.preprocess)
+    return Start(weights, before.check_weights(weights), before.preprocess)
 
 
 def check_resume(

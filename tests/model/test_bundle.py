@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from cma_clip.files import file_sha256, new_directory, write_atomically
@@ -32,8 +33,9 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 
 def test_round_trip_is_bitwise(saved: Path):
     network, bundle = tiny_network(), load_bundle(saved)
-    tokenizer = file_sha256(saved / "tokenizer.json")
-    assert bundle.config == tiny_bundle_config().model_copy(update={"tokenizer_sha256": tokenizer})
+    names = {"tokenizer_sha256": "tokenizer.json", "weights_sha256": "model.safetensors"}
+    hashes = {key: file_sha256(saved / name) for key, name in names.items()}
+    assert bundle.config == tiny_bundle_config().model_copy(update=hashes)
     for (name, ours), theirs in zip(network.state_dict().items(), bundle.network.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
     products = [("red dress", b""), ("blue dress by Redwood", b"")]
@@ -76,6 +78,32 @@ def test_damaged_weights_are_named(copy: Path):
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"model\.safetensors: these weights do not fit"):
         load_bundle(copy)
+
+
+def test_one_flipped_bit_of_the_weights_is_refused(copy: Path):
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1000] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged, its sha256 is \w+, config\.json says \w+"):
+        load_bundle(copy)
+    config = json.loads((copy / "config.json").read_text())
+    del config["weights_sha256"]  # as bundles of before
+    (copy / "config.json").write_text(json.dumps(config))
+    load_bundle(copy)
+
+
+def test_R3_a_full_disk_leaves_the_old_bundle_and_names_the_file(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("model.bundle.save_file", full)
+    with pytest.raises(OSError, match=r"\[Errno 28\] No space left on device: '.*model\.safetensors'"):
+        save_bundle(copy, tiny_bundle_config(), tiny_network())
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+    assert [path.name for path in copy.parent.iterdir()] == ["bundle"]
 
 
 def test_weights_of_another_network_are_refused_in_one_line(copy: Path):
