@@ -2,7 +2,7 @@
 
 Columns of a shard: `id` string, `image` binary (encoded bytes, empty if absent), `title` string
 (empty if absent), then one column a task: string, or list of string where a product may have several labels,
-null where the product has no label.
+null where it is not known; an empty list is none of the labels.
 """
 
 from __future__ import annotations

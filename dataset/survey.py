@@ -20,7 +20,7 @@ from dataset.labels import MOST_LABELS, TaskColumn, labels_of
 from dataset.products import Reject
 from dataset.rows import Reading, cell_of, label_cell, unread_products
 from dataset.seen_ids import SeenIds, hash_of
-from dataset.table import CsvSource, Row, Source
+from dataset.table import CsvSource, ParquetSource, Row, Source
 from model.refusal import Refusal
 
 MOST_SPLITS = 1000
@@ -68,6 +68,8 @@ def survey(source: Source, reading: Reading) -> Survey:
             if not titles.add(title):
                 found.repeated.add(hash_of(title))
             files.add(cell_of(row, paths))
+    for path in _struct_paths(source, columns.image):
+        files.add(path)
     return replace(found, images=files.digest.hexdigest())
 
 
@@ -111,8 +113,18 @@ def _holds_text(source: Source, column: str) -> bool:
     """Whether a column names files; encoded images are covered by the state of the table."""
     if isinstance(source, CsvSource):
         return True
-    type = pq.read_schema(source.files[0]).field(column).type
-    return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_dictionary(type)
+    types = [pq.read_schema(file).field(column).type for file in source.files]
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)
+    return any(test(type) for test in tests for type in types)
+
+
+def _struct_paths(source: Source, column: str | None) -> Iterator[object]:
+    """The paths of Hugging Face's {bytes, path}, without the bytes."""
+    for file in source.files if isinstance(source, ParquetSource) and column else ():
+        type = pq.read_schema(file).field(column).type
+        if pa.types.is_struct(type) and type.get_field_index("path") >= 0:
+            for batch in pq.ParquetFile(file).iter_batches(columns=[f"{column}.path"]):
+                yield from batch.column(0).field("path").to_pylist()
 
 
 def _note(found: Survey, task: TaskColumn, row: Row, reading: Reading) -> None:

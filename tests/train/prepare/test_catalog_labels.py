@@ -200,8 +200,16 @@ def test_a_group_stays_in_one_split_and_a_row_without_one_stands_alone(tmp_path)
     assert main(catalog_arguments(table, tmp_path / "out", "--validation", "0.3", "--test", "0.3")) == 2
 
 
-def test_images_changed_in_place_are_seen(tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["csv", "text", "struct"])
+def test_images_changed_in_place_are_seen(tmp_path, capsys, kind):
     table = csv_of(tmp_path, ["red", "blue"] * 2)
+    if kind != "csv":
+        cells: list = [f"photos/{n}.jpg" for n in range(4)]
+        if kind == "struct":
+            cells = [{"bytes": None, "path": cell} for cell in cells]
+        rows = pq.read_table(colored(tmp_path / "shop", ["red", "blue"] * 2))
+        table = tmp_path / "shop.parquet"
+        pq.write_table(rows.set_column(1, "photo", pa.array(cells)), table)
     prepared(table, tmp_path / "out", *ALL_TRAIN)
     prepared(table, tmp_path / "out", *ALL_TRAIN)
     assert "already there" in capsys.readouterr().out
