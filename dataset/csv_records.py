@@ -67,6 +67,10 @@ def read_records(lines: Lines, width: int) -> Iterator[Record]:
         if not first.strip("\r\n"):
             continue
         line = lines.number
+        if '"' not in first and len(first) < csv.field_size_limit():
+            plain = first.rstrip("\r\n").split(",")
+            yield Record(line, plain, _wrong_number(plain, width))
+            continue
         cells, more = _quoted(first, lines, width)
         if isinstance(cells, csv.Error) or (more and len(cells) != width):
             lines.give_back(more)

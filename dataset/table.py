@@ -65,13 +65,15 @@ class CsvSource:
             header = self._header(lines)
             places = {name: header.index(name) for name in columns}
             for number, record in enumerate(read_records(lines, len(header)), start=1):
-                spoilt = next((name for name, place in places.items() if not _is_utf8(record.cells, place)), None)
-                if not record.problem and spoilt is None:
-                    yield Row(number, {name: record.cells[place] for name, place in places.items()})
-                    continue
+                if not record.problem:
+                    cells = {name: record.cells[place] for name, place in places.items()}
+                    spoilt = [name for name, cell in cells.items() if not _is_utf8(cell)]
+                    if not spoilt:
+                        yield Row(number, dict(cells))
+                        continue
                 id = _cell_of(record.cells, None if id_column is None else header.index(id_column))
                 code = Code.ROW_UNUSABLE if record.problem else Code.TXT_INVALID_UTF8
-                problem = record.problem or f"{spoilt} is not UTF-8"
+                problem = record.problem or f"{spoilt[0]} is not UTF-8"
                 yield Reject(number, id_for_people(id), code, f"line {record.line}: {problem}")
 
     def count(self) -> int:
@@ -83,7 +85,7 @@ class CsvSource:
             header = read_header(lines)
         except ValueError as error:
             raise ValueError(f"{self.files[0]}: {error}") from None
-        if any("\0" in name or not _is_utf8(header, place) for place, name in enumerate(header)):
+        if any("\0" in name or not _is_utf8(name) for name in header):
             raise ValueError(f"{self.files[0]}: line 1: not UTF-8; expected a table of plain text in UTF-8")
         return header
 
@@ -139,9 +141,9 @@ def _cell_of(cells: list[str], place: int | None) -> str:
     return cells[place] if place is not None and place < len(cells) else ""
 
 
-def _is_utf8(cells: list[str], place: int) -> bool:
+def _is_utf8(text: str) -> bool:
     try:
-        _cell_of(cells, place).encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

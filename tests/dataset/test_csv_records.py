@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import random
 from pathlib import Path
 
@@ -72,6 +74,23 @@ def test_a_stray_quote_costs_its_own_line(tmp_path, lines, expected, end):
     text = ("id,title,image\n" + lines).replace("\n", end)
     assert read(tmp_path / "a.csv", text) == expected
     assert read(tmp_path / "a.csv", b"\xef\xbb\xbf" + text.encode()) == expected
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+def test_what_python_writes_is_read_as_it_was(quoting):
+    """Text of any letters; a comma has a blank after it, as in prose."""
+    draw = random.Random(3)
+    for _ in range(200):
+        table = [["".join(draw.choices(LETTERS, k=draw.randrange(9))) for _ in range(4)] for _ in range(8)]
+        file = io.StringIO(newline="")
+        csv.writer(file, quoting=quoting).writerows([["a", "b", "c", "d"], *table])
+        file.seek(0)
+        lines = Lines(file)
+        assert read_header(lines) == ["a", "b", "c", "d"]
+        assert [(record.cells, record.problem) for record in read_records(lines, 4)] == [(row, "") for row in table]
+
+
+LETTERS = ["a", "é", " ", '"', '""', ", ", "\n", "\r\n", "\r", "\t", "\0", "\u2028", "\x0c", ";", "'"]
 
 
 def test_rejects_have_the_id_that_can_be_read(tmp_path):

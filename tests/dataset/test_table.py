@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +13,9 @@ import pytest
 
 from dataset import rows
 from dataset.cells import text_of
-from dataset.products import Reject, RejectFile
-from dataset.rows import Columns, Reading, UnreadProduct, unread_products
+from dataset.parts import Part
+from dataset.products import Product, Reject, RejectFile
+from dataset.rows import Columns, ImageReader, Reading, UnreadProduct, unread_products
 from dataset.table import CsvSource, ParquetSource, Source
 
 COLUMNS = Columns(image=None, title="title", id="id")
@@ -164,6 +166,21 @@ def test_an_error_that_nobody_foresaw_costs_its_own_row(tmp_path, monkeypatch, c
     name = incident.detail.removeprefix("incident ").split(",")[0]
     assert "KeyError: 'of a decoder'" in incident.detail
     assert f"incident {name}, row 2" in caplog.text and "Traceback" in caplog.text
+
+
+def test_an_image_over_which_decoding_breaks_costs_its_own_row(monkeypatch, caplog):
+    def decode_image(image: bytes, *_: object) -> None:
+        if image == b"441":
+            raise KeyError("441")
+
+    monkeypatch.setattr(rows, "decode_image", decode_image)
+    items = [UnreadProduct(n, Product(f"{n}", b"", "x", {}, "train"), image) for n, image in enumerate([b"1", b"441"])]
+    good, incident = ImageReader().products(Part(0, items))
+    assert good.image == b"1" and (incident.row, incident.id, incident.code) == (1, "1", "INTERNAL")
+    assert "KeyError" in incident.detail and "Traceback" in caplog.text
+    monkeypatch.setattr(rows, "decode_image", Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError):
+        list(ImageReader().products(Part(0, items)))
 
 
 @pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
