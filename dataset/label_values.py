@@ -73,8 +73,11 @@ def _decoded(value: bytes) -> str:
 
 
 def _fraction(value: float | np.floating | Decimal) -> str:
-    """The shortest text that means it, in 32 bits if they hold it: 0.1 of a float column is that of a double one."""
+    """The shortest text that means it, in 16 or 32 bits if they hold it: 0.1 of any float column is the same."""
     if isinstance(value, Decimal):
         return format(value.normalize(), "f")
-    short = np.float32(value)
-    return str(short) if float(short) == float(value) else repr(float(value))
+    with np.errstate(over="ignore", under="ignore"):
+        for kind in (np.float16, np.float32):
+            if float(kind(value)) == float(value):
+                return str(kind(value))
+    return repr(float(value))

@@ -132,10 +132,18 @@ def labels_of(column: TaskColumn, cell: object, missing: frozenset[str] = frozen
         texts = [label_text(value) for value in values if value is not None and value == value]  # NaN is not itself
     except ValueError as error:
         raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: a label is {error}, expected text or a number") from None
-    labels = list(dict.fromkeys(text for text in texts if text and not (missing and folded(text) in missing)))
+    labels = list(dict.fromkeys(text for text in texts if _says_something(text, missing)))
     if not column.task.several_labels and len(labels) > 1:
-        raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: {len(labels)} labels for a single-label task")
+        problem = f"{column.name}: {len(labels)} labels for a single-label task; multi_label takes several"
+        raise Refusal(Code.ROW_UNUSABLE, problem)
     return labels if labels or (not values and column.task.several_labels) else None
+
+
+def _says_something(text: str, missing: frozenset[str]) -> bool:
+    """Neither empty, nor of invisible characters only, nor a word for nothing."""
+    if text.isascii() and not missing:
+        return bool(text)
+    return folded(text) not in missing | {""}
 
 
 def _values(column: TaskColumn, cell: object) -> Sequence[object]:

@@ -28,6 +28,7 @@ NAN = float("nan")
         ("single_label", None, None),
         ("single_label", ["red"], ["red"]),
         ("single_label", [], None),
+        ("single_label", "\u200b\xa0", None),
         ("single_label", b"red", ["red"]),
         ("single_label", "N/A", None),
         ("multi_label", "a;b; ;a", ["a", "b"]),
@@ -75,7 +76,7 @@ def test_label_cells_that_mean_nothing(cell, why):
     [
         ([1, 1.0, "1", "1.0", "1.00", Decimal("1"), Decimal("1.00"), np.float32(1), b"1"], "1"),
         ([0, 0.0, -0.0, "0.0", "-0.0", Decimal("-0")], "0"),
-        ([0.1, float(np.float32(0.1)), Decimal("0.10"), np.float32(0.1)], "0.1"),
+        ([0.1, float(np.float16(0.1)), float(np.float32(0.1)), Decimal("0.10"), np.float32(0.1)], "0.1"),
         ([-2, "-2.0", -2.0], "-2"),
         (["007"], "007"),
         (["1.10"], "1.10"),

@@ -160,7 +160,8 @@ def _tasks(reading: Reading, found: Survey, given: Mapping[str, list[str]]) -> T
     try:
         return make_tasks(reading.tasks, labels | dict(given), reading.rules)
     except ValueError as error:
-        reasons = [found.unusable[task.name] for task in columns if task.name in found.unusable]
+        empty = [f"no cell of {task.name} has a label" for task in columns if not found.labels.get(task.name)]
+        reasons = [found.unusable[task.name] for task in columns if task.name in found.unusable] or empty
         raise ValueError("; ".join([str(error), *reasons])) from None
 
 

@@ -70,6 +70,8 @@ def test_a_number_is_one_class_whatever_its_type(tmp_path, first, second):
     [
         ([date(2026, 1, 1), date(2026, 1, 2)], "row 1: color: a label is date (2026-01-01), expected text or a number"),
         ([b"\xff", b"\xfe"], "row 1: color: a label is bytes that are no UTF-8"),
+        ([["a", "b"], ["b", "c"]], "row 1: color: 2 labels for a single-label task; multi_label takes several"),
+        ([None, None], "no cell of color has a label"),
     ],
 )
 def test_labels_that_are_of_no_use_say_why(tmp_path, capsys, cells, why):
