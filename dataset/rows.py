@@ -19,7 +19,7 @@ from dataset.seen_ids import SeenIds
 from dataset.splits import EXPECTED, SplitShares, named_split
 from dataset.table import Row, Source
 from model.config import PreprocessConfig
-from model.images import decode_image
+from model.images import decode_pixels
 from model.preprocess import clean_title
 from model.refusal import Code, Refusal
 from model.tasks import Task
@@ -133,7 +133,7 @@ class ImageReader:
         try:
             image = read_image(unread.image, self.preprocess.max_image_bytes)
             if unread.image is not None:
-                decode_image(image, self.preprocess)
+                decode_pixels(image, self.preprocess)
         except Refusal as refusal:
             return Reject.of(unread.row, unread.product.id, refusal)
         except Exception as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from cma_clip.files import file_sha256
 from cma_clip.settings import StrictModel, read_json
+from model.image_limits import IMAGE_LIMITS, ImageLimit
 from model.networks import check_architecture
 from model.tasks import TaskSet
 
@@ -24,6 +25,7 @@ class PreprocessConfig(StrictModel):
         vocab_size: token ids of the tokenizer; the last two are start and end of text.
         max_pixels, max_image_bytes, max_title_bytes: caps on what one request may cost.
         formats: Pillow format names that may be decoded.
+        image_limits: kind of image -> most that it may ask of a decoder; a kind that is left out has its default.
     """
 
     image_size: int = Field(224, ge=8)
@@ -35,11 +37,19 @@ class PreprocessConfig(StrictModel):
     max_pixels: int = 50_000_000
     max_image_bytes: int = 20_000_000
     max_title_bytes: int = 131_072
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    formats: tuple[Literal["JPEG", "PNG", "WEBP", "GIF", "BMP"], ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    image_limits: dict[str, ImageLimit] = IMAGE_LIMITS
 
     def padded_length(self, longest: int) -> int:
         """The title length that a batch is padded to whose longest title has `longest` ids."""
         return next(length for length in self.title_lengths if length >= longest)
+
+    @field_validator("image_limits", mode="after")
+    @classmethod
+    def _every_kind_has_a_limit(cls, limits: dict[str, ImageLimit]) -> dict[str, ImageLimit]:
+        if unknown := limits.keys() - IMAGE_LIMITS.keys():
+            raise ValueError(f"no kind of image {', '.join(sorted(unknown))}; there are {', '.join(IMAGE_LIMITS)}")
+        return IMAGE_LIMITS | limits
 
     @model_validator(mode="after")
     def _lengths_reach_the_context(self) -> PreprocessConfig:

@@ -1,45 +1,27 @@
-"""Encoded image to pixels: every check, the decoders and what each refusal is called. No torch here.
+"""Encoded image to pixels: the decoders and what each refusal is called. No torch here.
 
-An ordinary JPEG is decoded by libjpeg-turbo without Pillow around it, to the same pixels in less time. Pillow has
-the last word on everything else: it reads every header, and decodes what the other decoder finds a fault in.
+`model.image_header` walks over the headers and holds them against the limits first. An ordinary JPEG is decoded by
+libjpeg-turbo without Pillow around it, to the same pixels in less time. Pillow has the last word on everything else.
 """
 
 from __future__ import annotations
 
 import io
-import re
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from model.colours import conversion_to_srgb
 from model.config import PreprocessConfig
+from model.image_header import Header, inspect
 from model.refusal import Code, Refusal
-from model.resize import resize_and_crop
+from model.resize import pillow_resize_and_crop, resize_and_crop
 
 # H height, W width
 
-SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"BM": "BMP",
-    b"RIFF": "WEBP",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"%PDF": "PDF",
-    b"%!PS": "EPS",
-    b"\x00\x00\x01\x00": "ICO",
-    b"SIMPLE  =": "FITS",
-    b"8BPS": "PSD",
-    b"\x00\x00\x00\x0cjP  ": "JPEG2000",
-}
-# A marker in JPEG data: 0xFF followed by neither a stuffed zero, nor a restart, nor filling.
-JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
-JPEG_END = 0xD9
-PNG_END = b"IEND\xaeB`\x82"
-EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,120 +31,129 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# The same on an array, without a copy.
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: partial(np.rot90, k=-1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+ROWS_AT_A_TIME = 512  # of what is copied while an image becomes an array
+SIMPLEJPEG_SPACE = {1: "GRAY", 3: "RGB", 4: "CMYK"}
+# libjpeg's warnings of a scan that ends too early, with or without restart markers.
+CUT_SCAN = ("premature end", "found marker 0xd9 instead of RST")
 
 
 def image_to_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
-    """Encoded image to pixels, uint8 [H, W, 3] in 0..255, red first; H and W are the config's image_size.
+    """Encoded image to sRGB pixels, uint8 [H, W, 3] in 0..255, red first; H and W are the config's image_size.
 
     Raises:
         Refusal: the image is refused, with an IMG_ code.
     """
-    return resize_and_crop(decode_pixels(data, config), config.image_size)
+    header = inspect(data, config)
+    to_srgb = conversion_to_srgb(header.profile, header.channels)
+    pixels = _decode(header, data)
+    if to_srgb is None:
+        return resize_and_crop(_rgb(pixels), config.image_size)
+    if pixels.shape[2] == 4:
+        return to_srgb(np.asarray(pillow_resize_and_crop(Image.fromarray(pixels, "CMYK"), config.image_size)))
+    return to_srgb(resize_and_crop(pixels, config.image_size))
 
 
 def decode_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
-    """Encoded image to uint8 [H, W, 3] of its own size, the pixels of decode_image().
+    """Encoded image to uint8 [H, W, 3] of its own size, upright: the first frame, transparency on white.
 
-    Raises:
-        Refusal: as decode_image.
-    """
-    image = _open_checked(data, config)
-    if image.format == "JPEG" and image.mode == "RGB" and _turn(image) is None:
-        pixels = _decode_sound_jpeg(data, image.size)
-        if pixels is not None:
-            return pixels
-    return np.asarray(_load(image, data))
-
-
-def decode_image(data: bytes, config: PreprocessConfig) -> Image.Image:
-    """Encoded image to an upright RGB image of its own size: the first frame, transparency on white.
+    Colours are those of the image's ICC profile.
 
     Raises:
         Refusal: the image is refused, with an IMG_ code.
     """
-    return _load(_open_checked(data, config), data)
+    return _rgb(_decode(inspect(data, config), data))
 
 
-def _decode_sound_jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
-    """None where libjpeg-turbo so much as warns, or reads another size than the one that was checked."""
+def decode_image(data: bytes, config: PreprocessConfig) -> Image.Image:
+    """The same as decode_pixels by Pillow alone, which decodes what is left of a cut scan.
+
+    Raises:
+        Refusal: as decode_pixels.
+    """
+    header = inspect(data, config)
+    return Image.fromarray(_rgb(_upright(_decode_by_pillow(header, data), header)))
+
+
+def _decode(header: Header, data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3], or [H, W, 4] of CMYK."""
+    pixels = _decode_sound_jpeg(header, data) if header.format == "JPEG" else None
+    return _upright(_decode_by_pillow(header, data) if pixels is None else pixels, header)
+
+
+def _decode_sound_jpeg(header: Header, data: bytes) -> np.ndarray | None:
+    """None where libjpeg-turbo so much as warns, does not know the sampling, or reads another size than the header's.
+
+    Raises:
+        Refusal: IMG_TRUNCATED, a scan ends too early.
+    """
     try:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-        return simplejpeg.decode_jpeg(data, "RGB") if (width, height) == size else None
-    except ValueError:
+        if (width, height) != (header.width, header.height):
+            return None
+        pixels = simplejpeg.decode_jpeg(data, SIMPLEJPEG_SPACE[header.channels])
+    except KeyError:  # simplejpeg has no name for some samplings, 4:4:1 among them
         return None
+    except ValueError as error:
+        if any(warning in str(error) for warning in CUT_SCAN):
+            raise Refusal(Code.IMG_TRUNCATED, "a scan of the JPEG ends too early") from error
+        return None
+    if header.channels == 1:
+        return pixels.reshape(height, width, 1).repeat(3, axis=2)
+    return 255 - pixels if header.channels == 4 else pixels  # CMYK: as Pillow reads it, and Adobe writes it
 
 
-def _load(image: Image.Image, data: bytes) -> Image.Image:
+def _decode_by_pillow(header: Header, data: bytes) -> np.ndarray:
     try:
+        image = Image.open(io.BytesIO(header.without_metadata(data)), formats=[header.format])
+        if image.size != (header.width, header.height):
+            raise ValueError(f"its size is {image.size}")
         image.load()
-        turn = _turn(image)
-        return _on_white(image if turn is None else image.transpose(turn))
+        return _array(image)
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         if "truncated" in str(error).lower() or isinstance(error, EOFError):
-            raise Refusal(Code.IMG_TRUNCATED, f"the {image.format} data is incomplete") from error
-        raise Refusal(Code.IMG_UNDECODABLE, f"the {image.format} data is damaged") from error
+            raise Refusal(Code.IMG_TRUNCATED, f"the {header.format} data is incomplete") from error
+        raise Refusal(Code.IMG_UNDECODABLE, f"the {header.format} data is damaged") from error
 
 
-def _open_checked(data: bytes, config: PreprocessConfig) -> Image.Image:
-    """Read the header and hold everything against the limits that needs no decoding."""
-    if not data:
-        raise Refusal(Code.IMG_EMPTY, "the image has 0 bytes")
-    if len(data) > config.max_image_bytes:
-        raise Refusal(Code.IMG_TOO_MANY_BYTES, f"{len(data)} bytes, at most {config.max_image_bytes} are accepted")
-    image = _open(data, config)
-    if image.width * image.height > config.max_pixels:
-        raise Refusal(
-            Code.IMG_TOO_MANY_PIXELS, f"{image.width} x {image.height}, at most {config.max_pixels} pixels are accepted"
-        )
-    if _ends_too_early(data):
-        raise Refusal(Code.IMG_TRUNCATED, f"the {image.format} data stops after {len(data)} bytes, before its end")
-    return image
+def _array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, 3] on white, or [H, W, 4] of CMYK; strip by strip, for a copy of all costs much memory."""
+    width, height = image.size
+    pixels = np.empty((height, width, 4 if image.mode == "CMYK" else 3), dtype=np.uint8)
+    for top in range(0, height, ROWS_AT_A_TIME):
+        strip = image.crop((0, top, width, min(top + ROWS_AT_A_TIME, height)))
+        pixels[top : top + ROWS_AT_A_TIME] = np.asarray(strip if image.mode == "CMYK" else _on_white(strip))
+    return pixels
 
 
-def _open(data: bytes, config: PreprocessConfig) -> Image.Image:
-    """Read the header only; the parsers of other formats never see the data."""
-    try:
-        return Image.open(io.BytesIO(data), formats=config.formats)
-    except Image.DecompressionBombError:
-        raise Refusal(Code.IMG_TOO_MANY_PIXELS, f"at most {config.max_pixels} pixels are accepted") from None
-    except Exception as error:  # as above: any failure here means that this is no readable image
-        name = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
-        if name in config.formats:
-            raise Refusal(Code.IMG_TRUNCATED, f"no complete {name} header in {len(data)} bytes") from error
-        if name:
-            raise Refusal(Code.IMG_FORMAT_NOT_ALLOWED, f"{name} is not among {', '.join(config.formats)}") from error
-        raise Refusal(Code.IMG_UNDECODABLE, "the data is not an image") from error
+def _rgb(pixels: np.ndarray) -> np.ndarray:
+    """CMYK to RGB without a profile, as Pillow does it."""
+    if pixels.shape[2] == 3:
+        return pixels
+    strips = [pixels[top : top + ROWS_AT_A_TIME] for top in range(0, len(pixels), ROWS_AT_A_TIME)]
+    return np.concatenate([np.asarray(Image.fromarray(strip, "CMYK").convert("RGB")) for strip in strips])
 
 
-def _ends_too_early(data: bytes) -> bool:
-    """Whether the end marker is missing: Pillow decodes a JPEG that lacks its last bytes without a word."""
-    if data.startswith(b"\xff\xd8"):
-        return not _jpeg_has_end(data)
-    return data.startswith(b"\x89PNG") and PNG_END not in data
-
-
-def _jpeg_has_end(data: bytes) -> bool:
-    """Step from segment to segment, so that neither a thumbnail's end nor a trailer is taken for the image's."""
-    position = 2
-    while marker := JPEG_MARKER.search(data, position):
-        if data[marker.start() + 1] == JPEG_END:
-            return True
-        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
-    return False
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What puts it upright, by its EXIF block."""
-    try:
-        return UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing about the image itself
-        return None
+def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:
+    turn = TURNS.get(header.orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        levels = ((grey + 128) // 257).astype(np.uint8)
+        levels[grey == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(levels).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
