@@ -106,4 +106,4 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
         return 1
     if value is None and (found := XMP_ORIENTATION.search(xmp)):
         value = int(found[1])
-    return int(value) if value in range(2, 9) else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
