@@ -15,7 +15,7 @@ def test_shares_hold_and_depend_on_the_seed():
     assert splits != [SplitShares(0.1, 0.2, seed=1).split_of(id) for id in ids]
 
 
-def test_an_id_in_two_splits_is_refused():
+def test_R14_an_id_in_two_splits_is_refused():
     refuse_leakage("here", {"train": ["a", "a", "b"], "test": ["c"]})
     with pytest.raises(ValueError, match="here: 2 ids are in two splits, such as a in train and test"):
         refuse_leakage("here", {"train": ["b", "a"], "validation": ["c"], "test": ["b", "a"]})
