@@ -94,7 +94,10 @@ def save(engine: deepspeed.DeepSpeedEngine, stage_dir: Path, state: StageState) 
     """
     checkpoints = stage_dir / "checkpoints"
     name = f"epoch{state.epoch}-update{state.update}"
+    raise_together(tell(_make_folder(checkpoints / name) if dist.get_rank() == 0 else None))
     engine.checkpoint_engine = files = CheckedFiles()
+    # Its script that makes weights of a checkpoint; on a full disk the copy would end one rank, and the others wait.
+    engine._copy_recovery_script = lambda save_path: None
     engine.save_checkpoint(str(checkpoints), name, save_latest=False, exclude_frozen_parameters=True)
     told = tell((files.sha256, files.error))
     if dist.get_rank() == 0 and any(error for _, error in told):
@@ -107,6 +110,14 @@ def save(engine: deepspeed.DeepSpeedEngine, stage_dir: Path, state: StageState) 
         write_state(stage_dir, state)
         keep_only(stage_dir, name)
     dist.barrier()
+
+
+def _make_folder(path: Path) -> OSError | None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def load(engine: deepspeed.DeepSpeedEngine, stage_dir: Path, state: StageState) -> None:
