@@ -12,8 +12,8 @@ import grpc
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from client.errors import ClassifierError, LabelSetChanged
-from client.protocol import CHANNEL, Outcome, answer_of, explain
+from client.errors import ClassifierError, LabelSetChanged, ServerFailed
+from client.protocol import CHANNEL, MODEL, Outcome, answer_of, explain
 from client.retry import Attempt, Course, Window, rule_for
 
 
@@ -85,7 +85,11 @@ class Session:
         return self._grpc.insecure_channel(address, options=CHANNEL)
 
     def _answer(self, response: messages.ModelInferResponse, attempt: Attempt) -> Outcome:
-        answer = answer_of(response)
+        try:
+            answer = answer_of(response)
+        except (ValueError, KeyError) as error:
+            said = f"{self.urls[attempt.replica]} sent what is no answer of {MODEL} ({type(error).__name__}: {error})"
+            return ServerFailed("INTERNAL", said)
         if self.expect_label_set in (None, answer.label_set):
             return answer
         served = f"label set {answer.label_set}" if answer.label_set else "no label set"

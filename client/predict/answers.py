@@ -16,11 +16,12 @@ from typing import Any
 from client.errors import InvalidProduct
 from client.predict.catalogue import Entry
 from client.predict.parts import Part, read_parts, write_part
-from client.predict.tables import CsvTable, ParquetTable
+from client.predict.tables import CsvTable, ParquetTable, flat
 from client.protocol import Answer, Outcome
 from cma_clip.files import to_disk, write_atomically
 from cma_clip.settings import StrictModel, read_json
 from dataset.format import Settings
+from dataset.incidents import INTERNAL
 from dataset.products import Reject, RejectFile
 from dataset.resume import PARTS, beside, is_under_way
 
@@ -43,7 +44,13 @@ def record(entry: Entry, outcome: Outcome) -> dict[str, Any]:
     """A row of a part: an answer, or the code and message of a reject."""
     if isinstance(outcome, Answer):
         said = {"prediction": json.dumps(outcome.prediction), "label_set": outcome.label_set}
-        return {"row": entry.row, "id": entry.id, **said, "model_version": outcome.model_version}
+        answer = {"row": entry.row, "id": entry.id, **said, "model_version": outcome.model_version, "code": None}
+        try:
+            list(flat([answer]))
+        except (KeyError, TypeError, AttributeError) as error:
+            problem = f"the server's answer is of another form ({type(error).__name__}: {error})"
+            return {"row": entry.row, "id": entry.id, "code": INTERNAL, "message": problem}
+        return answer
     code, message = outcome.code, outcome.message
     if isinstance(outcome, InvalidProduct) and outcome.refusal:
         code, message = outcome.refusal, message.removeprefix(f"{outcome.refusal}: ")

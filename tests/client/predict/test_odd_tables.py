@@ -7,18 +7,20 @@ import os
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer
+from scripted_server import ScriptedServer, text
 
 from client.predict import __main__ as predict
 from client.predict import catalogue
 
 
-def run(table: Path, *more: str) -> tuple[int, dict[str, str], dict[str, str]]:
+def run(
+    table: Path, *more: str, server: type[ScriptedServer] = ScriptedServer
+) -> tuple[int, dict[str, str], dict[str, str]]:
     """Exit code, id -> title of the answers, id -> code and message of the rejects."""
     output = table.with_name("answers.csv")
     columns = ["--id-column", "id", "--title-column", "title", "--image-column", "image"]
-    with ScriptedServer() as server:
-        code = predict.main(["--csv", str(table), *columns, "--output", str(output), "--url", server.url, *more])
+    with server() as asked:
+        code = predict.main(["--csv", str(table), *columns, "--output", str(output), "--url", asked.url, *more])
     if code:
         return code, {}, {}
     with output.open(newline="") as answers, Path(f"{output}.rejects.csv").open(newline="") as rejects:
@@ -76,3 +78,19 @@ def test_an_error_that_nobody_foresaw_is_one_reject_with_an_incident(tmp_path, m
     assert rejects["70"].startswith("INTERNAL: incident ") and type(error).__name__ in rejects["70"]
     incident = rejects["70"].split()[2].rstrip(",")
     assert f"incident {incident}, row 71" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "prediction", [b"", b"\xff", b'{"echo": ', b"null", b"[1]", b'{"a": {"label": ""}}', b'{"a": 3}']
+)
+def test_an_answer_that_is_none_costs_its_own_row(tmp_path, prediction):
+    class Garbling(ScriptedServer):
+        def answer(self, title: str, image_bytes: int):
+            response = super().answer(title, image_bytes)
+            if title == "Blue":
+                response.raw_output_contents[0] = text(prediction)
+            return response
+
+    code, answered, rejects = run(write(tmp_path, "1,Red,\n2,Blue,\n3,Green,\n"), server=Garbling)
+    assert code == 0 and answered == {"1": "Red", "3": "Green"}
+    assert list(rejects) == ["2"] and rejects["2"].startswith("INTERNAL: ")
