@@ -7,6 +7,8 @@ nearly), still uint8: the network's graph normalises them. Token ids are those o
 from __future__ import annotations
 
 import html
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +21,15 @@ from model.images import image_to_pixels
 from model.refusal import Code, Refusal
 
 # B batch, T token ids, H and W image_size
+
+# Characters; a context of 77 ids holds some 1,500 at most.
+LONGEST_READ = 4096
+# Runs of blanks, of which one is as good. Not of those that may be half of a wrongly decoded letter.
+BLANKS = re.compile(r"[ \t\n\r]{2,}")
+# Grapheme joiner, Hangul fillers, Khmer inherent vowels, Mongolian and other variation selectors, the Braille blank.
+FILLERS = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def pixels_and_presence(
@@ -84,18 +95,35 @@ def pad_titles(titles: Sequence[np.ndarray], config: PreprocessConfig) -> np.nda
 
 
 def clean_title(title: bytes | str, max_bytes: int) -> str:
-    """Repair, unescape, fold white space and lower the case, as open_clip's tokenizer does.
+    """Repair, unescape, fold white space and lower the case, as open_clip's tokenizer does; "" if nothing is visible.
+
+    Of a long title the first LONGEST_READ characters count, which are far more than a context holds: repairing takes
+    the square of the length where the title is made for it.
 
     Raises:
         Refusal: TXT_INVALID_UTF8 or TXT_TOO_LONG.
     """
+    if len(title) > max_bytes:  # of a str as well: no character has less than a byte
+        raise _too_long(len(title), max_bytes)
     try:
         encoded = title.encode() if isinstance(title, str) else title
         text = encoded.decode()
     except UnicodeError as error:
         raise Refusal(Code.TXT_INVALID_UTF8, f"the title is not UTF-8 at position {error.start}") from None  # type: ignore[attr-defined]
     if len(encoded) > max_bytes:
-        raise Refusal(Code.TXT_TOO_LONG, f"{len(encoded)} bytes, at most {max_bytes} are accepted")
+        raise _too_long(len(encoded), max_bytes)
+    if len(text) > LONGEST_READ:
+        text = BLANKS.sub(lambda run: "\n" if "\n" in run[0] else run[0][0], text.strip(" \t\n\r"))[:LONGEST_READ]
     if not (text.isascii() and text.isprintable() and "&" not in text):  # ftfy leaves such text as it is
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    text = " ".join(text.split()).lower()
+    return "" if all(_is_invisible(character) for character in text) else text
+
+
+def _too_long(size: int, most: int) -> Refusal:
+    return Refusal(Code.TXT_TOO_LONG, f"{size} bytes, at most {most} are accepted")
+
+
+def _is_invisible(character: str) -> bool:
+    """Whether nothing of it is seen: blanks, controls, formatting characters, and letters that are fillers."""
+    return unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") or bool(FILLERS.match(character))
