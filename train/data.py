@@ -23,6 +23,7 @@ from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from model.tasks import MISSING
 from model.tokenizer import build_tokenizer
 
+CACHE_BYTES = 2 << 30  # of row groups in a process; above it they would be shuffled among fewer
 IN_ORDER = 2  # row groups to cache where products are read one after the other: a batch may lie across two
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
@@ -77,7 +78,7 @@ class ProductDataset(Dataset):
         split: train, validation or test.
         preprocess: for images and titles.
         tokenizer: fits `preprocess`.
-        cached_row_groups: row groups that each process keeps decoded.
+        cached_row_groups: row groups that each process keeps in memory, fewer if they are more than CACHE_BYTES.
     Raises:
         ValueError: the split is missing or empty, or a shard is missing, unreadable or of another length.
     """
@@ -96,12 +97,13 @@ class ProductDataset(Dataset):
         self.name = f"{directory}, split {split!r}"
         self.tasks, self.preprocess, self.tokenizer = info.tasks, preprocess, tokenizer
         self.row_groups: list[tuple[Path, int]] = []
-        self.starts = [0]
+        self.starts, largest = [0], 1
         for shard in info.splits[split].shards:
-            for index, rows in enumerate(_row_group_sizes(directory / shard.file, shard.rows)):
+            for index, (rows, size) in enumerate(_row_groups(directory / shard.file, shard.rows)):
                 self.row_groups.append((directory / shard.file, index))
                 self.starts.append(self.starts[-1] + rows)
-        self.cache_size = cached_row_groups
+                largest = max(largest, size)
+        self.cache_size = max(1, min(cached_row_groups, CACHE_BYTES // largest))
         self._cache: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
@@ -199,11 +201,13 @@ def _values(column: pa.ChunkedArray, errors: str) -> list[Any]:
         return [text if text is None else text.decode(errors=errors) for text in texts]
 
 
-def _row_group_sizes(path: Path, rows: int) -> list[int]:
+def _row_groups(path: Path, rows: int) -> list[tuple[int, int]]:
+    """Rows and bytes of each row group."""
     try:
         metadata = pq.read_metadata(path)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}); prepare the data again") from error
     if metadata.num_rows != rows:
         raise ValueError(f"{path}: {metadata.num_rows} rows, dataset.json says {rows}; prepare the data again")
-    return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    return [(group.num_rows, group.total_byte_size) for group in groups]

@@ -26,7 +26,7 @@ from train.logs import RunLog
 from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, ContrastiveObjective
 from train.predict import loss_and_metrics, mean_loss, predict
-from train.ranks import Ranks, meet
+from train.ranks import Ranks, is_first_rank, meet
 from train.sampler import ShuffledBatches
 from train.shards import verify_shards
 from train.shared_memory import check_shared_memory
@@ -50,6 +50,8 @@ def train_stage(job: StageJob) -> None:
     check_shared_memory(job, preprocess)
     freeze(network, job.stage, job.architecture)
     train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups)
+    if is_first_rank() and train.cache_size < job.recipe.shuffle_row_groups:
+        print(f"{train.name}: its row groups are large, so products are shuffled among {train.cache_size} of them")
     if len(train) < job.settings.batch_size:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
@@ -126,7 +128,7 @@ class StageLoop:
             world_size=self.ranks.world_size,
             seed=self.job.recipe.seed,
             epoch=self.state.epoch,
-            window=self.job.recipe.shuffle_row_groups,
+            window=self.train.cache_size,
             first_update=self.state.update,
         )
         self.engine.train()

@@ -59,7 +59,7 @@ class Recipe(StrictModel):
         seed: of weights, order and dropout.
         loader_workers: processes a rank that decode images; 0 decodes in the training process.
         shuffle_row_groups: Parquet row groups among which products are shuffled and that a loader
-            process keeps in memory.
+            process keeps in memory; fewer where they are more than 2 GiB together.
         checkpoint_minutes: a stop loses at most so much work.
         max_reject_fraction: the run stops when more of the products than this cannot be read.
     """

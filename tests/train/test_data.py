@@ -197,3 +197,13 @@ def test_row_groups_leave_the_cache_when_it_is_full(data: Path):
     first, again = dataset[5], dataset[165]
     assert first.id == again.id and len(dataset._cache) == 1
     np.testing.assert_array_equal(first.pixels, again.pixels)
+
+
+@pytest.mark.parametrize(("groups_that_fit", "expected"), [(0.5, 1), (3.5, 3), (1000, 64)])
+def test_large_row_groups_are_kept_and_shuffled_in_smaller_numbers(
+    data: Path, monkeypatch: pytest.MonkeyPatch, groups_that_fit: float, expected: int
+):
+    [(path, _), *_] = open_split(data, "train").row_groups
+    size = pq.read_metadata(path).row_group(0).total_byte_size
+    monkeypatch.setattr("train.data.CACHE_BYTES", int(groups_that_fit * size))
+    assert open_split(data, "train").cache_size == expected
