@@ -44,7 +44,7 @@ def test_a_turn_is_the_latency_of_single_calls():
         return inputs[0], inputs[0]
 
     times = benchmark.turn(run, (np.zeros((4, 1)),), calls=20)
-    assert len(times) == 20 and min(times) >= 10 and np.median(times) < 20
+    assert len(times) == 20 and min(times) >= 10 and np.median(times) < 100
     assert seen == [4] * (20 + 1), "a first call does not count"
 
 

@@ -7,7 +7,6 @@ import mmap
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 from scripted_server import Refuse, ScriptedServer
 from tritonclient.grpc import service_pb2
+from waiting import wait_until
 
 from bench.load.calls import Call, closed_loop, open_loop
 from bench.load.requests import (
@@ -48,28 +48,24 @@ def test_closed_loop_keeps_its_callers_busy_and_no_more():
     assert server.most_open == 5
     assert sorted(server.asked) == ["a"] * 10 + ["b"] * 10 + ["c"] * 10
     assert {call.code for call in calls} == {OK} and all(call.due_s == call.sent_s for call in calls)
-    assert all(0.02 <= call.latency_s < 1 for call in calls)
+    assert all(0.02 <= call.latency_s < 5 for call in calls)
 
 
 def test_closed_loop_starts_nothing_after_its_time():
     with ScriptedServer(lambda title, times: time.sleep(0.05)) as server:
         calls = closed_loop(server.url, titled("a"), 2, seconds=0.4)
-    assert 4 <= len(calls) <= 16 and max(call.sent_s for call in calls) < 0.4
+    assert 2 <= len(calls) <= 16 and max(call.sent_s for call in calls) < 0.4
 
 
 def test_open_loop_sends_on_time_whatever_the_server_does():
-    """It stands still for 0.5 s: calls that fell due then are charged the wait from when they were due."""
-    free = threading.Event()
-    with ScriptedServer(lambda title, times: free.wait(5) and None) as server:
-        timer = threading.Timer(0.5, free.set)
-        timer.start()
+    """It stands still until 20 calls wait: those that fell due then are charged the wait from when they were due."""
+    with ScriptedServer(lambda title, times: wait_until(lambda: server.most_open >= 20)) as server:
         calls = open_loop(server.url, titled("a"), rate=50, seconds=1)
     assert [round(call.due_s * 50, 6) for call in sorted(calls, key=lambda call: call.due_s)] == list(range(50))
-    stalled = [call for call in calls if call.due_s < 0.4]
+    stalled = [call for call in calls if call.due_s < 0.39]
     assert len(stalled) == 20 and server.most_open >= 20
-    for call in stalled:
-        assert call.latency_s == pytest.approx(0.5 - call.due_s, abs=0.15)
-    assert latency_ms([call.latency_s for call in calls if call.due_s > 0.7])["p50_ms"] < 100
+    assert all(call.latency_s >= 19 / 50 - call.due_s for call in stalled)
+    assert min(call.latency_s for call in calls) < 0.19, "calls after the standstill are not charged for it"
 
 
 def test_latency_counts_from_the_time_that_was_due():
@@ -84,10 +80,10 @@ def test_a_call_that_fails_is_recorded():
         if title == "bad":
             raise Refuse("INVALID_ARGUMENT", "in ensemble 'cma_clip', IMG_TRUNCATED: the JPEG data is incomplete")
         if title == "slow":
-            time.sleep(0.4)
+            server.hang()
 
     with ScriptedServer(script) as server:
-        calls = closed_loop(server.url, titled("good", "bad", "slow"), 1, count=3, timeout_s=0.2)
+        calls = closed_loop(server.url, titled("good", "bad", "slow"), 1, count=3, timeout_s=0.5)
     assert [(call.request, call.code) for call in calls] == [(0, OK), (1, "INVALID_ARGUMENT"), (2, "DEADLINE_EXCEEDED")]
     assert [reason(call) for call in calls[1:]] == ["IMG_TRUNCATED", "DEADLINE_EXCEEDED"]
 
@@ -250,9 +246,9 @@ def test_the_watch_counts_a_process_tree():
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             assert process.stdout.readline() == "ready\n"
             with Watch(process.pid, interval_s=0.05) as watch:
-                time.sleep(0.3)
+                wait_until(lambda: len(watch.samples) >= 3)
                 process.communicate("\n")
-                time.sleep(0.3)
+                wait_until(lambda: watch.fault)
     finally:
         os.unlink(path)
     sample = watch.samples[0]

@@ -8,6 +8,7 @@ import time
 import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
 from server_process import free_ports
+from waiting import wait_until
 
 from client import (
     Answer,
@@ -42,7 +43,11 @@ def test_one_product_as_the_blocking_classifier_answers_it():
 
 
 def test_order_and_window():
-    with ScriptedServer(lambda title, times: time.sleep(0.01 if int(title) % 2 else 0.02)) as server:
+    def late_if_even(title: str, times: int) -> None:
+        wait_until(lambda: server.most_open >= 6)
+        time.sleep(0.01 if int(title) % 2 else 0.02)
+
+    with ScriptedServer(late_if_even) as server:
         outcomes = asyncio.run(collect(server.url, ((str(n), None) for n in range(40)), in_flight=6))
         assert [label(outcome) for outcome in outcomes] == [str(n) for n in range(40)]
         assert server.most_open == 6
@@ -71,10 +76,10 @@ def test_a_refused_connection_goes_to_the_other_replica():
     with ScriptedServer() as server:
         start = time.monotonic()
         outcomes = asyncio.run(
-            collect(f"{down},{server.url}", ((str(n), None) for n in range(20)), timeout_s=5, retry_for_s=5)
+            collect(f"{down},{server.url}", ((str(n), None) for n in range(20)), timeout_s=20, retry_for_s=20)
         )
         assert [label(outcome) for outcome in outcomes] == [str(n) for n in range(20)]
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
 
 
 def test_a_deadline_and_a_pinned_label_set_are_errors():
@@ -84,7 +89,7 @@ def test_a_deadline_and_a_pinned_label_set_are_errors():
                 await classifier.classify("x")
         return caught.value
 
-    with ScriptedServer(lambda title, times: time.sleep(0.3)) as server:
+    with ScriptedServer(lambda title, times: times or server.hang()) as server:
         error = asyncio.run(refused(server.url, timeout_s=0.1))
         assert isinstance(error, DeadlineExceeded)
         assert str(error) == f"DEADLINE_EXCEEDED: {server.url} did not answer within 0.1 s"
@@ -94,13 +99,13 @@ def test_a_deadline_and_a_pinned_label_set_are_errors():
 
 
 def test_products_that_nobody_waits_for_are_cancelled():
-    async def first_of_many(url: str) -> float:
-        async with AsyncClassifier(url) as classifier:
+    async def first_of_many(url: str) -> bool:
+        async with AsyncClassifier(url, timeout_s=60) as classifier:
             outcomes = classifier.classify_many((str(n), None) for n in range(8))
             await anext(outcomes)
-            start = time.monotonic()
+            await asyncio.to_thread(wait_until, lambda: server.open == 7)
             await outcomes.aclose()
-            return time.monotonic() - start
+            return await asyncio.to_thread(wait_until, lambda: server.given_up == 7, 20)
 
-    with ScriptedServer(lambda title, times: time.sleep(0.3 if title != "0" else 0)) as server:
-        assert asyncio.run(first_of_many(server.url)) < 0.2
+    with ScriptedServer(lambda title, times: server.hang() if title != "0" else None) as server:
+        assert asyncio.run(first_of_many(server.url))

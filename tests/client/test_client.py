@@ -8,16 +8,14 @@ import time
 import numpy as np
 import pytest
 from scripted_server import LABEL_SET, ScriptedServer
+from waiting import wait_until
 
 from client import Answer, Classifier, DeadlineExceeded, ServerUnavailable, classify
 
 
 @pytest.fixture(scope="module")
 def echo():
-    def late_if_even(title: str, times: int) -> None:
-        time.sleep(0.02 if title.isdigit() and int(title) % 2 else 0.04)
-
-    with ScriptedServer(late_if_even) as server:
+    with ScriptedServer() as server:
         yield server
 
 
@@ -34,11 +32,15 @@ def test_an_answer_has_the_four_outputs_and_the_version(classifier):
     assert (answer.label_set, answer.model_version) == (LABEL_SET, "1")
 
 
-def test_classify_many_keeps_order_and_window(classifier, echo):
-    echo.most_open = 0
-    answers = list(classifier.classify_many(((str(n), None) for n in range(40)), in_flight=6))
+def test_classify_many_keeps_order_and_window():
+    def late_if_even(title: str, times: int) -> None:
+        wait_until(lambda: server.most_open >= 6)
+        time.sleep(0.01 if int(title) % 2 else 0.02)
+
+    with ScriptedServer(late_if_even) as server, Classifier(server.url) as classifier:
+        answers = list(classifier.classify_many(((str(n), None) for n in range(40)), in_flight=6))
     assert [answer.prediction["echo"]["label"] for answer in answers] == [str(n) for n in range(40)]
-    assert echo.most_open == 6
+    assert server.most_open == 6
 
 
 def test_classify_many_takes_no_more_than_it_sends(classifier):
@@ -52,14 +54,14 @@ def test_classify_many_takes_no_more_than_it_sends(classifier):
 
 def test_a_reader_that_stops_cancels_what_is_open():
     with (
-        ScriptedServer(lambda title, times: time.sleep(0.3 if title != "0" else 0)) as server,
-        Classifier(server.url) as classifier,
+        ScriptedServer(lambda title, times: server.hang() if title != "0" else None) as server,
+        Classifier(server.url, timeout_s=60) as classifier,
     ):
         answers = classifier.classify_many((str(n), None) for n in range(8))
         next(answers)
-        start = time.monotonic()
+        assert wait_until(lambda: server.open == 7)
         answers.close()
-        assert time.monotonic() - start < 0.2
+        assert wait_until(lambda: server.given_up == 7, most_s=20)
         assert classifier.classify("0").label_set == LABEL_SET
 
 
@@ -107,7 +109,7 @@ def test_a_silent_server_meets_the_deadline(silent_port):
         pytest.raises(DeadlineExceeded) as caught,
     ):
         classifier.classify("red dress")
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert caught.value.code == "DEADLINE_EXCEEDED"
     assert caught.value.message == f"127.0.0.1:{silent_port} did not answer within 0.5 s"
 
@@ -119,7 +121,7 @@ def test_wait_until_ready_ends(free_port):
         pytest.raises(ServerUnavailable, match="no server at"),
     ):
         classifier.wait_until_ready(timeout_s=0.5)
-    assert 0.5 <= time.monotonic() - start < 3
+    assert 0.5 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_tls_that_fails_is_not_tried_again(folder):
         start = time.monotonic()
         with pytest.raises(Misconfigured, match=rf"TLS with {plain.url} fails \(WRONG_VERSION_NUMBER\)"):
             classifier.classify("x")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
 
 
 def test_the_commands_speak_tls(server, folder, capsys):

@@ -6,11 +6,13 @@ import itertools
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
 from server_faults import kill_server
 from server_process import ServerProcess, free_ports
+from waiting import wait_until
 
 from client import (
     Answer,
@@ -224,6 +226,7 @@ def test_overload_shrinks_the_calls_that_are_open_until_all_are_served():
     def script(title: str, times: int) -> None:
         if not gate.acquire(blocking=False):
             raise Refuse(*QUEUE_FULL)
+        wait_until(lambda: len(server.asked) >= 32)
         time.sleep(0.005)
         gate.release()
 
@@ -260,22 +263,22 @@ def test_F2_a_dead_stub_is_left_for_the_other_replica_and_counted():
 
 def test_F3_a_missed_deadline_is_tried_once_with_more_time():
     with (
-        ScriptedServer(lambda title, times: time.sleep(0.15)) as server,
-        Classifier(server.url, timeout_s=0.1, retry_for_s=5) as classifier,
+        ScriptedServer(lambda title, times: times or server.hang()) as server,
+        Classifier(server.url, timeout_s=0.5, retry_for_s=5) as classifier,
     ):
         assert label(classifier.classify("slow")) == "slow"
         assert server.asked == ["slow"] * 2
+        assert server.granted_s[0] <= 0.5 < server.granted_s[1]
 
 
 def test_F3_a_replica_that_hangs_is_left_alone():
     with (
-        ScriptedServer(lambda title, times: time.sleep(1)) as hanging,
+        ScriptedServer(lambda title, times: hanging.hang()) as hanging,
         ScriptedServer() as whole,
-        Classifier(f"{hanging.url},{whole.url}", timeout_s=0.2, retry_for_s=5) as classifier,
+        Classifier(f"{hanging.url},{whole.url}", timeout_s=0.5, retry_for_s=5) as classifier,
     ):
-        start = time.monotonic()
         assert [label(outcome) for outcome in classifier.classify_many(numbered(400))] == list(map(str, range(400)))
-        assert time.monotonic() - start < 2 and len(hanging.asked) < 100
+        assert len(hanging.asked) < 100
 
 
 def test_F12_an_answer_says_its_label_set_and_a_pinned_one_is_enforced():
@@ -315,12 +318,11 @@ def test_a_server_that_comes_back_on_its_port_is_found_again():
 
 
 def test_a_classifier_that_is_closed_tries_nothing_again():
-    with ScriptedServer(lambda title, times: time.sleep(0.3)) as server:
-        classifier = Classifier(server.url, retry_for_s=20)
-        threading.Timer(0.05, classifier.close).start()
-        start = time.monotonic()
+    with ScriptedServer(lambda title, times: server.hang()) as server, ThreadPoolExecutor(1) as pool:
+        classifier = Classifier(server.url, timeout_s=60, retry_for_s=20)
+        pool.submit(lambda: wait_until(lambda: len(server.asked) == 4) and classifier.close())
         outcomes = list(classifier.classify_many(numbered(4)))
-        assert time.monotonic() - start < 0.25
+        assert len(server.asked) == 4 and not server.closing.is_set()
         assert [str(outcome) for outcome in outcomes] == ["CANCELLED: Channel closed!"] * 4
 
 

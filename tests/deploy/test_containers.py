@@ -306,7 +306,7 @@ def test_R5_training_container_passes_sigterm_on_and_waits_for_the_rank(tmp_path
         file.chmod(0o755)
     process = subprocess.Popen([entry, "train/main.py"], cwd=tmp_path, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.terminate()

@@ -149,7 +149,7 @@ def test_I6_more_pixels_than_pillow_itself_allows(classifier):
     picture = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
     started = time.monotonic()
     assert refusal(classifier, "", picture).startswith("IMG_TOO_MANY_PIXELS: ")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def png_chunk(name: bytes, body: bytes) -> bytes:

@@ -41,7 +41,7 @@ def small_shared_memory(demo) -> Path:
 
 def test_demo_listens_on_loopback_only(demo):
     """127.0.0.2 is this machine too, but not the address that it listens on."""
-    deadline = time.monotonic() + 10  # the metrics' port is opened last, after the server is ready
+    deadline = time.monotonic() + 60  # the metrics' port is opened last, after the server is ready
     while not listens("127.0.0.1", demo.metrics) and time.monotonic() < deadline:
         time.sleep(0.1)
     for port in (demo.http, demo.grpc, demo.metrics):

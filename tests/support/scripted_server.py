@@ -34,6 +34,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
 
     Attributes:
         asked: the titles in the order of their arrival; open, most_open: calls under way.
+        granted_s: how long each caller said it would wait, in the same order.
+        given_up: calls that ended before they were answered.
         label_set, version, modality, probabilities, ready: what it says from now on.
     """
 
@@ -47,8 +49,9 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         self.script, self.label_set, self.version = script, label_set, "1"
         self.modality, self.probabilities, self.ready = "title_and_image", (0.5, 0.5), True
         self.asked: list[str] = []
-        self.open = self.most_open = 0
-        self.lock = threading.Lock()
+        self.granted_s: list[float] = []
+        self.open = self.most_open = self.given_up = 0
+        self.lock, self.closing = threading.Lock(), threading.Event()
         self.server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
         services.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         address = f"127.0.0.1:{port}"
@@ -60,7 +63,12 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         self.server.start()
         return self
 
+    def hang(self) -> None:
+        """For scripts: as long as this server lives (at most a minute), so that no clock decides a test."""
+        self.closing.wait(60)
+
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self.server.stop(grace=None).wait()
 
     def ModelReady(self, request, context):
@@ -68,19 +76,28 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request, context):
         title = request.raw_input_contents[0][4:].decode()
+        working = {title}
         with self.lock:
             times = self.asked.count(title)
             self.asked.append(title)
+            self.granted_s.append(context.time_remaining())
             self.open += 1
             self.most_open = max(self.open, self.most_open)
+        context.add_callback(lambda: self._ended(title in working))
         try:
             self.script(title, times)
+            working.clear()
             return self.answer(title, image_bytes=len(request.raw_input_contents[1]) - 4)
         except Refuse as refusal:
+            working.clear()
             context.abort(refusal.code, refusal.message)
         finally:
             with self.lock:
                 self.open -= 1
+
+    def _ended(self, unanswered: bool) -> None:
+        with self.lock:
+            self.given_up += unanswered
 
     def answer(self, title: str, image_bytes: int) -> messages.ModelInferResponse:
         told = {"label": title, "score": 0.5, "labels": [title], "scores": [0.5], "accepted": True, "text_share": 0.25}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
 from server_faults import kill_server
 from server_process import ServerProcess, free_ports
+from waiting import wait_until
 
 from client.predict import __main__ as predict
 from client.predict import run
@@ -327,10 +329,8 @@ def parts(output: Path) -> int:
 
 
 def wait_for_parts(output: Path, more: int) -> None:
-    enough, deadline = parts(output) + more, time.monotonic() + 30
-    while parts(output) < enough and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert parts(output) >= enough
+    enough = parts(output) + more
+    assert wait_until(lambda: parts(output) >= enough)
 
 
 def test_L7_killed_and_interrupted_at_any_moment_no_id_is_lost_or_doubled(tmp_path):
@@ -341,7 +341,7 @@ def test_L7_killed_and_interrupted_at_any_moment_no_id_is_lost_or_doubled(tmp_pa
             process = start(command, part_rows=50)
             wait_for_parts(output, 3)
             process.send_signal(end)
-            error = process.communicate(timeout=20)[1]
+            error = process.communicate(timeout=60)[1]
             assert process.returncode == (-end if end == signal.SIGKILL else 75), error
             assert end == signal.SIGKILL or "stopped: by a signal" in error
         process = start(command, part_rows=50)
@@ -375,8 +375,8 @@ def test_L7_killed_while_the_table_is_written(tmp_path, monkeypatch, last):
 
 def test_two_runs_do_not_write_one_output(tmp_path, capsys):
     table, output = numbered(tmp_path / "table.csv", 1000), tmp_path / "answers.parquet"
-    with ScriptedServer(lambda title, times: time.sleep(0.01)) as server:
-        process = start(options(table, output, server.url), part_rows=50)
+    with ScriptedServer(lambda title, times: server.hang() if len(server.asked) > 200 else None) as server:
+        process = start(options(table, output, server.url, "--timeout", "60"), part_rows=50)
         wait_for_parts(output, 1)
         assert predict.main(options(table, output, server.url)) == 2
         assert f"{output}.partial: another run is at work in it" in capsys.readouterr().err
@@ -405,19 +405,23 @@ def test_L7_a_catalogue_through_a_real_server_that_is_restarted_twice(server, pr
     }
 
 
+def catches(process: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether it has a handler of its own for the signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 def test_a_second_signal_ends_a_run_that_waits_for_its_server(tmp_path):
     url = f"127.0.0.1:{free_ports(1)[0]}"
     output = tmp_path / "answers.parquet"
     process = start(options(numbered(tmp_path / "table.csv", 5), output, url), part_rows=50)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "answers.parquet.partial/settings.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.5)
+    assert wait_until(lambda: catches(process, signal.SIGTERM))
+    time.sleep(1)  # until its first call has been refused
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.2)
+    time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(5) == 75
+    assert process.wait(30) == 75
     process.communicate()
 
 

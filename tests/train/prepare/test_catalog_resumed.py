@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from data_set_files import all_rows, catalog_arguments, contents, picture, rejects, write_csv
+from waiting import wait_until
 
 from dataset import parts
 from train.prepare.__main__ import main
@@ -69,9 +70,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(table, tmp_path, mon
     assert main(catalog_arguments(table, tmp_path / "whole", "--workers", "1")) == 0
     output = tmp_path / "out"
     process = start(catalog_arguments(table, output, "--workers", "2"))
-    deadline = time.monotonic() + 60
-    while len(finished(output)) < 3 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: len(finished(output)) >= 3 or process.poll() is not None)
     process.send_signal(end)
     assert process.wait(30) == (-end if end == signal.SIGKILL else 75)
     time.sleep(0.3)  # workers of a killed process end by themselves
