@@ -3,7 +3,7 @@
 # make lint         style and types
 # make lock         newest versions of everything into requirements/, which both environments are held to
 # make bench-serve  latency, throughput and overload of the server over deploy/ (after make demo)
-# make soak         100,000 requests, 5 % of them bad; memory, file handles and shared memory watched
+# make soak         100,000 mutated images; 100,000 requests, 5 % of them bad, memory, file handles and shared memory watched
 # make clean        removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
@@ -61,6 +61,7 @@ bench-serve: deploy/bundle.json .venv/.ready .venv-serve/.ready
 	$(call with_server,python -m bench.load sweep --data $(DATA) --wait 60 && python -m bench.load overload --data $(DATA))
 
 soak: deploy/bundle.json .venv/.ready .venv-serve/.ready
+	python -m bench.image_fuzz --mutations 100000
 	$(call with_server,python -m bench.load soak --data $(DATA) --wait 60 --pid $$server)
 
 deploy/bundle.json:

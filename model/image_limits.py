@@ -31,12 +31,12 @@ IMAGE_LIMITS: dict[str, ImageLimit] = {
     # A baseline JPEG is decoded row by row: 3 bytes a pixel. 20 MB of full segments are 305.
     "JPEG": ImageLimit(pixels=50_000_000, parts=1_000),
     # All coefficients are held, 2 bytes each, and each scan goes over them again.
-    "PROGRESSIVE_JPEG": ImageLimit(pixels=40_000_000, parts=1_000),
-    # Arithmetic coding and lossless JPEG: several times as slow, and no browser reads them.
-    "RARE_JPEG": ImageLimit(pixels=8_000_000, parts=1_000, scan_pixels=50_000_000),
-    "PNG": ImageLimit(pixels=32_000_000),
+    "PROGRESSIVE_JPEG": ImageLimit(pixels=27_000_000, parts=1_000),
+    # A fourth sample, and a copy for the colours.
+    "CMYK_JPEG": ImageLimit(pixels=25_000_000, parts=1_000),
+    "PNG": ImageLimit(pixels=25_000_000),
     # Twice the bytes to inflate and to filter.
-    "PNG_16": ImageLimit(pixels=16_000_000),
+    "PNG_16": ImageLimit(pixels=12_500_000),
     # libwebp's animation decoder holds several copies of the canvas: 16 bytes a pixel.
     "WEBP": ImageLimit(pixels=16_000_000),
     "GIF": ImageLimit(pixels=32_000_000, parts=65_536),

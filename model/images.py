@@ -109,7 +109,9 @@ def _decode_sound_jpeg(header: Header, data: bytes) -> np.ndarray | None:
         return None
     if header.channels == 1:
         return pixels.reshape(height, width, 1).repeat(3, axis=2)
-    return 255 - pixels if header.channels == 4 else pixels  # CMYK: as Pillow reads it, and Adobe writes it
+    if header.channels == 4:  # as Pillow reads it, and Adobe writes it
+        np.subtract(255, pixels, out=pixels)
+    return pixels
 
 
 def _decode_by_pillow(header: Header, data: bytes) -> np.ndarray:
@@ -139,8 +141,11 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
     """CMYK to RGB without a profile, as Pillow does it."""
     if pixels.shape[2] == 3:
         return pixels
-    strips = [pixels[top : top + ROWS_AT_A_TIME] for top in range(0, len(pixels), ROWS_AT_A_TIME)]
-    return np.concatenate([np.asarray(Image.fromarray(strip, "CMYK").convert("RGB")) for strip in strips])
+    colours = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
+    for top in range(0, len(pixels), ROWS_AT_A_TIME):
+        strip = Image.fromarray(pixels[top : top + ROWS_AT_A_TIME], "CMYK")
+        colours[top : top + ROWS_AT_A_TIME] = np.asarray(strip.convert("RGB"))
+    return colours
 
 
 def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:

@@ -17,7 +17,7 @@ XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 BYTES_A_PIXEL = {
     "JPEG": 7,
     "PROGRESSIVE_JPEG": 7,
-    "RARE_JPEG": 10,
+    "CMYK_JPEG": 12,
     "PNG": 8,
     "PNG_16": 8,
     "WEBP": 19,
@@ -62,7 +62,7 @@ class Header:
     @property
     def memory(self) -> int:
         """Bytes that decoding takes at most, about."""
-        coefficients = 8 * self.pixels if self.kind == "PROGRESSIVE_JPEG" else 0
+        coefficients = 8 * self.pixels if "JPEG" in self.kind and self.scans > 1 else 0
         return BYTES_A_PIXEL[self.kind] * self.pixels + coefficients
 
     def without_metadata(self, data: bytes) -> bytes:

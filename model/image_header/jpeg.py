@@ -11,9 +11,11 @@ from model.refusal import Code, Refusal
 # A marker in JPEG data: 0xFF followed by neither a stuffed zero, nor a restart, nor filling.
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 EOI, SOS, APP0, APP14, APP15, COM = 0xD9, 0xDA, 0xE0, 0xEE, 0xEF, 0xFE
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-PROGRESSIVE, RARE = {0xC2, 0xCA}, {0xC3, 0xC9, 0xCA, 0xCB}
-UNREADABLE = {0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}  # hierarchical, or lossless with arithmetic coding
+FIRST_FRAME = 0xC0
+FRAMES = frozenset(range(FIRST_FRAME, 0xD0)) - {0xC4, 0xC8, 0xCC}
+PROGRESSIVE = 0xC2
+# The others are lossless, hierarchical or of arithmetic coding: no browser reads them, and they take much longer.
+READABLE = (0xC0, 0xC1, PROGRESSIVE)
 MOST_PROFILE_BYTES = 4_000_000
 
 
@@ -73,9 +75,9 @@ def walk(data: bytes, parts: Parts) -> Header:
 
 def _kind(seen: Walk) -> str:
     """A sequential JPEG of several scans needs all coefficients at once as a progressive one does."""
-    if seen.frame in RARE:
-        return "RARE_JPEG"
-    return "PROGRESSIVE_JPEG" if seen.frame in PROGRESSIVE or seen.scans > 1 else "JPEG"
+    if len(seen.components) == 4:
+        return "CMYK_JPEG"
+    return "PROGRESSIVE_JPEG" if seen.frame == PROGRESSIVE or seen.scans > 1 else "JPEG"
 
 
 def _read(marker: int, body: bytes, seen: Walk) -> None:
@@ -100,9 +102,9 @@ def _read_frame(marker: int, body: bytes, seen: Walk) -> None:
     if len(body) < 6 or len(body) < 6 + 3 * body[5]:
         return  # cut within it; else the decoder says so
     bits, seen.height, seen.width, count = body[0], *(int.from_bytes(body[i : i + 2]) for i in (1, 3)), body[5]
-    if bits != 8 or marker in UNREADABLE:
-        what = f"{bits} bits a sample" if bits != 8 else f"frame type {marker - 0xC0}"
-        raise Refusal(Code.IMG_FORMAT_NOT_ALLOWED, f"a JPEG with {what}; 8 bits, and types 0 to 3, 9 and 10, are read")
+    if bits != 8 or marker not in READABLE:
+        what = f"{bits} bits a sample" if bits != 8 else f"frame type {marker - FIRST_FRAME}"
+        raise Refusal(Code.IMG_FORMAT_NOT_ALLOWED, f"a JPEG with {what}; 8 bits, and types 0 to 2, are read")
     samplings = [(body[i], body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, 6 + 3 * count, 3)]
     if not seen.width or not seen.height or count not in (1, 3, 4) or any(not h or not v for _, h, v in samplings):
         raise damaged("JPEG", f"{seen.width} x {seen.height} pixels of {count} components")

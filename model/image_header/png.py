@@ -66,7 +66,7 @@ def _header(data: bytes, chunks: dict[bytes, bytes], idat: list[slice], complete
     if b"tRNS" in chunks:
         chunks[b"tRNS"] = _transparency(chunks[b"tRNS"], colour, depth)
     length = sum(body.stop - body.start for body in idat)
-    needed = [_chunk(name, chunks[name]) for name in CHECKED if name in chunks]
+    needed = [chunk(name, chunks[name]) for name in CHECKED if name in chunks]
     # Pillow reads no checksum of an IDAT.
     essential: tuple[bytes | slice, ...] = (
         SIGNATURE,
@@ -105,7 +105,7 @@ def _transparency(body: bytes, colour: int, depth: int) -> bytes:
     return body
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
+def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
 
 
