@@ -13,6 +13,7 @@ from decimal import Decimal
 import numpy as np
 
 MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat", "#n/a")
+MUCH_SHORTER = 4
 WHOLE = re.compile(r"-?(0|[1-9][0-9]*)\.0+")
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"(?:{QUOTED}|[-+]?[0-9][0-9.]*|None|null|nan)"
@@ -73,11 +74,17 @@ def _decoded(value: bytes) -> str:
 
 
 def _fraction(value: float | np.floating | Decimal) -> str:
-    """The shortest text that means it, in 16 or 32 bits if they hold it: 0.1 of any float column is the same."""
+    """A number that is not whole: 0.1 of a float16, float32 or float64 column is the same text.
+
+    A much shorter text in fewer bits (0.1 for 0.10000000149011612) is what was meant; 300.25 stays, which 16 bits hold
+    as 300.2.
+    """
     if isinstance(value, Decimal):
         return format(value.normalize(), "f")
+    text = repr(float(value))
     with np.errstate(over="ignore", under="ignore"):
         for kind in (np.float16, np.float32):
-            if float(kind(value)) == float(value):
-                return str(kind(value))
-    return repr(float(value))
+            short = np.format_float_positional(kind(value), trim="-")
+            if float(kind(value)) == float(value) and len(short) + MUCH_SHORTER <= len(text):
+                return short
+    return text
