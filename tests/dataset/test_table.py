@@ -169,16 +169,16 @@ def test_an_error_that_nobody_foresaw_costs_its_own_row(tmp_path, monkeypatch, c
 
 
 def test_an_image_over_which_decoding_breaks_costs_its_own_row(monkeypatch, caplog):
-    def decode_image(image: bytes, *_: object) -> None:
+    def decode_pixels(image: bytes, *_: object) -> None:
         if image == b"441":
             raise KeyError("441")
 
-    monkeypatch.setattr(rows, "decode_image", decode_image)
+    monkeypatch.setattr(rows, "decode_pixels", decode_pixels)
     items = [UnreadProduct(n, Product(f"{n}", b"", "x", {}, "train"), image) for n, image in enumerate([b"1", b"441"])]
     good, incident = ImageReader().products(Part(0, items))
     assert good.image == b"1" and (incident.row, incident.id, incident.code) == (1, "1", "INTERNAL")
     assert "KeyError" in incident.detail and "Traceback" in caplog.text
-    monkeypatch.setattr(rows, "decode_image", Mock(side_effect=MemoryError))
+    monkeypatch.setattr(rows, "decode_pixels", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         list(ImageReader().products(Part(0, items)))
 
