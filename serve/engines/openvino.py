@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,4 +50,7 @@ class OpenVINOEngine:
 
 
 def fastest_precision(core: openvino.Core) -> str:
-    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    """`bf16` where the CPU has it and oneDNN may use it: OpenVINO does not ask what ONEDNN_MAX_CPU_ISA allows."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    may = allowed in ("DEFAULT", "ALL", "") or any(part in allowed for part in ("BF16", "FP16", "AMX", "AVX10"))
+    return "bf16" if may and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"

@@ -13,6 +13,7 @@ import pytest
 from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.refusal import Refusal
 from model.tasks import MultiLabel, SingleLabel
+from serve.engines.openvino import fastest_precision
 from serve.runtimes import RUNTIMES, Runtime
 from serve.served_engine import ServedEngine
 from serve.stamp import EngineStamp
@@ -117,3 +118,24 @@ def test_a_tensor_that_does_not_fit_the_bundle_is_refused(ids, size, says):
     engine = ServedEngine(lambda *inputs: pytest.fail("it was run"), CONFIG, call_cost=0)
     with pytest.raises(Refusal, match=says):
         engine.check(np.array([ids], np.int32), np.zeros((1, size, size, 3), np.uint8), np.ones((1, 2), bool))
+
+
+@pytest.mark.parametrize(
+    "allowed, capable, expected",
+    [
+        (None, ["FP32", "BF16"], "bf16"),
+        ("AVX512_CORE_AMX", ["FP32", "BF16"], "bf16"),
+        ("AVX2", ["FP32", "BF16"], "f32"),
+        ("avx512_core_vnni", ["FP32", "BF16"], "f32"),
+        (None, ["FP32"], "f32"),
+    ],
+)
+def test_bf16_is_taken_where_the_processor_has_it_and_onednn_may(allowed, capable, expected, monkeypatch):
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return capable
+
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if allowed:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert fastest_precision(Core()) == expected
