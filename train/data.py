@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import ctypes
 import signal
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from model.tokenizer import build_tokenizer
 
 CACHE_BYTES = 2 << 30  # of row groups in a process; above it they would be shuffled among fewer
 IN_ORDER = 2  # row groups to cache where products are read one after the other: a batch may lie across two
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # B batch, T token ids, H and W image size, C labels of all tasks together
 
@@ -149,15 +151,15 @@ class ProductDataset(Dataset):
             problems=[sample.problem for sample in samples if sample.problem],
         )
 
-    def loader(self, batches: Sampler[list[int]], workers: int) -> DataLoader:
-        """Batches in the sampler's order."""
-        return DataLoader(
+    def batches(self, order: Sampler[list[int]], workers: int) -> Generator[Batch]:
+        """Batches in the sampler's order. Close it: its workers live on while a traceback holds it, and ranks wait."""
+        yield from DataLoader(
             self,
-            batch_sampler=batches,
+            batch_sampler=order,
             num_workers=workers,
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_leave_signals_to_the_rank,
+            worker_init_fn=_live_and_die_with_the_rank,
         )
 
     def _table(self, group: int) -> pa.Table:
@@ -183,10 +185,14 @@ def open_splits(directory: Path, preprocess: PreprocessConfig, cached_row_groups
     return tuple(ProductDataset(directory, split, preprocess, tokenizer, groups) for split, groups in cached.items())
 
 
-def _leave_signals_to_the_rank(_: int) -> None:
-    """Ctrl-C and the launcher's SIGTERM reach the workers too; they must live until the checkpoint is written."""
+def _live_and_die_with_the_rank(_: int) -> None:
+    """Ctrl-C and the launcher's SIGTERM reach the workers too; they must live until the checkpoint is written.
+
+    After kill -9 of the rank a worker would hold the lock of the run for seconds more.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _values(column: pa.ChunkedArray, errors: str) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from train.recipe import StageConfig
@@ -21,6 +21,23 @@ def create_engine(
     optimizer = torch.optim.AdamW(parameter_groups(objective, settings.weight_decay), settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(updates, settings.warmup_fraction))
     return deepspeed.initialize(model=objective, optimizer=optimizer, lr_scheduler=schedule, config=ds_config)[0]
+
+
+def has_finite_gradients(engine: deepspeed.DeepSpeedEngine) -> Tensor:
+    """Before the step, where DeepSpeed itself does not look: ZeRO level 0. At the others `makes_step` finds out."""
+    if engine.zero_optimization_stage() > 0 or engine.fp16_enabled():
+        return torch.tensor(True)
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients).isfinite()
+
+
+def makes_step(engine: deepspeed.DeepSpeedEngine) -> bool:
+    """Step, and say whether it was made: DeepSpeed leaves one out, on all ranks, whose gradient is not finite.
+
+    In fp16 that is how its loss scale is found, and counts as made.
+    """
+    engine.step()
+    return engine.was_step_applied() or engine.fp16_enabled()
 
 
 def attention_kernel(device: torch.device, is_bf16: bool) -> AbstractContextManager[None]:

@@ -66,6 +66,24 @@ class StageJob:
         paths = f"--config {self.recipe_path} --data {self.data} --output {self.output}"
         return f"deepspeed train/main.py --stage {following} {paths}"
 
+    def settled(self) -> dict[str, object]:
+        """What all ranks have to see alike, by name."""
+        return {
+            "stage": self.stage,
+            "settings": self.recipe.model_dump(mode="json"),
+            "DeepSpeed's settings": self.ds_config,
+            "state": self.state.model_dump(mode="json"),
+        }
+
+    def check_unchanged(self) -> None:
+        """Between the reading of the state and the lock another run may have ended.
+
+        Raises:
+            ValueError: it has.
+        """
+        if not self.restart and (read_state(self.directory) or self.state) != self.state:
+            raise ValueError(f"{self.directory}: another run has just gone on here; repeat the command")
+
 
 def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     """Read all that decides the stage.

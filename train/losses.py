@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
-from open_clip.loss import gather_features
 from torch import Tensor, nn
 
 from model.cma_clip import Network, Output
@@ -80,43 +77,3 @@ def drop_modalities(present_B2: Tensor, share: float) -> Tensor:
     draw_B = torch.rand(len(present_B2), device=present_B2.device)
     hidden_B2 = torch.stack([draw_B < share / 2, (draw_B >= share / 2) & (draw_B < share)], dim=1)
     return present_B2 & ~(hidden_B2 & present_B2.all(dim=1, keepdim=True))
-
-
-class ContrastiveObjective(nn.Module):
-    """CLIP's own loss between titles and images, over the micro-batches of all ranks together.
-
-    Products that lack one of the two, or cannot be read, are neither pairs nor counterexamples.
-    """
-
-    def __init__(self, network: Network, rank: int, world_size: int) -> None:
-        super().__init__()
-        self.network, self.rank, self.world_size = network, rank, world_size
-
-    def forward(self, batch: Batch) -> Result:
-        text_BTD, image_BPD, _ = self.network.towers(batch.input_ids_BT, batch.pixels_BHWC)
-        text_BD, image_BD = (F.normalize(sequence[:, 0].float(), dim=-1) for sequence in (text_BTD, image_BPD))
-        complete_B = batch.present_B2.all(dim=1) & batch.readable_B
-        # CLIP never lets the scale pass 100 (its paper, section 2.5).
-        scale = self.network.towers.clip.logit_scale.clamp(max=4.6052).exp()
-        # G products of all ranks; this rank's stand at rank * B
-        all_image_GD, all_text_GD, complete_G = self._gather(image_BD, text_BD, complete_B)
-        own_B = torch.arange(len(text_BD), device=text_BD.device) + self.rank * len(text_BD)
-        directions = ((image_BD, all_text_GD), (text_BD, all_image_GD))
-        losses = [
-            self._direction(scale * mine @ others.T, own_B, complete_B, complete_G) for mine, others in directions
-        ]
-        return Result(torch.stack(losses).mean(), {}, None)
-
-    def _gather(self, image_BD: Tensor, text_BD: Tensor, complete_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self.world_size == 1:
-            return image_BD, text_BD, complete_B
-        options = {"rank": self.rank, "world_size": self.world_size}
-        features = gather_features(image_BD, text_BD, local_loss=True, gather_with_grad=True, **options)
-        complete = [torch.empty_like(complete_B, dtype=torch.uint8) for _ in range(self.world_size)]
-        dist.all_gather(complete, complete_B.to(torch.uint8))
-        return *features, torch.cat(complete).bool()
-
-    def _direction(self, logits_BG: Tensor, own_B: Tensor, complete_B: Tensor, complete_G: Tensor) -> Tensor:
-        logits_BG = logits_BG.masked_fill(~complete_G, torch.finfo(logits_BG.dtype).min)
-        losses_B = F.cross_entropy(logits_BG, own_B, reduction="none")
-        return losses_B.where(complete_B, 0.0).sum() * self.world_size / complete_G.sum().clamp(min=1)

@@ -7,14 +7,17 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
-from cma_clip.command import command
+from cma_clip.command import command, one_line
 from model.networks import StageName
-from train.job import open_job
-from train.loop import train_stage
-from train.ranks import is_first_rank, one_voice
+from train.job import StageJob, open_job
+from train.loop import Parts, open_parts, train_stage
+from train.parent import end_with_launcher
+from train.ranks import is_first_rank, meet, one_voice
+from train.together import alone_in, compare, view
 
 
 @command
@@ -24,14 +27,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("kernels").setLevel(logging.INFO)  # what `kernels: auto` takes
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning, "open_clip")
+    end_with_launcher()
     with one_voice():
+        work, fault = open_work(args, overrides)
+        if work and work.job.state.finished:
+            say_next(work.job, f"stage {work.job.stage} has already finished in {work.job.directory}")
+            return
+        with alone_in(args.output) if is_first_rank() else nullcontext(), meet() as ranks:
+            compare(ranks, view(work.job.settled() if work else {}, fault), args.output)
+            assert work and work.parts  # else compare has refused
+            work.job.check_unchanged()
+            train_stage(work.job, work.parts, ranks)
+    say_next(work.job)
+
+
+class Work(NamedTuple):
+    job: StageJob
+    parts: Parts | None
+
+
+def open_work(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Work | None, str | None]:
+    """All that the stage needs, or why this rank has it not: all but the first tell the first, which raises."""
+    try:
         job = open_job(args, overrides)
-        was_finished = job.state.finished
-        if not was_finished:
-            train_stage(job)
+        return Work(job, None if job.state.finished else open_parts(job)), None
+    except (ValueError, OSError) as error:
+        if is_first_rank():
+            raise
+        return None, one_line(error)
+
+
+def say_next(job: StageJob, before: str = "") -> None:
     if is_first_rank():
-        if was_finished:
-            print(f"stage {job.stage} has already finished in {job.directory} (--restart does it again)")
+        if before:
+            print(f"{before} (--restart does it again)")
         print("next:", job.next_command())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
 from model.tasks import TaskSet
 from train.data import Batch, ProductDataset
-from train.losses import Result, classification_losses
+from train.losses import classification_losses
 from train.metrics import task_metrics
 from train.ranks import Ranks
 from train.sampler import OrderedBatches
@@ -48,9 +49,17 @@ class Predictions(NamedTuple):
 
 @torch.no_grad()
 def predict(
-    classify: Callable[[Batch], Output], dataset: ProductDataset, batch_size: int, ranks: Ranks, workers: int
+    classify: Callable[[Batch], Output],
+    dataset: ProductDataset,
+    batch_size: int,
+    ranks: Ranks,
+    workers: int,
+    look: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Classify every product of a split once; `classify` must be in evaluation mode."""
+    """Classify every product of a split once; `classify` must be in evaluation mode.
+
+    `look` is called after each batch, on every rank alike; what it raises ends the work.
+    """
     columns: list[list[Tensor]] = [[], [], [], []]
     problems: list[str] = []
     for batch in _batches(dataset, len(dataset), batch_size, ranks, workers):
@@ -59,6 +68,7 @@ def predict(
         for column, tensor in zip(columns, row, strict=True):
             column.append(tensor)
         problems += batch.problems
+        look()
     # The ranks' batches [steps, batch, ...] are interleaved into the split's order; what was repeated is dropped.
     gathered = (torch.stack(ranks.gather(torch.stack(column)), dim=1) for column in columns)
     logits, share, targets, present = (parts.flatten(0, 2)[: len(dataset)].cpu() for parts in gathered)
@@ -86,20 +96,43 @@ def loss_and_metrics(
 
 @torch.no_grad()
 def mean_loss(
-    objective: Callable[[Batch], Result], dataset: ProductDataset, batch_size: int, ranks: Ranks, workers: int
+    objective: Callable[[Sequence[Batch]], Tensor],
+    dataset: ProductDataset,
+    micro_batch_size: int,
+    accumulation: int,
+    ranks: Ranks,
+    workers: int,
+    look: Callable[[], None] = lambda: None,
 ) -> float:
-    """An objective's loss, averaged over the full batches of a split."""
-    batch_size = max(1, min(batch_size, len(dataset) // ranks.world_size))
-    full = len(dataset) - len(dataset) % (batch_size * ranks.world_size) or len(dataset)
-    losses = [objective(batch).loss.float() for batch in _batches(dataset, full, batch_size, ranks, workers)]
+    """An objective's loss, averaged over the full batches of a split, or over all of it where it does not fill one.
+
+    Args:
+        objective: of so many micro-batches together.
+        look: as in `predict`.
+    """
+    step = micro_batch_size * ranks.world_size
+    whole = len(dataset) - len(dataset) % (step * accumulation) or len(dataset)
+    losses, micro_batches = [], []
+    batches = _batches(dataset, whole, micro_batch_size, ranks, workers)
+    for place, batch in enumerate(batches):
+        product_B = torch.arange(micro_batch_size) + place * step + ranks.rank * micro_batch_size
+        batch.readable_B &= (product_B < whole).to(batch.readable_B.device)  # else it is a repetition
+        micro_batches.append(batch)
+        if len(micro_batches) == accumulation:
+            losses.append(objective(micro_batches).float())
+            micro_batches = []
+        look()
+    if micro_batches:
+        losses.append(objective(micro_batches).float())
     return ranks.mean(torch.stack(losses).mean()).item()
 
 
 def _batches(dataset: ProductDataset, rows: int, batch_size: int, ranks: Ranks, workers: int) -> Iterator[Batch]:
     sampler = OrderedBatches(rows, batch_size, rank=ranks.rank, world_size=ranks.world_size)
-    loader = dataset.loader(sampler, workers)
-    for batch in tqdm(loader, "predicting", len(sampler), leave=False, disable=not ranks.is_first, mininterval=2):
-        yield batch.to(ranks.device)
+    with closing(dataset.batches(sampler, workers)) as batches:
+        bar = tqdm(batches, "predicting", len(sampler), leave=False, disable=not ranks.is_first, mininterval=2)
+        for batch in bar:
+            yield batch.to(ranks.device)
 
 
 def open_bundle(directory: Path, data: Path) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,17 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, Stopped
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, Failure, Stopped
 from cma_clip.machine import usable_cores
+
+# What gloo and NCCL say of a rank that has gone.
+LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "timed out", "Timed out", "NCCL")
+# The launcher looks once a second: the exit code of the rank at fault comes before that of those it left.
+AFTER_THE_LOST_S = 3.0
+
+
+class AllRefuse(ValueError):
+    """Every rank raises it, with the same words."""
 
 
 class Ranks(NamedTuple):
@@ -54,6 +64,17 @@ class Ranks(NamedTuple):
             dist.all_reduce(flags, dist.ReduceOp.MAX)
         return [bool(flag) for flag in flags.tolist()]
 
+    def largest(self, *mine: float) -> list[float]:
+        """Of each value the largest among the ranks."""
+        values = torch.tensor([float(value) for value in mine], device=self.device)
+        if self.world_size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values.tolist()
+
+    def tell(self, mine: Any) -> list[Any]:
+        """What every rank has to say, in the ranks' order."""
+        return [mine] if self.world_size == 1 else tell(mine)
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
@@ -75,14 +96,27 @@ def on_gpu() -> bool:
 
 @contextmanager
 def meet() -> Iterator[Ranks]:
-    """The ranks together, from their first word to their last."""
+    """The ranks together, from their first word to their last.
+
+    Raises:
+        ValueError: the port at which they would meet is taken.
+    """
     if not on_gpu() and "OMP_NUM_THREADS" not in os.environ:
         # Its part of the cores; torch would give every rank all of them.
         torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
-    deepspeed.init_distributed(verbose=False)
+    device = _device()
+    try:
+        deepspeed.init_distributed(verbose=False)
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ValueError(
+            f"the ranks cannot meet at port {os.environ.get('MASTER_PORT')}: it is taken, perhaps by another run;"
+            " give this one its own: deepspeed --master_port N train/main.py …"
+        ) from None
     dist.barrier()
     _unlink_buffer()
-    yield Ranks(dist.get_rank(), dist.get_world_size(), _device())
+    yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     dist.barrier()
     # Left to the interpreter's exit, gloo's threads now and then abort a rank that has finished.
     dist.destroy_process_group()
@@ -111,6 +145,9 @@ def one_voice() -> Iterator[None]:
     """What all ranks would say the same is said by the first; the others leave with its exit code.
 
     Before the ranks have met, all find the same fault; later each may find its own.
+
+    Raises:
+        Failure: in place of the backend's error where another rank has ended.
     """
     try:
         yield
@@ -118,12 +155,20 @@ def one_voice() -> Iterator[None]:
         if is_first_rank():
             raise
         raise SystemExit(EXIT_STOPPED) from None
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
+        if not is_first_rank() and (isinstance(error, AllRefuse) or not dist.is_initialized()):
+            raise SystemExit(EXIT_BAD_INPUT) from None
         if dist.is_initialized():
             print(file=sys.stderr)  # the first rank's progress bar may hold the line
-        elif not is_first_rank():
-            raise SystemExit(EXIT_BAD_INPUT) from None
         raise
+    except RuntimeError as error:
+        if not (dist.is_initialized() and any(word in str(error) for word in LOST)):
+            raise
+        time.sleep(AFTER_THE_LOST_S)
+        print(file=sys.stderr)
+        raise Failure(
+            "another rank has ended or cannot be reached; the same command goes on from the last checkpoint"
+        ) from None
 
 
 def tell(mine: Any) -> list[Any]:

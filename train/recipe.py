@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from cma_clip.settings import StrictModel, one_line
 from model.config import ModelConfig
@@ -27,6 +27,8 @@ class StageConfig(StrictModel):
         gradient_clipping: largest norm of the gradient; 0 leaves it as it is.
         modality_dropout: share of the complete products that lose their title or image while training.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(1024, ge=1)
@@ -63,6 +65,8 @@ class Recipe(StrictModel):
         checkpoint_minutes: a stop loses at most so much work.
         max_reject_fraction: the run stops when more of the products than this cannot be read.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     model: ModelConfig = ModelConfig()
     stages: Stages = Stages()

@@ -1,5 +1,7 @@
 """train/main.py with a loss that is no number in one forward pass of the second rank: POISONED_FORWARD, from 1.
 
+With POISONED=gradient the loss is fine and its gradient is no number.
+
 Beside the run each rank that stops leaves `intact-rankN.json`: whether its weights are those before the update.
 """
 
@@ -26,6 +28,9 @@ forward, update = ClassificationObjective.forward, loop.StageLoop._update
 def poisoned_forward(self: ClassificationObjective, batch: Batch) -> Result:
     result = forward(self, batch)
     is_poisoned = self.training and next(forwards) == PLACE
+    if is_poisoned and os.environ["POISONED"] == "gradient":
+        result.loss.register_hook(lambda gradient: gradient * float("nan"))
+        return result
     return result._replace(loss=result.loss * float("nan")) if is_poisoned else result
 
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from tiny import TASKS, tiny_network
 
 from model.tasks import MISSING, MultiLabel, TaskSet
+from train.contrastive import ContrastiveObjective
 from train.data import Batch
-from train.losses import ClassificationObjective, ContrastiveObjective, classification_losses, drop_modalities
+from train.losses import ClassificationObjective, classification_losses, drop_modalities
 
 TENSORS = ("input_ids_BT", "pixels_BHWC", "present_B2", "targets_BC", "readable_B")
 TAGS = MultiLabel(name="tags", labels=["a", "b"])
@@ -105,6 +106,73 @@ def test_contrastive_loss_leaves_incomplete_and_unreadable_products_out():
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
+def gradients(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def part_of(inputs: Batch, part: slice) -> Batch:
+    return replace(inputs, ids=inputs.ids[part], **{name: getattr(inputs, name)[part] for name in TENSORS})
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (3, 3), (6,)])
+def test_micro_batches_together_have_the_loss_and_the_gradients_of_one_batch(sizes: tuple[int, ...]):
+    """A product that is no pair among them."""
+    inputs = batch()
+    inputs.present_B2[4, 1] = False
+    network = tiny_network()
+    objective = ContrastiveObjective(network, rank=0, world_size=1)
+    whole = objective(inputs).loss
+    whole.backward()
+    expected = gradients(network)
+    network.zero_grad()
+    ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
+    parts = [part_of(inputs, slice(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+    with torch.no_grad():
+        features = [objective(part, only_features=True) for part in parts]
+    for part, cached in zip(parts, objective.update_loss(features), strict=True):
+        result = objective(part, cached=cached)
+        torch.testing.assert_close(result.loss.detach(), whole.detach())
+        (result.loss / len(sizes)).backward()  # as DeepSpeed accumulates
+    assert gradients(network).keys() == expected.keys()
+    for name, gradient in gradients(network).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6, msg=name)
+    alone = [objective(part).loss.item() for part in parts]
+    assert len(sizes) == 1 or sum(alone) / len(alone) < whole.item() - 0.1  # fewer counterexamples: another loss
+
+
+def test_ranks_and_micro_batches_together_have_the_gradients_of_one_batch(monkeypatch: pytest.MonkeyPatch):
+    """Two ranks with two micro-batches each: averaged as DeepSpeed does, their gradients are those of the whole."""
+    inputs, network = batch(8), tiny_network()
+    ContrastiveObjective(network, rank=0, world_size=1)(inputs).loss.backward()
+    expected = gradients(network)
+    network.zero_grad()
+    objectives = [ContrastiveObjective(network, rank, world_size=2) for rank in range(2)]
+    # Update by update the first micro-batches of all ranks, then the second ones, as the sampler deals them out.
+    parts = [
+        [part_of(inputs, slice(4 * step + 2 * rank, 4 * step + 2 * rank + 2)) for step in range(2)] for rank in (0, 1)
+    ]
+    with torch.no_grad():
+        features = [[objectives[0](part, only_features=True) for part in own] for own in parts]
+    both = [[torch.cat(column) for column in list(zip(*own, strict=True))[:3]] for own in features]
+
+    def of_all_ranks(_: object, mine: torch.Tensor) -> torch.Tensor:
+        (place,) = {
+            n
+            for own in both
+            for n, column in enumerate(own)
+            if column.shape == mine.shape and torch.equal(column, mine)
+        }
+        return torch.cat([own[place] for own in both])
+
+    both[0][2] = both[1][2] = torch.ones(4, dtype=torch.bool)
+    monkeypatch.setattr(ContrastiveObjective, "_of_all_ranks", of_all_ranks)
+    for rank, objective in enumerate(objectives):
+        for part, cached in zip(parts[rank], objective.update_loss(features[rank]), strict=True):
+            (objective(part, cached=cached).loss / 4).backward()
+    for name, gradient in gradients(network).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_objective_counts_each_label_the_same():

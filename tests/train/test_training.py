@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from data_set_files import reseal
+from rank_processes import Ranks
 from safetensors.torch import load_file
-from tiny import ROOT, STAGES, deepspeed, environment, run_stage
+from tiny import ROOT, STAGES, deepspeed, environment, launch_stage, options_of, run_stage
 
-from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED
 from dataset.format import DatasetInfo
 from model.bundle import build_network, load_bundle
 from model.config import BundleConfig
@@ -28,6 +29,7 @@ from train.recipe import load_recipe
 from train.score import judge
 from train.score import main as score_main
 from train.stage_state import StageState
+from train.together import alone_in
 
 RECIPE = ROOT / "tests/support/tiny.yaml"
 LOGIT_SCALE = "towers.clip.logit_scale"
@@ -152,28 +154,28 @@ def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, wa
         assert torch.equal(tensor, best(warm, "warmup")[name]), name
 
 
-@pytest.mark.parametrize(("zero_level", "micro_batch_size"), [(1, 4), (0, 2)])
-def test_no_update_is_made_from_a_loss_that_is_not_finite(
-    run: Path, warm: Path, data: Path, zero_level: int, micro_batch_size: int
+@pytest.mark.parametrize(
+    ("wrong", "zero_level", "micro_batch_size"), [("loss", 1, 4), ("gradient", 1, 4), ("gradient", 0, 2)]
+)
+def test_R8_no_update_is_made_from_a_loss_or_a_gradient_that_is_not_finite(
+    run: Path, warm: Path, data: Path, tmp_path: Path, wrong: str, zero_level: int, micro_batch_size: int
 ):
     """In the fourth update the second rank's first micro-batch goes wrong; the other rank's are fine."""
-    poisoned = str(1 + 3 * (4 // micro_batch_size))
+    place = str(1 + 3 * (4 // micro_batch_size))
     options = ("--zero_level", str(zero_level), f"--stages.warmup.micro_batch_size={micro_batch_size}")
-    command = deepspeed("--stage", "warmup", "--config", RECIPE, "--data", data, "--output", warm, *options)
-    command[command.index("train/main.py")] = "tests/support/poisoned_training.py"
-    variables = environment() | {"POISONED_FORWARD": poisoned, "PYTHONPATH": f"{ROOT}"}
-    result = subprocess.run(
-        [*command, "--checkpoint_minutes", "1e-9"], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == EXIT_BAD_INPUT
-    message = "error: epoch 1, update 4 of stage warmup: the loss is nan, products train-"
-    assert any(line.startswith(message) for line in result.stderr.splitlines()), result.stderr[-2000:]
+    arguments = [*options_of("warmup", data, warm), *options, "--checkpoint_minutes", "1e-9"]
+    poison = {"script": "tests/support/poisoned_training.py", "POISONED": wrong, "POISONED_FORWARD": place}
+    ranks = Ranks(arguments, tmp_path / "said", **poison)
+    assert ranks.wait() == [EXIT_BAD_INPUT] * 2
+    named = {"loss": "the loss is nan, products train-", "gradient": "the gradient is not finite, products train-"}
+    message = f"error: epoch 1, update 4 of stage warmup: {named[wrong]}"
+    assert any(line.startswith(message) for line in ranks.said().splitlines()), ranks.said()[-2000:]
     reports = [json.loads(path.read_text()) for path in warm.glob("intact-rank*.json")]
     assert reports and all(report == {"updates": 3, "intact": True} for report in reports)
     state = StageState.model_validate_json((warm / "warmup/state.json").read_text())
     assert (state.checkpoint, state.update) == ("epoch0-update3", 3)
     assert [line["update"] for line in log_lines(warm, "warmup")] == [1, 2, 3]
-    if zero_level == 1:  # as the run that was never poisoned
+    if wrong == "loss":  # as the run that was never poisoned
         assert run_stage("warmup", data, warm).returncode == 0
         for name, tensor in best(run, "warmup").items():
             assert torch.equal(tensor, best(warm, "warmup")[name]), name
@@ -271,21 +273,94 @@ def test_missing_data_and_recipe_are_refused(refusal: Callable[..., str], tmp_pa
     assert "none.yaml: no such recipe" in refusal("contrastive", output, "--config", "none.yaml")
 
 
-def test_two_ranks_learn_from_each_others_pairs(run: Path, data: Path, tmp_path: Path):
-    """One rank with twice the micro-batch moves the weights as two ranks do; with the same one it does not."""
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The contrastive stage of `run` on one rank, in two micro-batches an update."""
+    output = tmp_path_factory.mktemp("alone")
+    result = run_stage("contrastive", data, output, ranks=1)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return output
+
+
+def test_contrastive_learns_from_as_many_pairs_whatever_the_ranks(run: Path, alone: Path, data: Path):
+    """Two ranks with one micro-batch each move the weights, and judge them, as one rank with two does."""
     recipe = load_recipe(RECIPE, [])
     torch.manual_seed(recipe.seed)
     start = build_network(recipe.model, DatasetInfo.read(data).tasks)[0].state_dict()
-    together = best(run, "contrastive")
+    together, apart = best(run, "contrastive"), best(alone, "contrastive")
     names = [name for name in start if name.startswith("towers.")]
     moved = sum((together[name] - start[name]).abs().sum() for name in names)
-    for micro_batch_size, is_same in ((32, True), (16, False)):
-        output, option = tmp_path / str(micro_batch_size), f"--stages.contrastive.micro_batch_size={micro_batch_size}"
-        result = run_stage("contrastive", data, output, option, ranks=1)
-        assert result.returncode == 0, result.stderr[-2000:]
-        alone = best(output, "contrastive")
-        apart = sum((together[name] - alone[name]).abs().sum() for name in names)
-        assert (apart < 0.01 * moved) == is_same, (micro_batch_size, apart / moved)
+    assert sum((together[name] - apart[name]).abs().sum() for name in names) < 0.01 * moved
+    ours, theirs = (log_lines(output, "contrastive")[-1] for output in (alone, run))  # of training a rank logs its own
+    assert ours["kind"] == "validation" and ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+
+
+def test_R5_a_stop_is_seen_between_micro_batches_and_in_validation(alone: Path, data: Path, tmp_path: Path):
+    """5 updates look 3 times each: after the features of 2 micro-batches, and between them. Then validation does."""
+    run, arguments = tmp_path / "run", [*options_of("contrastive", data, tmp_path / "run"), "--loader_workers", "1"]
+    for place, where in ((8, (0, 2)), (9, (0, 4)), (4, (0, 5))):
+        stopped = {"script": "tests/support/stopped_training.py", "STOPPED_LOOK": str(place)}
+        ranks = Ranks(arguments, tmp_path / "said" / str(where), count=1, **stopped)
+        assert ranks.wait() == [EXIT_STOPPED], ranks.said()[-2000:]
+        assert "stopped: its checkpoint is written; the same command goes on from there" in ranks.said()
+        state = StageState.model_validate_json((run / "contrastive/state.json").read_text())
+        assert (state.epoch, state.update) == where and state.best_loss is None
+    assert run_stage("contrastive", data, run, ranks=1).returncode == 0
+    assert [line["loss"] for line in log_lines(run, "contrastive")] == [
+        line["loss"] for line in log_lines(alone, "contrastive")
+    ]
+    for name, tensor in best(alone, "contrastive").items():
+        assert torch.equal(tensor, best(run, "contrastive")[name]), name
+
+
+def test_R6_a_rank_that_dies_ends_the_others_and_the_run_goes_on(run: Path, warm: Path, data: Path, tmp_path: Path):
+    arguments = [*options_of("warmup", data, warm), "--loader_workers", "1", "--checkpoint_minutes", "1e-9"]
+    ranks = Ranks(arguments, tmp_path / "said")
+    state = warm / "warmup/state.json"
+    while not (state.exists() and StageState.model_validate_json(state.read_text()).checkpoint):
+        assert all(process.is_alive() for process in ranks.processes), ranks.said()
+        time.sleep(0.01)
+    ranks.processes[1].kill()
+    assert ranks.wait(timeout=60) == [EXIT_FAILED, -signal.SIGKILL]
+    error = "error: another rank has ended or cannot be reached; the same command goes on from the last checkpoint"
+    assert error in ranks.said().splitlines() and "Traceback" not in ranks.said()
+    assert run_stage("warmup", data, warm).returncode == 0
+    for name, tensor in best(run, "warmup").items():
+        assert torch.equal(tensor, best(warm, "warmup")[name]), name
+
+
+def test_ranks_that_do_not_share_their_output_are_refused(data: Path, tmp_path: Path):
+    outputs = [tmp_path / "run", tmp_path / "other"]
+    ranks = Ranks([], tmp_path / "said", own=[options_of("contrastive", data, output) for output in outputs])
+    assert ranks.wait(timeout=60) == [EXIT_BAD_INPUT] * 2
+    (error,) = [line for line in ranks.said().splitlines() if line.startswith("error: ")]
+    assert f"{outputs[0]} of rank 0 on " in error and "put it where all nodes see it" in error
+    assert not list(tmp_path.glob("*/*/recipe.yaml"))
+
+
+def test_a_rank_that_lacks_its_data_tells_the_first(data: Path, tmp_path: Path):
+    own = [options_of("contrastive", folder, tmp_path / "run") for folder in (data, tmp_path / "none")]
+    ranks = Ranks([], tmp_path / "said", own=own)
+    assert ranks.wait(timeout=60) == [EXIT_BAD_INPUT] * 2
+    errors = [line for line in ranks.said().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "error: rank 1 on " in errors[0] and "none/dataset.json: no such file" in errors[0]
+
+
+def test_two_runs_in_one_output_are_refused(refusal: Callable[..., str], tmp_path: Path):
+    with alone_in(tmp_path / "run"):
+        error = refusal("contrastive", tmp_path / "run", ranks=1)
+    assert f"{tmp_path / 'run'}: process {os.getpid()} on " in error and "is at work in it; wait for it" in error
+    assert not (tmp_path / "run/contrastive").exists()
+
+
+def test_a_taken_port_is_one_line(
+    refusal: Callable[..., str], tmp_path: Path, silent_port: int, monkeypatch: pytest.MonkeyPatch
+):
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(silent_port), "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in (place | {"OMP_NUM_THREADS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    error = refusal("contrastive", tmp_path / "run", ranks=1)
+    assert f"cannot meet at port {silent_port}: it is taken" in error and "--master_port N" in error
 
 
 def test_R8_R9_an_error_on_one_rank_is_said_in_one_line(warm: Path, data: Path, tmp_path: Path):
@@ -301,11 +376,13 @@ def test_R8_R9_an_error_on_one_rank_is_said_in_one_line(warm: Path, data: Path, 
     result = run_stage("warmup", copy, warm, "--loader_workers", "1")
     assert result.returncode != 0
     errors = {line for line in result.stderr.splitlines() if line.startswith("error: ")}
-    assert errors and all("products cannot be read, the last: train-" in error for error in errors)
+    assert any("products cannot be read, the last: train-" in error for error in errors), errors
+    assert all("products cannot be read" in error or "another rank has ended" in error for error in errors), errors
+    assert "Traceback" not in result.stderr
     assert list((warm / "warmup").glob("rejects-rank*.txt"))
 
 
 def test_the_launcher_passes_a_refusal_on(data: Path, tmp_path: Path):
-    result = run_stage("tuning", data, tmp_path / "run")
+    result = launch_stage("tuning", data, tmp_path / "run")
     assert result.returncode == EXIT_BAD_INPUT and "Traceback" not in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 1
