@@ -68,7 +68,9 @@ class Classifier(Session):
             ClassifierError: the server refused, failed, or did not answer in time.
             OSError: the image's path cannot be read.
         """
-        request = request_for(title, image)
+        return self._ask(request_for(title, image))
+
+    def _ask(self, request: messages.ModelInferRequest) -> Answer:
         following: Attempt | None = self._course.first(time.monotonic())
         while following:
             attempt = following

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class TritonStep:
         metrics: counters on the server's metrics page.
         gpu: number of the one that this instance is for, None on the CPU.
         parameters: the config.pbtxt's `parameters`, name to string.
+        most_waiting: max_queue_size of its default queue; 0 is any number.
     """
 
     inputs: tuple[str, ...]
@@ -49,7 +50,8 @@ class TritonStep:
         """Called by Triton once. A fault of the bundle stops the load with one line that names the file."""
         model_folder = Path(args["model_repository"])
         self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
-        parameters = json.loads(args["model_config"]).get("parameters", {})
+        config = json.loads(args["model_config"])
+        parameters, self.most_waiting = config.get("parameters", {}), _queue_size(config)
         self.parameters = {name: value["string_value"] for name, value in parameters.items()}
         self.name, self.metrics = model_folder.name, StepMetrics()
         self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
@@ -124,6 +126,11 @@ class TritonStep:
             return pb_utils.InferenceResponse(error=outcome)
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, outcome, strict=True)]
         return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _queue_size(config: Mapping[str, Any]) -> int:
+    policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+    return int(policy.get("max_queue_size", 0))
 
 
 class BatchStep(TritonStep):

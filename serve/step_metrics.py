@@ -11,6 +11,8 @@ import triton_python_backend_utils as pb_utils
 
 COUNTERS = {
     "cma_clip_refusals_total": "Requests refused as the caller's fault, by code",
+    "cma_clip_shed_total": "Requests refused because too much work waits, by step",
+    "cma_clip_wait_us_total": "Microseconds that requests waited in a step's own queue, by step",
     "cma_clip_incidents_total": "Requests failed by an unforeseen error, by step",
     "cma_clip_answers_total": "Labels answered, by task, label and whether the score reached the threshold",
     "cma_clip_score_sum": "Sum of the best scores, by task; divide by cma_clip_text_share_count",

@@ -2,6 +2,7 @@
 
 python -m bench.load sweep    --data data/apa_mini                       latency and throughput over concurrency
 python -m bench.load overload --data data/apa_mini                       three times what it can do, then calm
+python -m bench.load overload --data data/apa_mini --photographs --concurrency 4       the same with 12 megapixels each
 python -m bench.load soak     --data data/apa_mini --pid SERVER          100,000 requests, 5 % bad, leaks watched
 python -m bench.load compare  --data data/apa_mini a=localhost:8001 b=deploy   two servers, or one and this process
 
@@ -22,7 +23,7 @@ from bench.harness import Report
 from bench.load import experiments, plots, tables
 from bench.load.calls import closed_loop
 from bench.load.in_process import InProcess
-from bench.load.requests import TitleAndImage, bad_requests, from_data_set, good_requests, mixture
+from bench.load.requests import TitleAndImage, bad_requests, from_data_set, good_requests, mixture, photographs
 from bench.load.summary import is_queue_limit
 from client.classifier import Classifier
 from cma_clip.command import Failure, command
@@ -54,7 +55,8 @@ def _sweep(options: argparse.Namespace, products: list[TitleAndImage], report: R
 
 def _overload(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
     server = _server(options.url, options.wait)
-    report.save(server=server, **experiments.overload(options.url, good_requests(products), options.concurrency))
+    requests = good_requests(photographs(4) if options.photographs else products)
+    report.save(server=server, **experiments.overload(options.url, requests, options.concurrency))
 
 
 def _soak(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
@@ -132,7 +134,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sweep = commands.add_parser("sweep", parents=[common, server])
     sweep.add_argument("--concurrency", type=_numbers, default=[1, 2, 4, 8, 16, 32, 64], metavar="N,N,...")
     sweep.add_argument("--seconds", type=float, default=5.0, help="per concurrency (%(default)s)")
-    commands.add_parser("overload", parents=[common, server, callers])
+    overload = commands.add_parser("overload", parents=[common, server, callers])
+    overload.add_argument("--photographs", action="store_true", help="JPEGs of 12 megapixels, not the data set's")
 
     soak = commands.add_parser("soak", parents=[common, server, callers])
     soak.add_argument("--requests", type=int, default=100_000)

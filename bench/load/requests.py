@@ -52,6 +52,20 @@ def good_requests(products: Sequence[TitleAndImage], rows: int = 1) -> list[Requ
     return [Request(serialize(around[first : first + rows])) for first in range(len(products))]
 
 
+def photographs(count: int, size: tuple[int, int] = (4000, 3000)) -> list[TitleAndImage]:
+    """Products with JPEGs of 12 megapixels and about 3 MB: smooth surfaces with a sensor's noise."""
+    products = []
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), dtype=np.int16)
+        noisy = smooth + rng.normal(0, 6, (size[1], size[0], 1)).astype(np.int16)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        products.append((b"a product", buffer.getvalue()))
+    return products
+
+
 def bad_requests(product: TitleAndImage) -> list[Request]:
     """One request of every kind that the server must refuse, with the code it must say."""
     title, image = product

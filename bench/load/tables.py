@@ -32,7 +32,9 @@ def overload_table(result: dict[str, Any]) -> str:
         lines.append([*cells, _failures(figures), *_numbers(figures, "late_p99_ms")])
     refused = [[name, r["count"], *_numbers(r, "p50_ms", "p99_ms")] for name, r in result["rejected"].items()]
     recovered = "not within the limit" if result["recovered_s"] is None else f"after {result['recovered_s']:g} s"
-    parts = [f"capacity {number(result['capacity'])} requests/s; normal again {recovered}\n", markdown(head, lines)]
+    share = result["during"]["throughput"] / result["capacity"]
+    first = f"capacity {number(result['capacity'])} requests/s, of which {share:.2f} go on; normal again {recovered}\n"
+    parts = [first, markdown(head, lines)]
     parts.append(markdown(["refused because", "count", "p50 ms", "p99 ms from sending"], refused))
     return "\n".join(parts)
 

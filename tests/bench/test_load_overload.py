@@ -25,8 +25,8 @@ ROWS = 16  # so that few requests are a load, and the generator leaves the serve
 REJECT = model_config_pb2.ModelQueuePolicy.TimeoutAction.REJECT
 
 
-def with_queue_policy(source: Path, target: Path, size: int, timeout_ms: float) -> Path:
-    """A copy of a model repository in which every step's queue has these limits; 0 is none."""
+def with_queue_policy(source: Path, target: Path, size: int, timeout_ms: float, wait_ms: int = 1500) -> Path:
+    """A copy of a model repository in which every step's queue has these limits; 0 is none but for wait_ms."""
     shutil.copytree(source, target)
     for path in [*target.glob("*/config.pbtxt"), *target.glob("*/configs/cpu.pbtxt")]:
         config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
@@ -34,6 +34,8 @@ def with_queue_policy(source: Path, target: Path, size: int, timeout_ms: float) 
             policy = config.dynamic_batching.default_queue_policy
             policy.max_queue_size, policy.timeout_action = size, REJECT
             policy.default_timeout_microseconds = round(1000 * timeout_ms)
+            if config.name == "preprocess":
+                config.parameters["max_wait_ms"].string_value = str(wait_ms)
             path.write_text(text_format.MessageToString(config))
     return target
 
@@ -47,7 +49,7 @@ def encoded(products):
 def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
     """Eight requests may wait at each step."""
     folder = tmp_path_factory.mktemp("narrow")
-    repository = with_queue_policy(server.repository, folder / "deploy", size=8, timeout_ms=0)
+    repository = with_queue_policy(server.repository, folder / "deploy", size=8, timeout_ms=0, wait_ms=400)
     with ServerProcess(repository, folder / "server.log") as process:
         yield process
 
@@ -68,7 +70,7 @@ def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
 
 
 def test_L4_a_wait_longer_than_the_limit(server, encoded, tmp_path):
-    repository = with_queue_policy(server.repository, tmp_path / "deploy", size=0, timeout_ms=100)
+    repository = with_queue_policy(server.repository, tmp_path / "deploy", size=0, timeout_ms=100, wait_ms=60_000)
     with ServerProcess(repository, tmp_path / "server.log") as patient:
         calls = closed_loop(patient.url, good_requests(encoded, ROWS), 48, count=144, timeout_s=30)
     figures = summarize(calls, seconds=max(call.done_s for call in calls))

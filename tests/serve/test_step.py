@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from client.protocol import URGENT_ID
 from model.config import BundleConfig, ModelConfig, PreprocessConfig
 from model.refusal import Code, Refusal
 from model.tasks import MultiLabel, SingleLabel
@@ -29,7 +30,7 @@ CONFIG = BundleConfig(model=ModelConfig(), preprocess=PreprocessConfig(image_siz
 
 
 class TritonError:
-    INVALID_ARG, INTERNAL, CANCELLED = 3, 13, 1
+    INVALID_ARG, INTERNAL, CANCELLED, UNAVAILABLE = 3, 13, 1, 14
 
     def __init__(self, message, code):
         self.message, self.code = message, code
@@ -46,10 +47,16 @@ class Tensor:
 class Request(dict):
     """Input tensors by name."""
 
-    cancelled = False
+    cancelled, id, response = False, "", None
 
     def is_cancelled(self):
         return self.cancelled
+
+    def request_id(self):
+        return self.id
+
+    def get_response_sender(self):
+        return SimpleNamespace(send=lambda response, flags: setattr(self, "response", response))
 
 
 class MetricFamily:
@@ -73,15 +80,16 @@ def log(monkeypatch):
     monkeypatch.setattr(MetricFamily, "values", {})
     fake = ModuleType("triton_python_backend_utils")
     fake.TritonError, fake.Tensor, fake.MetricFamily = TritonError, Tensor, MetricFamily
+    fake.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     fake.TritonModelException = type("TritonModelException", (Exception,), {})
     fake.Logger = SimpleNamespace(log_error=lines.append)
     fake.get_input_tensor_by_name = lambda request, name: Tensor(name, request[name])
     fake.InferenceResponse = lambda output_tensors=(), error=None: SimpleNamespace(tensors=output_tensors, error=error)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    for module in ("serve.step", "serve.step_metrics"):
+    for module in ("serve.step", "serve.step_metrics", "serve.queued_step"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     yield lines
-    for module in ("serve.step", "serve.step_metrics"):
+    for module in ("serve.step", "serve.step_metrics", "serve.queued_step"):
         sys.modules.pop(module, None)
 
 
@@ -202,9 +210,47 @@ def test_initialize_reads_bundle_and_parameters(log, tmp_path):
     assert step.gpu == "3"
 
 
-def test_preprocess_marks_what_is_absent(log):
+def preprocess(wait_ms: int = 1500):
     step = load_step("preprocess", "preprocess_step")
+    step.parameters = {"max_wait_ms": str(wait_ms), "max_memory_mb": "1024"}
     step.load()
+    return step
+
+
+def answered(step, requests: list[Request]) -> list:
+    """The responses, whether they came at once or through their senders."""
+    at_once = step.execute(requests)
+    step.finalize()
+    return [now or request.response for now, request in zip(at_once, requests, strict=True)]
+
+
+def test_L3_what_would_wait_too_long_is_refused_as_a_full_queue_is(log):
+    step = preprocess(wait_ms=-1)
+    product = Request(TITLE=text(b"red"), IMAGE=text(jpeg()))
+    (refused,) = answered(step, [product])
+    assert refused.error.code == TritonError.UNAVAILABLE
+    assert refused.error.message.startswith("Exceeds maximum queue size: work of ")
+    assert MetricFamily.values["cma_clip_shed_total", (("step", "preprocess"),)] == 1
+
+
+def test_F3_the_canary_is_taken_however_much_waits(log):
+    canary = Request(TITLE=text(b"red"), IMAGE=text(jpeg()))
+    canary.id = URGENT_ID
+    (answer,) = answered(preprocess(wait_ms=-1), [canary])
+    assert values(answer)["present"].tolist() == [[True, True]]
+
+
+def test_L6_rows_that_nobody_waits_for_are_not_decoded(log, monkeypatch):
+    step = preprocess()
+    request = Request(TITLE=text(b"red", b"red"), IMAGE=text(jpeg(), jpeg()))
+    looks = iter([False, False, False, True])
+    monkeypatch.setattr(request, "is_cancelled", lambda: next(looks), raising=False)
+    (gone,) = answered(step, [request])
+    assert gone.error.code == TritonError.CANCELLED and not log
+
+
+def test_preprocess_marks_what_is_absent(log):
+    step = preprocess()
     requests = [
         Request(TITLE=text(b"red"), IMAGE=text(jpeg())),
         Request(TITLE=text(b"red"), IMAGE=text(b"")),
@@ -212,7 +258,7 @@ def test_preprocess_marks_what_is_absent(log):
         Request(TITLE=text(b""), IMAGE=text(b"")),
         Request(TITLE=text(b"red"), IMAGE=text(jpeg()[:-2])),
     ]
-    *answers, empty, cut = step.execute(requests)
+    *answers, empty, cut = answered(step, requests)
     assert [values(answer)["present"].tolist() for answer in answers] == [
         [[True, True]],
         [[True, False]],
@@ -221,7 +267,6 @@ def test_preprocess_marks_what_is_absent(log):
     assert [values(answer)["pixels"].shape for answer in answers] == [(1, 16, 16, 3)] * 3
     assert values(answers[0])["pixels"][0, 8, 8, 0] > 250 and not values(answers[1])["pixels"].any()
     assert empty.error.message.startswith("NO_MODALITY: ") and cut.error.message.startswith("IMG_TRUNCATED: ")
-    step.finalize()
 
 
 def test_preprocess_takes_several_rows(log):
@@ -276,6 +321,7 @@ def engine(log):
         asked.append(input_ids)
         return input_ids.sum(axis=1, keepdims=True), pixels[:, 0, 0, :1]
 
+    step.pace = None
     step.engine, step.asked = ServedEngine(run, CONFIG, call_cost=1000), asked
     return step
 
@@ -318,6 +364,7 @@ def test_the_engine_step_hands_runtime_gpu_and_parameters_on(log, monkeypatch, t
     loaded, step = [], load_step("engine", "engine_step")
     monkeypatch.setattr(ServedEngine, "load", lambda *arguments: loaded.append(arguments))
     step.version_folder, step.parameters, step.gpu = tmp_path, {"runtime": "torch", "device": "auto"}, "3"
+    step.most_waiting = 64
     step.load()
     assert loaded == [("torch", tmp_path, CONFIG, {"gpu": "3", "device": "auto"})]
     assert step.parameters == {"runtime": "torch", "device": "auto"}
