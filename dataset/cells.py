@@ -10,6 +10,7 @@ from model.refusal import Code, Refusal
 
 # How data frames and databases spell an empty cell once it was turned into text.
 LITERAL_NAN = frozenset({"nan", "NaN", "None", "null", "NULL", "<NA>"})
+SPELLED = LITERAL_NAN | {word.encode() for word in LITERAL_NAN}
 LONGEST_SHOWN = 200
 
 
@@ -17,7 +18,7 @@ def value_of(cell: object, keep_literal_nan: bool = False) -> object:
     """The cell; None where it is NaN, as pandas writes what is not there, or spells it."""
     if isinstance(cell, float) and cell != cell:
         return None
-    if isinstance(cell, str) and not keep_literal_nan and cell.strip() in LITERAL_NAN:
+    if not keep_literal_nan and isinstance(cell, str | bytes) and cell.strip() in SPELLED:
         return None
     return cell
 

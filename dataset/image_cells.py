@@ -25,6 +25,8 @@ def place_of(cell: object, root: Path) -> bytes | Path | None:
         Refusal: ROW_UNUSABLE, or IMG_UNREADABLE for a URL or a path that this machine cannot have.
     """
     if isinstance(cell, dict):
+        if not cell.keys() & {"bytes", "path"}:
+            raise Refusal(Code.ROW_UNUSABLE, f"image has the fields {', '.join(cell)}, expected bytes or path")
         cell = cell.get("bytes") or cell.get("path")
     if cell is None or cell in ("", b""):
         return None
@@ -47,7 +49,8 @@ def read_image(image: bytes | Path | None, most: int, inside: Path | None = None
     try:
         data = _read(image, most, inside) if isinstance(image, Path) else image or b""
     except OSError as error:
-        raise Refusal(Code.IMG_UNREADABLE, f"{image}: {error.strerror}") from None  # type: ignore[str-bytes-safe]
+        hint = "; folders are parted by /" if "\\" in str(image) else ""
+        raise Refusal(Code.IMG_UNREADABLE, f"{image}: {error.strerror}{hint}") from None  # type: ignore[str-bytes-safe]
     _check_size(len(data), most)
     return data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,7 +79,8 @@ class Reading:
             missing = [repr(name) for name in self.used_columns() if name not in there]
             if missing:
                 has = ", ".join(map(repr, there)) or "none"
-                raise ValueError(f"{file}: no column {', '.join(missing)}; it has {has}")
+                hint = "; are its cells parted by commas?" if len(there) == 1 and re.search("[;\t|]", there[0]) else ""
+                raise ValueError(f"{file}: no column {', '.join(missing)}; it has {has}{hint}")
             for name in self.used_columns():
                 places = [str(place) for place, other in enumerate(there, start=1) if other == name]
                 if len(places) > 1:

@@ -60,12 +60,20 @@ def test_paths_and_file_urls_are_read(root, cell):
         ("file:///C:/photos/a.jpg", "a path of Windows"),
         ("img/a\0.jpg", "a path cannot hold NUL"),
         ("file:///img/a%00.jpg", "a path cannot hold NUL"),
+        ("img\\a.jpg", "No such file or directory; folders are parted by /"),
         ("x" * 5000, "File name too long"),
     ],
 )
 def test_what_is_no_path_here_is_one_line_that_says_what_to_do(root, cell, problem):
     said = code_of(cell, root)
     assert said.startswith("IMG_UNREADABLE: ") and problem in said and "\0" not in said
+
+
+def test_a_struct_needs_bytes_or_a_path(root):
+    assert code_of({"bytes": b"1", "path": None}, root) == "1"
+    assert code_of({"bytes": None, "path": "img/a b.jpg"}, root) == "picture"
+    assert place_of({"bytes": None, "path": None}, root) is None
+    assert code_of({"url": "x"}, root) == "ROW_UNUSABLE: image has the fields url, expected bytes or path"
 
 
 def test_only_regular_files_are_read_up_to_the_limit(root):

@@ -92,7 +92,8 @@ def test_a_literal_nan_is_no_title_unless_it_is_kept(tmp_path, word):
     source = CsvSource(tmp_path / "a.csv")
     assert told(source) == [("1", "NO_MODALITY"), ("2", "nan dress"), ("", "NO_ID")]
     assert told(source, keep_literal_nan=True) == [("1", word), ("2", "nan dress"), (word.strip(), "Red")]
-    assert told(parquet(tmp_path / "a.parquet", ["1"], [word])) == [("1", "NO_MODALITY")]
+    for title in (word, word.encode()):
+        assert told(parquet(tmp_path / "a.parquet", ["1"], [title])) == [("1", "NO_MODALITY")]
 
 
 def test_two_columns_of_one_name_are_refused_with_both_positions(tmp_path):
@@ -140,7 +141,9 @@ def test_part_files_of_another_schema_are_refused_before_the_first_row(tmp_path)
         Reading(COLUMNS, Path()).check_columns(ParquetSource(tmp_path))
 
 
-@pytest.mark.parametrize(("content", "found"), [("", "none"), ("\n", "none"), ("id;title\n", "'id;title'")])
+@pytest.mark.parametrize(
+    ("content", "found"), [("", "none"), ("\n", "none"), ("id;title\n", "'id;title'; are its cells parted by commas")]
+)
 def test_a_table_without_its_columns_is_one_line(tmp_path, content, found):
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(ValueError, match=f"a.csv: no column 'id', 'title'; it has {found}"):
@@ -193,4 +196,11 @@ def test_rejects_hold_no_formula(tmp_path, cell):
 
 
 def test_text_of_numbers():
-    assert [text_of(cell, "x") for cell in (1e300, float("inf"), True, -2.0)] == [str(int(1e300)), "inf", "True", "-2"]
+    assert [text_of(cell, "x") for cell in (1e300, float("inf"), True, -2.0, 1002.5)] == [
+        str(int(1e300)),
+        "inf",
+        "True",
+        "-2",
+        "1002.5",
+        "0.0000001",
+    ]
