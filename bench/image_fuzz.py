@@ -39,7 +39,9 @@ def sources() -> list[bytes]:
     image, exif = photograph(72, 56), Image.Exif()
     exif[0x0112] = 6
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    jpegs = [{"subsampling": s, "progressive": p} for s in ("4:2:0", "4:4:4") for p in (False, True)]
+    jpegs: list[dict[str, object]] = [
+        {"subsampling": s, "progressive": p} for s in ("4:2:0", "4:4:4") for p in (False, True)
+    ]
     jpegs += [{"restart_marker_blocks": 4}, {"exif": exif.tobytes()}, {"icc_profile": profile}, {"comment": b"x" * 30}]
     found = [encode_jpeg(image, quality=85, **options) for options in jpegs]
     found += [encode_jpeg(image.convert(mode)) for mode in ("L", "CMYK")]

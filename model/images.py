@@ -42,6 +42,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: np.rot90,
 }
 ROWS_AT_A_TIME = 512  # of what is copied while an image becomes an array
+SMALL_PIXELS = 4_000_000  # copied at once, which takes a little less time
 SIMPLEJPEG_SPACE = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 # libjpeg's warnings of a scan that ends too early, with or without restart markers.
 CUT_SCAN = ("premature end", "found marker 0xd9 instead of RST")
@@ -130,6 +131,8 @@ def _decode_by_pillow(header: Header, data: bytes) -> np.ndarray:
 def _array(image: Image.Image) -> np.ndarray:
     """uint8 [H, W, 3] on white, or [H, W, 4] of CMYK; strip by strip, for a copy of all costs much memory."""
     width, height = image.size
+    if image.mode != "CMYK" and width * height <= SMALL_PIXELS:
+        return np.asarray(_on_white(image))
     pixels = np.empty((height, width, 4 if image.mode == "CMYK" else 3), dtype=np.uint8)
     for top in range(0, height, ROWS_AT_A_TIME):
         strip = image.crop((0, top, width, min(top + ROWS_AT_A_TIME, height)))
