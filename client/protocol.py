@@ -25,11 +25,20 @@ LARGEST_FILE_BYTES = 64 << 20
 LENGTH_BYTES = 4
 # deploy/preprocess knows the id, every config.pbtxt the priority.
 URGENT_ID, URGENT_PRIORITY = "canary", 1
+KEEPALIVE_MS = 5000
 # gRPC doubles its pause after each failed connection, up to 2 minutes: too long to wait for a restart.
 CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A name may stand for several replicas: calls take turns over all its addresses, and a connection that ends (the
+    # server ends each after a while, serve/profiles.py) has them looked up again.
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    # While calls are open, a peer that says nothing for 8 s is gone; serve/profiles.py has the servers allow the pings.
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]

@@ -30,14 +30,24 @@ def check_models(repository: Path, config_name: str | None) -> None:
     check_exported(repository)
     BundleConfig.read(repository / "bundle.json")
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
+        _check_is_no_volume(folder)
         config, version = read_config(folder, config_name), served_version(folder)
         file = config.default_model_filename
         if file and folder.name != "engine" and not (version / file).is_file():
             raise ValueError(f"{version / file}: no such file, though {folder.name}'s configuration names it")
 
 
+def _check_is_no_volume(folder: Path) -> None:
+    """What a file system keeps at its root, and what this user may not open, is no model, and stops the server."""
+    if folder.name == "lost+found":
+        cure = "put the repository in a sub-directory of the volume and mount that (Kubernetes: subPath)"
+        raise ValueError(f"{folder}: a volume's root is no model repository; {cure}")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise ValueError(f"{folder}: user {os.geteuid()} cannot open it, but every folder of {folder.parent} must be a model")
+
+
 def check_engine(repository: Path, config_name: str | None) -> None:
-    """The engine is there, was exported with this bundle.json, and was built for this TensorRT and this GPU.
+    """The engine is there and whole, was exported with this bundle.json, and was built for this TensorRT and this GPU.
 
     The libraries of a python step are compared by itself as it loads.
     """
@@ -53,6 +63,8 @@ def check_engine(repository: Path, config_name: str | None) -> None:
     for gpu in gpus or [None]:
         if problem := stamp.mismatch(engine, bundle, versions, gpu):
             raise ValueError(problem)
+    if problem := stamp.damage(engine):
+        raise ValueError(problem)
 
 
 def _tensorrt_as_in(stamp: EngineStamp) -> dict[str, str]:

@@ -145,7 +145,7 @@ def failures(options: argparse.Namespace, version: Version, line: list[str]) -> 
     for fails in checks:
         try:
             fails()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             yield str(error)
 
 

@@ -11,6 +11,7 @@ from cma_clip.files import file_sha256
 from model.config import BundleConfig
 from model.refusal import Code, Refusal
 from serve.batching import Arrays, run_together
+from serve.engine_outputs import check_present
 from serve.engines import OUTPUTS, Run
 from serve.runtimes import engine_class, load_engine, row_of
 from serve.stamp import EngineStamp
@@ -30,12 +31,13 @@ class ServedEngine:
             version: the folder with the engine file, DEPLOY/engine/1.
             parameters: those of the engine's config.pbtxt but `runtime`.
         Raises:
-            ValueError: unknown runtime; a file that is missing, of another export, for another machine or cannot be
+            ValueError: unknown runtime; a file that is missing, damaged, of another export, for another machine or cannot be
                 loaded; outputs that do not fit the bundle's tasks.
         """
         row = row_of(runtime)
         path, machine = version / row.file, engine_class(runtime).machine()
-        if reason := EngineStamp.read(path).mismatch(path, file_sha256(version.parents[1] / "bundle.json"), *machine):
+        stamp, bundle_sha256 = EngineStamp.read(path), file_sha256(version.parents[1] / "bundle.json")
+        if reason := stamp.mismatch(path, bundle_sha256, *machine) or stamp.damage(path):
             raise ValueError(reason)
         engine = cls(load_engine(runtime, path, parameters), bundle, row.call_cost)
         engine.warm_up(path)
@@ -59,12 +61,15 @@ class ServedEngine:
             Refusal: a tensor does not fit the bundle.
         """
         config = self.bundle.preprocess
+        if not len(input_ids_BT) == len(pixels_BHW3) == len(present_B2):
+            raise Refusal(Code.BAD_TENSOR, "input_ids, pixels and present differ in their number of rows")
         if pixels_BHW3.shape[1:3] != (config.image_size, config.image_size):
             raise Refusal(Code.BAD_TENSOR, f"pixels is {pixels_BHW3.shape}, expected sides of {config.image_size}")
         if not 0 < input_ids_BT.shape[1] <= config.context_length:
             raise Refusal(Code.BAD_TENSOR, f"input_ids is {input_ids_BT.shape}, at most {config.context_length} ids")
         if input_ids_BT.min() < 0 or input_ids_BT.max() >= config.vocab_size:
             raise Refusal(Code.BAD_TENSOR, f"input_ids must lie in 0..{config.vocab_size - 1}")
+        check_present(present_B2)
 
     def answer(self, requests: Sequence[Arrays]) -> list[Arrays]:
         """logits [b, C] and text_share [b, K] of each request, in order."""

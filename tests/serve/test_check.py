@@ -83,6 +83,24 @@ def test_a_folder_that_is_no_model_is_named(repository, name):
     assert refusal(check.check_models, repository, "cpu").startswith(f"{repository / name}/config.pbtxt: no such file")
 
 
+def test_the_root_of_a_volume_is_one_line(repository, monkeypatch):
+    (repository / "lost+found").mkdir(mode=0o700)
+    message = refusal(check.check_models, repository, "cpu")
+    assert message.startswith(f"{repository}/lost+found: a volume's root is no model repository; put the repository in a")
+
+
+def test_a_folder_that_may_not_be_opened_is_one_line(repository, monkeypatch):
+    monkeypatch.setattr(check.os, "access", lambda path, mode: path.name != "decode")
+    assert "cannot open it" in refusal(check.check_models, repository, "cpu")
+
+
+def test_a_damaged_engine_is_named_before_the_start(repository):
+    engine = repository / "engine/1/model.onnx"
+    engine.write_bytes(b"enginf")
+    message = refusal(check.check_engine, repository, "cpu")
+    assert message.startswith(f"{engine}: is damaged") and message.endswith("--runtime openvino")
+
+
 def test_a_model_without_a_version_is_named(repository):
     (repository / "cma_clip/1").rename(repository / "cma_clip/one")
     assert refusal(check.check_models, repository, "cpu").startswith(f"{repository}/cma_clip: no version folder")

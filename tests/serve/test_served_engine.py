@@ -94,6 +94,19 @@ def test_an_engine_of_another_export_or_library_is_refused_before_it_is_loaded(f
     assert not fake.loaded
 
 
+@pytest.mark.parametrize("damage", [lambda old: old[:700] + b"\0" + old[701:], lambda old: bytes(4096)])
+def test_a_byte_flipped_or_zeros_in_the_engine_file_are_refused_before_it_is_loaded(fake, version, damage):
+    file = version / "model.fake"
+    file.write_bytes(b"\1" * 4096)
+    stamp(version, versions={"fake": "2"})
+    ServedEngine.load("fake", version, CONFIG, {})
+    fake.loaded.clear()
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"model.fake: is damaged or not its stamp's: .*; rebuild: python -m serve.export"):
+        ServedEngine.load("fake", version, CONFIG, {})
+    assert not fake.loaded
+
+
 def test_F7_what_is_missing_is_named(fake, version):
     with pytest.raises(ValueError, match="runtime '' is unknown, expected one of openvino"):
         ServedEngine.load("", version, CONFIG, {})
@@ -139,3 +152,12 @@ def test_bf16_is_taken_where_the_processor_has_it_and_onednn_may(allowed, capabl
     if allowed:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
     assert fastest_precision(Core()) == expected
+
+
+def test_the_engine_refuses_what_has_no_modality_or_rows_that_differ():
+    engine = ServedEngine(lambda *inputs: pytest.fail("it was run"), CONFIG, call_cost=0)
+    ids, pixels = np.array([[598, 599]] * 2, np.int32), np.zeros((2, 16, 16, 3), np.uint8)
+    with pytest.raises(Refusal, match=r"^NO_MODALITY: row 1 of present"):
+        engine.check(ids, pixels, np.array([[True, False], [False, False]]))
+    with pytest.raises(Refusal, match=r"^BAD_TENSOR: .* number of rows"):
+        engine.check(ids, pixels, np.ones((1, 2), bool))

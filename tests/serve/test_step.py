@@ -306,6 +306,70 @@ def test_decode_counts_labels_scores_and_shares(log):
     assert counted["cma_clip_score_sum", "colour"] == pytest.approx(2 * (0.8 + 0.999753), abs=1e-5)
 
 
+def decode_request(logits=0.0, share=0.5, columns=5, tasks=2, present=(True, True)) -> Request:
+    logits_BC, share_BK = np.full((1, columns), logits, np.float32), np.full((1, tasks), share, np.float32)
+    return Request(logits=logits_BC, text_share=share_BK, present=np.array([present]))
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"columns": 4}, "BAD_TENSOR: logits is [1, 4], expected [1, 5]"),
+        ({"tasks": 3}, "BAD_TENSOR: text_share is [1, 3], expected [1, 2]"),
+        ({"present": (True, True, True)}, "BAD_TENSOR: present is [1, 3]"),
+        ({"share": -1e6}, "BAD_TENSOR: text_share must lie in 0..1"),
+        ({"share": 1.001}, "BAD_TENSOR: text_share must lie in 0..1"),
+        ({"present": (False, False)}, "NO_MODALITY: row 0 of present"),
+    ],
+)
+def test_decode_called_by_itself_refuses_what_no_engine_says(log, bad, says):
+    step = load_step("decode", "decode_step")
+    step.load()
+    refused, good = step.execute([decode_request(**bad), decode_request()])
+    assert refused.error.code == TritonError.INVALID_ARG and refused.error.message.startswith(says)
+    assert json.loads(values(good)["PREDICTION"][0, 0]) and not log
+
+
+@pytest.mark.parametrize("bad", [{"logits": np.nan}, {"logits": np.inf}, {"share": np.nan}, {"share": -np.inf}])
+def test_numbers_that_are_not_finite_are_an_incident_with_a_counter_and_no_json(log, bad):
+    step = load_step("decode", "decode_step")
+    step.load()
+    broken, good = step.execute([decode_request(**bad), decode_request()])
+    assert broken.error.code == TritonError.INTERNAL and broken.error.message.startswith("incident ")
+    assert json.loads(values(good)["PREDICTION"][0, 0])
+    step.finalize()
+    assert MetricFamily.values["cma_clip_not_finite_total", ()] == 1
+    assert MetricFamily.values["cma_clip_text_share_count", (("task", "colour"),)] == 1
+    assert len(log) == 1 and "NotFiniteError" in log[0]
+
+
+@pytest.mark.parametrize("logits", [1e30, -3e38, 0.0])
+def test_prediction_is_json_whatever_the_size_of_the_logits(log, logits):
+    step = load_step("decode", "decode_step")
+    step.load()
+    (answer,) = step.execute([decode_request(logits=logits)])
+    prediction = json.loads(values(answer)["PREDICTION"][0, 0], parse_constant=pytest.fail)
+    assert np.isfinite([said["top"][0][1] for said in prediction.values()]).all()
+
+
+def test_counters_outlive_amounts_that_no_counter_takes_and_a_server_that_refuses_one(log, monkeypatch):
+    metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
+    for amount in (-1e6, np.nan, np.inf):
+        metrics.add("cma_clip_text_share_sum", amount, task="colour")
+    metrics.add("cma_clip_text_share_sum", 0.5, task="colour")
+    metrics.hand_over()
+    assert MetricFamily.values == {
+        ("cma_clip_not_counted_total", (("counter", "cma_clip_text_share_sum"),)): 3,
+        ("cma_clip_text_share_sum", (("task", "colour"),)): 0.5,
+    }
+    monkeypatch.setattr(MetricFamily, "Metric", lambda *_, **__: 1 / 0)
+    metrics.add("cma_clip_refusals_total", code="A")
+    metrics.add("cma_clip_text_share_sum", 0.25, task="colour")
+    metrics.close()
+    assert MetricFamily.values["cma_clip_text_share_sum", (("task", "colour"),)] == 0.75
+    assert len(log) == 1 and "cma_clip_refusals_total was not counted" in log[0]
+
+
 def engine_request(*titles: list[int], size: int = 16) -> Request:
     rows = len(titles)
     pixels = np.full((rows, size, size, 3), titles[0][1] % 256, np.uint8)

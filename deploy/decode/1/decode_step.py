@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from serve.batching import Arrays
+from serve.engine_outputs import NotFiniteError, check_outputs
 from serve.step import TritonStep
 
 
@@ -16,10 +17,15 @@ class TritonPythonModel(TritonStep):
         self.label_set = self.bundle.tasks.label_set_hash.encode()
 
     def answer(self, logits_BC: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray) -> Arrays:
+        try:
+            check_outputs(self.bundle.tasks, logits_BC, text_share_BK, present_B2)
+        except NotFiniteError:
+            self.metrics.add("cma_clip_not_finite_total")
+            raise
         scores_BC = self.bundle.tasks.scores(logits_BC)
         answers = self.bundle.tasks.predictions(scores_BC, text_share_BK, present_B2)
         for answer in answers:
             self.metrics.count(answer)
-        prediction_B1 = np.array([[json.dumps(answer).encode()] for answer in answers], dtype=object)
+        prediction_B1 = np.array([[json.dumps(answer, allow_nan=False).encode()] for answer in answers], dtype=object)
         label_set_B1 = np.full((len(answers), 1), self.label_set, dtype=object)
         return prediction_B1, scores_BC, text_share_BK, label_set_B1
