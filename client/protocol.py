@@ -38,6 +38,7 @@ CHANNEL = [
     # While calls are open, a peer that says nothing for 8 s is gone; serve/profiles.py has the servers allow the pings.
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.ping_timeout_ms", 3000),  # 60 s by default, and newer versions of gRPC go by it
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

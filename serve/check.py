@@ -43,7 +43,9 @@ def _check_is_no_volume(folder: Path) -> None:
         cure = "put the repository in a sub-directory of the volume and mount that (Kubernetes: subPath)"
         raise ValueError(f"{folder}: a volume's root is no model repository; {cure}")
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise ValueError(f"{folder}: user {os.geteuid()} cannot open it, but every folder of {folder.parent} must be a model")
+        raise ValueError(
+            f"{folder}: user {os.geteuid()} cannot open it, but every folder of {folder.parent} must be a model"
+        )
 
 
 def check_engine(repository: Path, config_name: str | None) -> None:

@@ -117,7 +117,11 @@ TABLE = {
         Flag("grpc-keepalive-time", "60000", "ms; a caller that vanished is noticed"),
         Flag("grpc-keepalive-timeout", "20000", "ms"),
         Flag("grpc-http2-min-recv-ping-interval-without-data", "4000", "ms; the client pings every 5 s of a call"),
-        Flag("grpc-max-connection-age", "60000", "ms; callers look the name up again and find new replicas; no call is cut off"),
+        Flag(
+            "grpc-max-connection-age",
+            "60000",
+            "ms; callers look the name up again and find new replicas; no call is cut off",
+        ),
         Flag("grpc-max-connection-age-grace", "30000", "ms; for the calls in flight then"),
         Flag("metrics-config", "summary_latencies=true", "quantiles of the time in queue and in each step"),
         Flag("trace-config", "level=off", "titles and images stay out of files"),

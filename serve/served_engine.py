@@ -31,8 +31,8 @@ class ServedEngine:
             version: the folder with the engine file, DEPLOY/engine/1.
             parameters: those of the engine's config.pbtxt but `runtime`.
         Raises:
-            ValueError: unknown runtime; a file that is missing, damaged, of another export, for another machine or cannot be
-                loaded; outputs that do not fit the bundle's tasks.
+            ValueError: unknown runtime; a file that is missing, damaged, of another export, for another machine or
+                cannot be loaded; outputs that do not fit the bundle's tasks.
         """
         row = row_of(runtime)
         path, machine = version / row.file, engine_class(runtime).machine()

@@ -55,7 +55,9 @@ class EngineStamp(StrictModel):
         if here == self.engine_sha256:
             return None
         stamped = f"stamped with sha256 {self.engine_sha256[:12]}" if self.engine_sha256 else "stamped without a sha256"
-        return f"{engine}: is damaged or not its stamp's: {stamped}, it has {here[:12]}; rebuild: {self._rebuild(engine)}"
+        return (
+            f"{engine}: is damaged or not its stamp's: {stamped}, it has {here[:12]}; rebuild: {self._rebuild(engine)}"
+        )
 
     def mismatch(
         self, engine: Path, bundle_sha256: str, versions: Mapping[str, str], compute_capability: str | None

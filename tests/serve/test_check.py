@@ -86,7 +86,9 @@ def test_a_folder_that_is_no_model_is_named(repository, name):
 def test_the_root_of_a_volume_is_one_line(repository, monkeypatch):
     (repository / "lost+found").mkdir(mode=0o700)
     message = refusal(check.check_models, repository, "cpu")
-    assert message.startswith(f"{repository}/lost+found: a volume's root is no model repository; put the repository in a")
+    assert message.startswith(
+        f"{repository}/lost+found: a volume's root is no model repository; put the repository in a"
+    )
 
 
 def test_a_folder_that_may_not_be_opened_is_one_line(repository, monkeypatch):

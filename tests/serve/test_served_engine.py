@@ -102,7 +102,9 @@ def test_a_byte_flipped_or_zeros_in_the_engine_file_are_refused_before_it_is_loa
     ServedEngine.load("fake", version, CONFIG, {})
     fake.loaded.clear()
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"model.fake: is damaged or not its stamp's: .*; rebuild: python -m serve.export"):
+    with pytest.raises(
+        ValueError, match=r"model.fake: is damaged or not its stamp's: .*; rebuild: python -m serve.export"
+    ):
         ServedEngine.load("fake", version, CONFIG, {})
     assert not fake.loaded
 

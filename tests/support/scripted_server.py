@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -31,6 +31,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         script: called with the title and how often it was asked for before; may raise Refuse or take its time.
         port: 0 takes a free one.
         credentials: with them it speaks TLS only.
+        host: the address that it listens on.
+        options: of gRPC's server.
 
     Attributes:
         asked: the titles in the order of their arrival; open, most_open: calls under way.
@@ -45,6 +47,8 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         port: int = 0,
         label_set: str | None = LABEL_SET,
         credentials: grpc.ServerCredentials | None = None,
+        host: str = "127.0.0.1",
+        options: Sequence[tuple[str, int]] = (),
     ):
         self.script, self.label_set, self.version = script, label_set, "1"
         self.modality, self.probabilities, self.ready = "title_and_image", (0.5, 0.5), True
@@ -52,12 +56,12 @@ class ScriptedServer(services.GRPCInferenceServiceServicer):
         self.granted_s: list[float] = []
         self.open = self.most_open = self.given_up = 0
         self.lock, self.closing = threading.Lock(), threading.Event()
-        self.server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
+        self.server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0), *options])
         services.add_GRPCInferenceServiceServicer_to_server(self, self.server)
-        address = f"127.0.0.1:{port}"
+        address = f"{host}:{port}"
         add, more = (self.server.add_secure_port, [credentials]) if credentials else (self.server.add_insecure_port, [])
         self.port = add(address, *more)
-        self.url = f"127.0.0.1:{self.port}"
+        self.url = f"{host}:{self.port}"
 
     def __enter__(self) -> ScriptedServer:
         self.server.start()
