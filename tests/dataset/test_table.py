@@ -196,11 +196,5 @@ def test_rejects_hold_no_formula(tmp_path, cell):
 
 
 def test_text_of_numbers():
-    assert [text_of(cell, "x") for cell in (1e300, float("inf"), True, -2.0, 1002.5)] == [
-        str(int(1e300)),
-        "inf",
-        "True",
-        "-2",
-        "1002.5",
-        "0.0000001",
-    ]
+    cells = (1e300, float("inf"), True, -2.0, 1002.5)
+    assert [text_of(cell, "x") for cell in cells] == [str(int(1e300)), "inf", "True", "-2", "1002.5"]
