@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="default: score-SPLIT beside the bundle")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(arguments)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size {args.batch_size}: expected 1 or more")
     output = args.output or args.bundle.parent / f"score-{args.split}"
     bundle = open_bundle(args.bundle, args.data)
     metrics = judge(bundle, args.data, args.split, args.batch_size, output)

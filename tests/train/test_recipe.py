@@ -88,3 +88,24 @@ def test_a_bad_recipe_names_file_and_key(tmp_path: Path, text: str, message: str
     with pytest.raises(ValueError, match=message) as error:
         load_recipe(file, [])
     assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "batch_size=0",
+        "batch_size=-8",
+        "batch_size=2.5",
+        "micro_batch_size=0",
+        "epochs=0",
+        "learning_rate=.nan",
+        "learning_rate=.inf",
+        "learning_rate=0",
+        "gradient_clipping=.nan",
+        "weight_decay=-1",
+    ],
+)
+def test_a_number_that_trains_nothing_is_one_line(option: str):
+    with pytest.raises(ValueError, match=f"stages.warmup.{option.partition('=')[0]}: Input should be") as error:
+        load_recipe(APA, [f"--stages.warmup.{option}"])
+    assert "\n" not in str(error.value)

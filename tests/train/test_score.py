@@ -225,3 +225,9 @@ def validation_answers(directory: Path, data: Path) -> Predictions:
         Ranks(0, 1, torch.device("cpu")),
         workers=0,
     )
+
+
+def test_a_batch_of_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for size in ("0", "-1"):
+        assert main([str(tmp_path), "--data", str(tmp_path), "--batch_size", size]) == 2
+        assert capsys.readouterr().err == f"error: --batch_size {size}: expected 1 or more\n"
