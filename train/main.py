@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("kernels").setLevel(logging.INFO)  # what `kernels: auto` takes
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning, "open_clip")
-    end_with_launcher()
+    if "LOCAL_RANK" in os.environ:
+        end_with_launcher()
     with one_voice():
         work, fault = open_work(args, overrides)
         if work and work.job.state.finished:
