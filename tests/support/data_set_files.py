@@ -66,7 +66,7 @@ def catalog_arguments(table: Path, output: Path, *more: str) -> list[str]:
     kind = "--csv" if table.suffix == ".csv" else "--parquet"
     columns = ["--id-column", "sku", "--image-column", "photo", "--title-column", "name"]
     tasks = ["--task", "color:single_label", "--task", "tags:multi_label"]
-    return ["catalog", kind, str(table), *columns, *tasks, "--output", str(output), *more]
+    return ["catalog", kind, str(table), *columns, *tasks, "--output", str(output), "--workers", "1", *more]
 
 
 def all_rows(directory: Path) -> dict[str, dict]:
