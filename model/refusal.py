@@ -39,3 +39,7 @@ class Refusal(ValueError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
+
+    def of_row(self, number: int, rows: int) -> Refusal:
+        """The same, with the row of a request of several that it is about, counted from 0."""
+        return self if rows == 1 else Refusal(self.code, f"row {number} of 0 to {rows - 1}: {self.detail}")

@@ -275,6 +275,14 @@ def test_preprocess_takes_several_rows(log):
     assert pixels.shape == (2, 16, 16, 3) and present.tolist() == [[True, False], [False, True]]
 
 
+def test_a_bad_row_among_several_is_named(log):
+    step = load_step("preprocess", "preprocess_step")
+    with pytest.raises(Refusal, match="^NO_MODALITY: row 1 of 0 to 2: a product needs"):
+        step.answer(text(b"red", b"", b"blue"), text(jpeg(), b"", b""))
+    with pytest.raises(Refusal, match="^IMG_UNDECODABLE: the data is not"):
+        step.answer(text(b"red"), text(b"<html>"))
+
+
 def test_decode_answers_in_the_order_of_the_tasks(log):
     logits = np.array([[0, np.log(8), 0, 20, -20]], np.float32)
     share, present = np.array([[0.25, 1]], np.float32), np.array([[True, True]])

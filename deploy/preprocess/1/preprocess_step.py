@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from model.preprocess import pixels_and_presence
+from model.refusal import Refusal
 from serve.batching import Arrays
 from serve.queued_step import QueuedStep
 from serve.work import Work, request_work
@@ -25,8 +26,11 @@ class TritonPythonModel(QueuedStep):
     ) -> Arrays:
         """An absent image is black pixels: the network masks it by `present`."""
         prepared = []
-        for title, image in zip(titles_B1[:, 0], images_B1[:, 0], strict=True):
+        for row, (title, image) in enumerate(zip(titles_B1[:, 0], images_B1[:, 0], strict=True)):
             still_wanted()
-            prepared.append(pixels_and_presence(title, image, self.bundle.preprocess))
+            try:
+                prepared.append(pixels_and_presence(title, image, self.bundle.preprocess))
+            except Refusal as refusal:
+                raise refusal.of_row(row, len(titles_B1)) from refusal
         pixels, present = zip(*prepared, strict=True)
         return np.stack(pixels), np.array(present)
