@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -20,10 +20,10 @@ Result = TypeVar("Result")
 
 def ordered_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], pending: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Results in the order of `items`, with at most `pending` of them in memory.
 
-    The executor is shut down at the end, and at once when the reader stops early.
+    The executor is shut down at the end; a reader that stops early closes the generator.
     """
     waiting: deque[Future[Result]] = deque()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,9 +53,14 @@ class Catalogue:
     replaced: int = 0
     replaced_ids: list[str] = field(default_factory=list)
 
-    def entries(self, done: Iterable[range] = ()) -> Iterator[Entry]:
+    def entries(self, done: Iterable[range] = ()) -> Generator[Entry]:
         """The rows in order but those of these numbers; files of images are read a little ahead."""
-        return ordered_map(ThreadPoolExecutor(READERS), self._entry, self._rows(deque(done)), pending=4 * READERS)
+        return ordered_map(
+            ThreadPoolExecutor(READERS, thread_name_prefix="reads images"),
+            self._entry,
+            self._rows(deque(done)),
+            pending=4 * READERS,
+        )
 
     def _rows(self, done: deque[range]) -> Iterator[UnreadProduct | Reject]:
         """Rows that are left out still count for the search of duplicate ids."""

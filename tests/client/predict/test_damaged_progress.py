@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -156,3 +157,10 @@ def test_a_damaged_summary_is_one_line(stopped, capsys, content):
     assert line.startswith(f"error: {file}: ") and "--overwrite replaces it" in line
     assert run_it(stopped.parent, False, "--overwrite")[0] == 0
     assert_whole(stopped.parent)
+
+
+def test_a_run_that_stops_leaves_no_thread_behind(stopped):
+    """A reader of images that the garbage collector ends would be ended in any thread, at any moment."""
+    assert run_it(stopped.parent, stop=True)[0] == 75
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reads images")]
+    assert run_it(stopped.parent)[0] == 0
