@@ -9,7 +9,6 @@ Exit status 1: an exception without a code, or a mutation that took more CPU tim
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from tqdm import tqdm
 
+from bench.image_limits import encoded
 from bench.preprocessing import encode_jpeg, photograph
 from cma_clip.command import command
 from cma_clip.files import write_atomically
@@ -47,18 +47,12 @@ def sources() -> list[bytes]:
     found += [encode_jpeg(image.convert(mode)) for mode in ("L", "CMYK")]
     for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "I;16"):
         grey = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-        found.append(_encoded(grey if mode == "I;16" else image.convert(mode), "PNG", icc_profile=profile))
-    found.append(_encoded(image.convert("P"), "PNG", transparency=3, exif=exif.tobytes()))
-    found += [_encoded(image.convert(mode), "WEBP", lossless=flag) for mode in ("RGB", "RGBA") for flag in (0, 1)]
+        found.append(encoded(grey if mode == "I;16" else image.convert(mode), "PNG", icc_profile=profile))
+    found.append(encoded(image.convert("P"), "PNG", transparency=3, exif=exif.tobytes()))
+    found += [encoded(image.convert(mode), "WEBP", lossless=flag) for mode in ("RGB", "RGBA") for flag in (0, 1)]
     frames = [photograph(30, 20, seed) for seed in range(3)]
-    found += [_encoded(frames[0], kind, save_all=True, append_images=frames[1:]) for kind in ("GIF", "WEBP", "PNG")]
-    return found + [_encoded(image.convert(mode), "BMP") for mode in ("RGB", "P", "L", "1")]
-
-
-def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    found += [encoded(frames[0], kind, save_all=True, append_images=frames[1:]) for kind in ("GIF", "WEBP", "PNG")]
+    return found + [encoded(image.convert(mode), "BMP") for mode in ("RGB", "P", "L", "1")]
 
 
 def mutated(data: bytes, random: np.random.Generator) -> bytes:

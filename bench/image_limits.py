@@ -28,9 +28,9 @@ from model.image_header.jpeg import MARKER
 from model.image_header.png import chunk as png_chunk
 from model.image_limits import IMAGE_LIMITS
 
-MOST_SECONDS, MOST_MEGABYTES, MOST_BYTES = 1.0, 400, 20_000_000
+MOST_SECONDS, MOST_MEGABYTES = 1.0, 400
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from model.config import PreprocessConfig
 from model.images import image_to_pixels
