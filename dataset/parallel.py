@@ -7,9 +7,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,43 +19,53 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+@contextmanager
 def ordered_map(
     executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], pending: int
-) -> Generator[Result]:
-    """Results in the order of `items`, with at most `pending` of them in memory.
+) -> Iterator[Iterator[Result]]:
+    """Within it, results in the order of `items`, with at most `pending` of them in memory.
 
-    The executor is shut down at the end; a reader that stops early closes the generator.
+    At its end the executor is shut down. That is a `with` and no generator's own end: the garbage collector may end
+    a generator in any thread, in one of the executor's too, which then waits for itself for ever.
     """
-    waiting: deque[Future[Result]] = deque()
     try:
-        for item in items:
-            waiting.append(executor.submit(function, item))
-            if len(waiting) >= pending:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield _in_order(executor, function, items, pending)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
+def _in_order(
+    executor: Executor, function: Callable[[Item], Result], items: Iterable[Item], pending: int
+) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(executor.submit(function, item))
+        if len(waiting) >= pending:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
 def process_map(
     function: Callable[[State, Item], Result], state: State, items: Iterable[Item], workers: int
-) -> Generator[Result]:
-    """`function(state, item)` of every item, in order, by as many processes; each is sent the state once.
+) -> Iterator[Iterator[Result]]:
+    """Within it, `function(state, item)` of every item, in order, by as many processes; each is sent the state once.
 
-    One worker is this process itself. To close the generator waits for what is being made.
+    One worker is this process itself. At its end it waits for what is being made.
 
     Raises:
         ChildProcessError: a process died.
     """
     if workers == 1:
-        yield from (function(state, item) for item in items)
+        yield (function(state, item) for item in items)
         return
     # Spawned, not forked: a fork copies the locks of Arrow's threads and HDF5's open files as they stand.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(state,))
     try:
-        yield from ordered_map(pool, partial(_in_worker, function), items, pending=2 * workers)
+        with ordered_map(pool, partial(_in_worker, function), items, pending=2 * workers) as results:
+            yield results
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker process died, perhaps for lack of memory; run the command again, with fewer --workers"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,8 +100,10 @@ def part_rows(total: int) -> int:
     return rows
 
 
-def finished_parts(parts: Iterable[Part], making: Making, workers: int) -> Generator[FinishedPart]:
-    """Every part, in order: as an earlier run noted it, or made now."""
+def finished_parts(
+    parts: Iterable[Part], making: Making, workers: int
+) -> AbstractContextManager[Iterator[FinishedPart]]:
+    """Within it, every part, in order: as an earlier run noted it, or made now."""
     to_do = (replace(part, items=()) if _is_finished(making, part) else part for part in parts)
     return process_map(_finish, making, to_do, workers)
 

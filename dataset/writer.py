@@ -70,12 +70,12 @@ def write_dataset(
     total = sum(len(part.items) for part in parts) if total is None else total
     stamp = {"format": FORMAT, "settings": new.settings}
     with work_on(new.directory, stamp, clear=True) as work:
-        made = finished_parts(parts, Making(maker, work, new.tasks), workers)
+        making = Making(maker, work, new.tasks)
         (work / "data").mkdir(exist_ok=True)
         rejects = RejectFile(work / "data" / "rejects.csv")
         try:
-            # closing: no process may still write when the directory is taken away or left to the next run.
-            with closing(made), closing(rejects):
+            # Ended here: no process may still write when the directory is taken away or left to the next run.
+            with finished_parts(parts, making, workers) as made, closing(rejects):
                 info = _collect(new, made, rejects, total)
         except ValueError:
             shutil.rmtree(work / PARTS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,8 +54,8 @@ class Catalogue:
     replaced: int = 0
     replaced_ids: list[str] = field(default_factory=list)
 
-    def entries(self, done: Iterable[range] = ()) -> Generator[Entry]:
-        """The rows in order but those of these numbers; files of images are read a little ahead."""
+    def entries(self, done: Iterable[range] = ()) -> AbstractContextManager[Iterator[Entry]]:
+        """Within it, the rows in order but those of these numbers; files of images are read a little ahead."""
         return ordered_map(
             ThreadPoolExecutor(READERS, thread_name_prefix="reads images"),
             self._entry,

@@ -9,7 +9,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -78,8 +77,7 @@ def _ask_all(catalogue: Catalogue, progress: Progress, options: argparse.Namespa
     with (
         Classifier(**session_arguments(options) | pinned) as classifier,
         tqdm(total=catalogue.source.count(), initial=progress.done, unit=" products", disable=None) as bar,
-        # Closed here: the garbage collector may do it in a thread that is being started, and wait for itself for ever.
-        closing(catalogue.entries(progress.rows_done())) as rows,
+        catalogue.entries(progress.rows_done()) as rows,
     ):
         check = partial(_check, progress, classifier)
         recorder = Recorder(progress, Doubts(classifier, options.retry_for, check, lambda: stop.came))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from dataset.parallel import ordered_map
 from dataset.seen_ids import SeenIds
@@ -28,7 +31,20 @@ def test_seen_ids_remember_across_their_levels():
 def test_ordered_map_stays_close_to_its_reader():
     taken = []
     items = (taken.append(n) or n for n in range(100))
-    results = ordered_map(ThreadPoolExecutor(2), lambda n: n * n, items, pending=5)
-    assert [next(results) for _ in range(3)] == [0, 1, 4]
-    assert len(taken) <= 8
-    assert list(results) == [n * n for n in range(3, 100)]
+    with ordered_map(ThreadPoolExecutor(2), lambda n: n * n, items, pending=5) as results:
+        assert [next(results) for _ in range(3)] == [0, 1, 4]
+        assert len(taken) <= 8
+        assert list(results) == [n * n for n in range(3, 100)]
+
+
+def test_ordered_map_ends_its_threads_in_its_with_and_never_by_the_garbage_collector():
+    """Which may end a generator in one of those very threads: it would wait for itself."""
+    pool = ThreadPoolExecutor(2)
+    with pytest.raises(KeyboardInterrupt), ordered_map(pool, abs, range(100), pending=5) as results:
+        left = [next(results)]
+        del results
+        gc.collect()
+        assert left == [0] and pool.submit(abs, -1).result() == 1
+        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(abs, 1)

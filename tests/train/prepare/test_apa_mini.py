@@ -91,12 +91,13 @@ def test_same_seed_same_bytes_and_another_seed_others(data_set, idx_files, tmp_p
 
 def test_workers_do_not_change_products(collection):
     sizes = {"train": apa_mini.CHUNK + 3, "validation": 2, "test": 5}
-    assert list(products(collection, sizes, workers=2)) == list(products(collection, sizes, workers=1))
+    with products(collection, sizes, workers=2) as two, products(collection, sizes, workers=1) as one:
+        assert list(two) == list(one)
 
 
 def test_a_larger_data_set_begins_with_the_smaller_one(collection):
-    small, large = ([p.id for p in products(collection, {"train": n})] for n in (5, 9))
-    assert large[:5] == small
+    with products(collection, {"train": 5}) as small, products(collection, {"train": 9}) as large:
+        assert [p.id for p in large][:5] == [p.id for p in small]
 
 
 def test_validation_and_test_share_no_photograph(collection):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     if already_there(new):
         return
     collection = Collection(photographs, arguments.image_size, arguments.seed, arguments.captions)
-    write_rows(new, products(collection, sizes, arguments.workers), sum(sizes.values()))
+    with products(collection, sizes, arguments.workers) as made:
+        write_rows(new, made, sum(sizes.values()))
 
 
 def split_dresses(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
@@ -104,15 +107,16 @@ def split_dresses(train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def products(collection: Collection, sizes: dict[str, int], workers: int = 1) -> Iterator[Product]:
-    """All products, split by split; the same ones whatever `workers` is."""
+@contextmanager
+def products(collection: Collection, sizes: dict[str, int], workers: int = 1) -> Iterator[Iterator[Product]]:
+    """Within it, all products, split by split; the same ones whatever `workers` is."""
     chunks = [
         (split, range(start, min(start + CHUNK, size)))
         for split, size in sizes.items()
         for start in range(0, size, CHUNK)
     ]
-    for made in process_map(_chunk_of_products, collection, chunks, workers):
-        yield from made
+    with process_map(_chunk_of_products, collection, chunks, workers) as made:
+        yield chain.from_iterable(made)
 
 
 def make_product(collection: Collection, split: str, index: int) -> Product:

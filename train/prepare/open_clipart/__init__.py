@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     # look_at() has a limit of its own and refuses what Pillow warns of.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
-    read = list(read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers))
+    read = read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers)
     rejects = [row for row in read if isinstance(row, Reject)]
     _refuse_many(rejects, len(read), new.max_rejects)
     items = unique([row for row in read if isinstance(row, Item)])
@@ -82,11 +82,11 @@ def run(arguments: argparse.Namespace) -> None:
     write_rows(replace(new, tasks=tasks), rows, len(rows))
 
 
-def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> Iterator[Item | Reject]:
+def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> list[Item | Reject]:
     """Read every drawing, in order; the same whatever `workers` is."""
     pool = ThreadPoolExecutor(workers)
-    read = ordered_map(pool, partial(read_drawing, side=side), drawings, pending=4 * workers)
-    yield from tqdm(read, total=len(drawings), unit=" drawings", desc="reading", disable=None)
+    with ordered_map(pool, partial(read_drawing, side=side), drawings, pending=4 * workers) as read:
+        return list(tqdm(read, total=len(drawings), unit=" drawings", desc="reading", disable=None))
 
 
 def read_drawing(drawing: Drawing, side: int) -> Item | Reject:
