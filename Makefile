@@ -3,7 +3,7 @@
 # make lint         style and types
 # make lock         newest versions of everything into requirements/, which both environments are held to
 # make bench-serve  latency, throughput and overload of the server over deploy/ (after make demo)
-# make soak         100,000 mutated images; 100,000 requests, 5 % of them bad, memory, file handles and shared memory watched
+# make soak         100,000 mutated images, 100,000 odd titles; 100,000 requests, 5 % of them bad, memory, file handles and shared memory watched
 # make soak-train   training on two ranks, killed with -9 at 40 random moments; equal to a run that was not
 # make clean        removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
@@ -63,6 +63,7 @@ bench-serve: deploy/bundle.json .venv/.ready .venv-serve/.ready
 
 soak: deploy/bundle.json .venv/.ready .venv-serve/.ready
 	python -m bench.image_fuzz --mutations 100000
+	python -m bench.title_fuzz --titles 100000
 	$(call with_server,python -m bench.load soak --data $(DATA) --wait 60 --pid $$server)
 
 soak-train: .venv/.ready
