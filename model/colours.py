@@ -15,18 +15,20 @@ from PIL import Image, ImageCms
 SPACES = {1: ("GRAY", "L"), 3: ("RGB ", "RGB"), 4: ("CMYK", "CMYK")}
 # A profile that moves no colour further is sRGB, whatever it is called.
 NEAR_LEVELS = 2
+# A press's table has up to 3 MB. Several are remembered, so that longer ones would add up.
+MOST_PROFILE_BYTES = 4_000_000
 Conversion = Callable[[np.ndarray], np.ndarray]
 
 
 def conversion_to_srgb(profile: bytes, channels: int) -> Conversion | None:
     """What turns uint8 [H, W, 3], or [H, W, 4] of CMYK, into sRGB [H, W, 3]; None where nothing is to be done.
 
-    Nothing is where there is no profile, it is broken, is of other channels than the image, or is sRGB's.
+    Nothing is where there is no profile, it is broken, too long, of other channels than the image, or is sRGB's.
     """
-    return _conversion(profile, channels) if profile else None
+    return _conversion(profile, channels) if 0 < len(profile) <= MOST_PROFILE_BYTES else None
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _conversion(profile: bytes, channels: int) -> Conversion | None:
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))

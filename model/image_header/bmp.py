@@ -7,6 +7,7 @@ import struct
 from model.image_header.header import Header, Parts, cut_header, damaged
 
 OLD_HEADER_BYTES = 12
+V5_HEADER_BYTES = 124
 RLE = (1, 2)
 
 
@@ -29,4 +30,17 @@ def walk(data: bytes, parts: Parts) -> Header:
     pixels_begin = int.from_bytes(data[10:14], "little")
     row_bytes = (width * bits + 31) // 32 * 4
     complete = rle or pixels_begin + row_bytes * height <= len(data)
-    return Header(format="BMP", kind="BMP_RLE" if rle else "BMP", width=width, height=height, complete=complete)
+    return Header(
+        format="BMP",
+        kind="BMP_RLE" if rle else "BMP",
+        width=width,
+        height=height,
+        complete=complete,
+        profile=_profile(data) if header_bytes == V5_HEADER_BYTES else b"",
+    )
+
+
+def _profile(data: bytes) -> bytes:
+    """What bV5CSType says is embedded ("MBED"), from the header's begin on."""
+    begin, size = struct.unpack_from("<II", data, 14 + 112)
+    return data[14 + begin :][:size] if data[14 + 56 : 14 + 60] == b"DEBM" else b""

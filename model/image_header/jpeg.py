@@ -16,7 +16,6 @@ FRAMES = frozenset(range(FIRST_FRAME, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = 0xC2
 # The others are lossless, hierarchical or of arithmetic coding: no browser reads them, and they take much longer.
 READABLE = (0xC0, 0xC1, PROGRESSIVE)
-MOST_PROFILE_BYTES = 4_000_000
 
 
 @dataclass
@@ -115,8 +114,8 @@ def _read_frame(marker: int, body: bytes, seen: Walk) -> None:
 
 
 def _joined(pieces: list[bytes]) -> bytes:
-    """An ICC profile out of its segments: number, count, data; empty where one is missing or it is out of bounds."""
-    if not pieces or sum(map(len, pieces)) > MOST_PROFILE_BYTES or any(len(piece) < 2 for piece in pieces):
+    """An ICC profile out of its segments: number, count, data; empty where one is missing."""
+    if not pieces or any(len(piece) < 2 for piece in pieces):
         return b""
     pieces = sorted(pieces, key=lambda piece: piece[0])
     return b"".join(piece[2:] for piece in pieces) if pieces[0][1] == len(pieces) else b""
