@@ -13,7 +13,7 @@ RANKS ?= $(if $(HAS_GPU),1,2)
 ifndef HAS_GPU
 export DS_ACCELERATOR := cpu
 endif
-# Workers of `make test`, with a part of the cores each; 0 tests in one process. Two are faster, but claims about time fail now and then.
+# Workers of `make test`, with a part of the cores each; 0: in one process. Tests marked `alone` have the machine to themselves.
 WORKERS ?= 0
 TRAIN_EXTRAS := train,dev
 SERVE_EXTRAS := local-server

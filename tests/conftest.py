@@ -13,10 +13,12 @@ from filelock import FileLock
 
 if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
-
+from alone import turn
 from fashion_mnist_files import write_fashion_mnist
 from server_process import ServerProcess, free_ports, in_float32
 from tiny import STAGES, launch_stage, run_stage
+from workers import Scheduling, in_order
+from xdist.remote import Producer
 
 from serve.export.publish import export
 from train.prepare.__main__ import main as prepare
@@ -26,6 +28,25 @@ def pytest_configure() -> None:
     """Each worker computes with its part of the cores."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        in_order(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Among several workers each test waits for its turn, with the fixtures that it makes."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    folder = item.config._tmp_path_factory.getbasetemp().parent  # of all workers
+    with turn(folder / "alone", item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -72,9 +93,13 @@ def bundle_dir(run: Path) -> Path:
 @pytest.fixture(scope="session")
 def server(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The real server with the trained bundle."""
-    deploy = tmp_path_factory.mktemp("served") / "deploy"
-    export(bundle_dir, deploy)
-    with ServerProcess(in_float32(deploy), deploy.parent / "server.log") as process:
+
+    def make(deploy: Path) -> None:
+        export(bundle_dir, deploy)
+        in_float32(deploy)
+
+    deploy = made_once(tmp_path_factory, "deploy", make)
+    with ServerProcess(deploy, tmp_path_factory.mktemp("served") / "server.log") as process:
         yield process
 
 

@@ -35,6 +35,7 @@ def exported_once(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve.export.graph.write_onnx", lambda _, path: shutil.copy2(graph, path))
 
 
+@pytest.mark.alone
 def test_a_turn_is_the_latency_of_single_calls():
     seen = []
 

@@ -51,12 +51,14 @@ def test_closed_loop_keeps_its_callers_busy_and_no_more():
     assert all(0.02 <= call.latency_s < 5 for call in calls)
 
 
+@pytest.mark.alone
 def test_closed_loop_starts_nothing_after_its_time():
     with ScriptedServer(lambda title, times: time.sleep(0.05)) as server:
         calls = closed_loop(server.url, titled("a"), 2, seconds=0.4)
     assert 2 <= len(calls) <= 16 and max(call.sent_s for call in calls) < 0.4
 
 
+@pytest.mark.alone
 def test_open_loop_sends_on_time_whatever_the_server_does():
     """It stands still until 20 calls wait: those that fell due then are charged the wait from when they were due."""
     with ScriptedServer(lambda title, times: wait_until(lambda: server.most_open >= 20)) as server:
@@ -75,6 +77,7 @@ def test_latency_counts_from_the_time_that_was_due():
     assert (figures["p50_ms"], figures["late_p99_ms"]) == (500, 300)
 
 
+@pytest.mark.alone
 def test_a_call_that_fails_is_recorded():
     def script(title, times):
         if title == "bad":

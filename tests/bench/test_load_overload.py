@@ -21,6 +21,8 @@ from bench.load.steps import counters
 from bench.load.summary import latency_ms, summarize
 from client import Classifier
 
+pytestmark = pytest.mark.alone
+
 ROWS = 16  # so that few requests are a load, and the generator leaves the server its cores
 REJECT = model_config_pb2.ModelQueuePolicy.TimeoutAction.REJECT
 

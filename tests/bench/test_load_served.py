@@ -15,6 +15,8 @@ from bench.load.requests import OK, Request, serialize
 from bench.load.watch import Sample
 from client import Classifier
 
+pytestmark = pytest.mark.alone
+
 STEPS = ["preprocess", "tokenize", "engine", "decode"]
 
 

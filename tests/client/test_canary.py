@@ -17,6 +17,8 @@ from server_process import ServerProcess, free_ports
 
 from client import canary
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 
 

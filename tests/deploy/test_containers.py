@@ -123,6 +123,7 @@ def test_image_deployment_and_compose_start_what_the_launcher_knows(service):
     assert last("serve", "EXPOSE").split() == [str(port) for port in ports.values()]
 
 
+@pytest.mark.alone
 def test_F3_canary_is_health_check_and_liveness_probe():
     """What answers its health endpoint but hangs is found by asking it for a classification."""
     check = last("serve", "HEALTHCHECK")

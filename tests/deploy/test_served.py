@@ -144,6 +144,7 @@ def test_I5_png_bomb(classifier):
     assert refusal(classifier, "", bomb.getvalue()).startswith("IMG_TOO_MANY_PIXELS: ")
 
 
+@pytest.mark.alone
 def test_I6_more_pixels_than_pillow_itself_allows(classifier):
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
     picture = b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
@@ -197,6 +198,7 @@ def test_F12_an_answer_names_its_label_set_and_model_version(classifier, tasks, 
     assert (answer.label_set, answer.model_version) == (tasks.label_set_hash, "1")
 
 
+@pytest.mark.alone
 def test_metrics_count_refusals_labels_and_shares(server, classifier, products):
     time.sleep(HANDED_OVER_S)
     before = metrics(server)

@@ -213,6 +213,7 @@ def test_sources_and_precision_are_part_of_what_a_verdict_is_on(monkeypatch, tmp
     assert choice.circumstances(DEVICE) != before
 
 
+@pytest.mark.alone
 def test_the_clock_gives_the_median_of_calls_in_milliseconds():
     pauses = iter([0.2] + 1000 * [0.002])
     assert 2.0 < choice.median_milliseconds(lambda: time.sleep(next(pauses))) < 100

@@ -121,9 +121,9 @@ def test_I4_the_allowlist_is_the_configs():
 def test_I5_I6_bomb_is_refused_from_its_header(side):
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
-    started = time.perf_counter()
+    started = time.process_time()
     assert code(b"\x89PNG\r\n\x1a\n" + header + body) == "IMG_TOO_MANY_PIXELS"
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5
 
 
 def test_I7_too_many_bytes():
@@ -133,7 +133,7 @@ def test_I7_too_many_bytes():
 def test_I8_huge_text_chunks_and_many_frames_take_bounded_time():
     data = encode(picture())
     text = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(30_000_000)))
-    started = time.perf_counter()
+    started = time.process_time()
     with_text = data[:33] + text + data[33:]
     try:
         image_to_pixels(with_text, CONFIG)
@@ -142,7 +142,7 @@ def test_I8_huge_text_chunks_and_many_frames_take_bounded_time():
     frames = [picture(20, 20, seed).convert("P") for seed in range(300)]
     gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     image_to_pixels(gif, CONFIG)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
