@@ -13,6 +13,7 @@ from filelock import FileLock
 
 if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
+import traced_once  # noqa: F401  before anything imports write_onnx
 from alone import turn
 from fashion_mnist_files import write_fashion_mnist
 from server_process import ServerProcess, free_ports, in_float32
