@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
 from server_process import free_ports
 
 ROOT = Path(__file__).parents[2]
-# What every rank inherits; the forkserver imports it once.
+# What every rank inherits; the forkserver imports it once: also what DeepSpeed imports as an engine is made, in 2 s.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 ranks = multiprocessing.get_context("forkserver")
-ranks.set_forkserver_preload(["train.main"])
+ranks.set_forkserver_preload(["train.main", "deepspeed.runtime.zero.muon.muon_optimizer"])
 
 
 class Ranks:
@@ -69,6 +70,8 @@ class Ranks:
 def _run(script: str, arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was started alone
     os.environ.update(variables)
+    if "OMP_NUM_THREADS" in variables:  # the library read it long ago
+        torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
     os.chdir(ROOT)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(folder / f"{stream}-{variables['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

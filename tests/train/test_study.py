@@ -1,20 +1,26 @@
-"""A whole study by the real launcher: stopped in the middle, gone on with, and refused when its settings change."""
+"""A whole study: begun by the real launcher, stopped in the middle, gone on with, and refused when settings change."""
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import yaml
+from rank_processes import Ranks
 from tiny import ROOT, environment
 
-from cma_clip.command import EXIT_STOPPED
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED
 from dataset.format import DatasetInfo
+from train.prepare.__main__ import main as prepare
+from train.study import __main__ as study
+from train.study.runs import Launcher
 
 
 def study_file(folder: Path, data: Path, **changes: object) -> Path:
@@ -38,9 +44,26 @@ def command(file: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "train.study", str(file), "--output", str(output), "--jobs", "2"]
 
 
-def run_study(file: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    options = {"capture_output": True, "text": True, "timeout": 300}
-    return subprocess.run(command(file, output), cwd=ROOT, env=environment(), **options)
+def run_study(file: Path, output: Path) -> tuple[int, list[str]]:
+    """The same command in this process, its ranks without a launcher; the exit code and the lines that say why."""
+    said, handlers = io.StringIO(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.chdir(ROOT)
+        patch.setattr(Launcher, "_wait", forked)
+        patch.setattr(study, "prepare", lambda data: prepare([*data.prepare, "--output", str(data.directory)]))
+        code = study.main(command(file, output)[3:])
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return code, [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+
+
+def forked(launcher: Launcher, words: list[str], log: Path) -> int:
+    folder = log.parent / f"said-{words[words.index('--stage') + 1]}"
+    ranks = Ranks(words[words.index("--") + 1 :], folder, launcher.ranks, OMP_NUM_THREADS=str(launcher.threads))
+    code = max(ranks.wait(), key=abs)
+    with log.open("a") as file:
+        file.write(ranks.said())
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +80,8 @@ def studied(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         assert first.wait(60) == EXIT_STOPPED, (folder / "first.log").read_text()[-2000:]
     assert weights.exists() and not list(output.glob("*/*/*/result.json"))
     begun = weights.stat().st_mtime_ns
-    second = run_study(file, output)
-    assert second.returncode == 0, second.stdout[-2000:] + second.stderr[-2000:]
+    code, errors = run_study(file, output)
+    assert code == 0, errors
     assert weights.stat().st_mtime_ns == begun  # what was done is not done again
     return file, output
 
@@ -93,13 +116,12 @@ def test_variants_start_from_the_same_towers(studied: tuple[Path, Path]):
 def test_changed_settings_are_refused(studied: tuple[Path, Path], data: Path, tmp_path: Path):
     _, output = studied
     changed = study_file(tmp_path, data, options={"stages.warmup.learning_rate": 0.01})
-    refused = run_study(changed, output)
-    assert refused.returncode == 2 and "result.json: made with other settings, data or towers" in refused.stderr
+    code, (error,) = run_study(changed, output)
+    assert code == EXIT_BAD_INPUT and "result.json: made with other settings, data or towers" in error
 
 
 def test_a_failing_stage_is_named_with_its_reason(data: Path, tmp_path: Path):
     file = study_file(tmp_path, data, options={"stages.contrastive.batch_size": 4096})
-    failed = run_study(file, tmp_path / "out")
-    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert failed.returncode == 2 and len(errors) == 1
-    assert "small/towers/seed0, stage contrastive: stages.contrastive.batch_size 4096 is more than" in errors[0]
+    code, (error,) = run_study(file, tmp_path / "out")
+    assert code == EXIT_BAD_INPUT
+    assert "small/towers/seed0, stage contrastive: stages.contrastive.batch_size 4096 is more than" in error
