@@ -29,11 +29,16 @@ def stubs_of(server: ServerProcess, model: str) -> list[int]:
 
 
 def kill_server(server: ServerProcess) -> None:
-    """SIGKILL to the server; stubs that were at work outlive it for ever, with their shared memory, so they go too."""
+    """SIGKILL to the server, and to its stubs."""
     assert server.process is not None
     left = stubs(server)
     server.process.kill()
     server.process.wait()
+    end_stubs(left)
+
+
+def end_stubs(left: dict[int, list[bytes]]) -> None:
+    """Of a server that died, as `stubs` found them before: who was at work outlives it for ever, with its memory."""
     for pid, command in left.items():
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
