@@ -11,8 +11,7 @@ DEMO, PRODUCTION = "demo", "production"
 PROFILES = (DEMO, PRODUCTION)
 # What an operator may ask, not a caller; Triton's names of its protocols.
 ADMIN = "model-repository,model-config,shared-memory,statistics,trace,logging"
-ADMIN_HEADER = "admin-key"  # over HTTP; gRPC's metadata key is GRPC_ADMIN_HEADER
-GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
+ADMIN_HEADER = "admin-key"  # over HTTP; gRPC's metadata key is this behind `triton-grpc-protocol-`
 
 
 class Version(NamedTuple):

@@ -43,7 +43,7 @@ def walk(data: bytes, parts: Parts) -> Header:
             raise damaged("PNG", f"a chunk named {name!r}")
         elif name in CHECKED or name in METADATA:
             _remember(name, data[body], data[body.stop : position], chunks)
-    return _header(data, chunks, idat, complete)
+    return _header(chunks, idat, complete)
 
 
 def _remember(name: bytes, body: bytes, checksum: bytes, chunks: dict[bytes, bytes]) -> None:
@@ -55,7 +55,7 @@ def _remember(name: bytes, body: bytes, checksum: bytes, chunks: dict[bytes, byt
     chunks.setdefault(name, body)
 
 
-def _header(data: bytes, chunks: dict[bytes, bytes], idat: list[slice], complete: bool) -> Header:
+def _header(chunks: dict[bytes, bytes], idat: list[slice], complete: bool) -> Header:
     if len(chunks.get(b"IHDR", b"")) != 13:
         raise damaged("PNG", "it begins without IHDR")
     width, height, depth, colour, compression, filters, _ = struct.unpack(">IIBBBBB", chunks[b"IHDR"])

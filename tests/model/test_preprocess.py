@@ -21,12 +21,21 @@ from PIL import Image
 from torchvision.transforms import Compose
 
 from model.config import PreprocessConfig
-from model.images import UPRIGHT, decode_image, image_to_pixels
+from model.images import decode_image, image_to_pixels
 from model.preprocess import LONGEST_READ, TitleTokenizer, clean_title, pad_titles, pixels_and_presence
 from model.tokenizer import build_tokenizer
 
 CONFIG = PreprocessConfig()
 TOKENIZER = TitleTokenizer(build_tokenizer(CONFIG.vocab_size), CONFIG)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def picture(width: int = 90, height: int = 70, seed: int = 0) -> Image.Image:

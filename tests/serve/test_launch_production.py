@@ -21,9 +21,10 @@ from launched_server import INFER, Launched, listens, nested
 from tritonclient.utils import InferenceServerException
 
 from client import Classifier
-from serve.profiles import ADMIN_HEADER, GRPC_ADMIN_HEADER
+from serve.profiles import ADMIN_HEADER
 
 KEY = "0123456789abcdef0123456789abcdef"
+GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
 # The user of NVIDIA's image, with no right of root's but to look into folders: Python may lie under /root.
 READ = "+dac_read_search"
 AS_USER_1000 = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "--no-new-privs"]
