@@ -23,8 +23,8 @@ START_SERVER = "tritonserver --model-repository deploy/ --model-config-name=cpu"
 # The server refuses far smaller images; this keeps a wrong path (a video, a device) out of memory.
 LARGEST_FILE_BYTES = 64 << 20
 LENGTH_BYTES = 4
-# deploy/preprocess knows the id, every config.pbtxt the priority.
-URGENT_ID, URGENT_PRIORITY = "canary", 1
+# deploy/preprocess lets the request with this id pass its queue.
+URGENT_ID = "canary"
 KEEPALIVE_MS = 5000
 # gRPC doubles its pause after each failed connection, up to 2 minutes: too long to wait for a restart.
 CHANNEL = [
@@ -87,9 +87,8 @@ def request_for(title: Title, image: Image) -> messages.ModelInferRequest:
 
 
 def urgent(request: messages.ModelInferRequest) -> messages.ModelInferRequest:
-    """The same before all others, at each step: for the canary, which must not wait with those it watches over."""
+    """The same before all others: for the canary, which must not wait with those it watches over."""
     request.id = URGENT_ID
-    request.parameters["priority"].int64_param = URGENT_PRIORITY
     return request
 
 

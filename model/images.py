@@ -41,13 +41,15 @@ SCANS_AGAIN = "Inconsistent progression sequence"
 CUT_SCAN = ("premature end", "found marker 0xd9 instead of RST")
 
 
-def image_to_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
+def image_to_pixels(data: bytes, config: PreprocessConfig, header: Header | None = None) -> np.ndarray:
     """Encoded image to sRGB pixels, uint8 [H, W, 3] in 0..255, red first; H and W are the config's image_size.
 
+    Args:
+        header: what `inspect` says of it, where it has been asked before.
     Raises:
         Refusal: the image is refused, with an IMG_ code.
     """
-    header = inspect(data, config)
+    header = header or inspect(data, config)
     to_srgb = conversion_to_srgb(header.profile, header.channels)
     pixels = _decode(header, data)
     if to_srgb is None:

@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from model.config import PreprocessConfig
+from model.image_header import Header
 from model.images import image_to_pixels
 from model.refusal import Code, Refusal
 
@@ -33,12 +34,14 @@ FILLERS = re.compile(
 
 
 def pixels_and_presence(
-    title: bytes | str, image: bytes, config: PreprocessConfig
+    title: bytes | str, image: bytes, config: PreprocessConfig, header: Header | None = None
 ) -> tuple[np.ndarray, tuple[bool, bool]]:
     """Pixels of a product, black where it has no image, and whether there is a title, an image.
 
     A title of which cleaning leaves nothing is absent. The network masks what is absent.
 
+    Args:
+        header: the image's, where it has been inspected before.
     Raises:
         Refusal: NO_MODALITY where both are absent, or the title or the image is refused.
     """
@@ -46,7 +49,7 @@ def pixels_and_presence(
     if not has_title and not has_image:
         raise Refusal(Code.NO_MODALITY, "a product needs a title or an image")
     blank = np.zeros((config.image_size, config.image_size, 3), dtype=np.uint8)
-    return (image_to_pixels(image, config) if has_image else blank), (has_title, has_image)
+    return (image_to_pixels(image, config, header) if has_image else blank), (has_title, has_image)
 
 
 class TitleTokenizer:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 
 class Code(StrEnum):
@@ -43,3 +47,18 @@ class Refusal(ValueError):
     def of_row(self, number: int, rows: int) -> Refusal:
         """The same, with the row of a request of several that it is about, counted from 0."""
         return self if rows == 1 else Refusal(self.code, f"row {number} of 0 to {rows - 1}: {self.detail}")
+
+
+def each_row(function: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
+    """The function of each row of a request.
+
+    Raises:
+        Refusal: of a row, which it names where there are several.
+    """
+    results, rows = [], len(columns[0])
+    for number, row in enumerate(zip(*columns, strict=True)):
+        try:
+            results.append(function(*row))
+        except Refusal as refusal:
+            raise refusal.of_row(number, rows) from refusal
+    return results

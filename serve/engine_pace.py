@@ -1,32 +1,46 @@
-"""How far the engine is: a few numbers in shared memory, from the engine's python step to the steps before it."""
+"""How far the later steps are: a few numbers in shared memory, from them to the step in front of all.
+
+Triton could bound the queues of the later steps. But a step with any queue policy (a longest queue, a time limit,
+priorities) is not handed its next batch when it becomes free: Triton looks again at the next request that it takes in,
+and where the queue is full it takes in none, after half a second. At three times capacity that left a fifth of the
+answers. (triton-inference-server/core, `PriorityQueue::SupportPrefetching` and `WaitForPayloadSlotAvailable`.) So no
+step has such a policy, and the first one takes in no more than the later ones can answer.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from serve.host import REGION, SHARED_MEMORY
 
-TAKEN, BUSY, MOST = range(3)
-IDLE_S, STUCK_S, LOOK_S = 0.02, 5.0, 1.0
+# Who says how far it is; the first that does is believed. TensorRT's backend says nothing, so decode speaks for it.
+SPEAKERS = ("engine", "decode")
+TAKEN, BUSY, MOST, LOST_MS = range(4)
+STUCK_S, LOOK_S = 5.0, 1.0
 
 
-def pace_file(folder: Path = SHARED_MEMORY) -> Path:
-    """One a server: all its steps are its children. The name is one that a killed server's leftovers are known by."""
-    return folder / f"{REGION}cma_clip_{os.getppid()}"
+def pace_file(step: str, folder: Path = SHARED_MEMORY) -> Path:
+    """One a server and step: all its steps are its children. A killed server's leftovers are known by the name."""
+    return folder / f"{REGION}cma_clip_{os.getppid()}_{step}"
 
 
-class EnginePace:
-    """Written by the engine: requests taken so far, whether it computes now, and how many may wait for it."""
+class Pace:
+    """Written by a step: requests taken so far, whether it works now.
 
-    def __init__(self, most: int, path: Path) -> None:
+    Args:
+        most: requests that may be on their way to it.
+        lost_after_s: seconds without work after which nothing can be on its way.
+    """
+
+    def __init__(self, most: int, lost_after_s: float, path: Path) -> None:
         self.path = path
         new = path.with_name(f"{path.name}.new")
-        new.write_bytes(np.array([0, 0, most], np.int64).tobytes())
+        new.write_bytes(np.array([0, 0, most, round(1000 * lost_after_s)], np.int64).tobytes())
         new.replace(path)  # a killed server's of the same process id may still be mapped
         self._numbers = np.memmap(path, np.int64, "r+")
 
@@ -42,27 +56,28 @@ class EnginePace:
 
 
 class Ahead:
-    """Kept by a step before the engine: requests that it let go and the engine has not taken.
+    """Kept by the first step: requests that it let go and the step with a Pace has not taken.
 
-    Some are lost on the way (a caller has gone, a queue refused them). So where an engine has nothing to do, or does
-    not move for five seconds, none is ahead. An engine on a GPU says nothing, and never holds up.
+    Some are lost on the way: their callers have gone. So where that step has had nothing to do for a while, or does not
+    move for five seconds, none is ahead. Where nobody says how far it is, nothing is held up.
 
     Args:
-        path: EnginePace's; it may come later.
+        paths: of Paces; the first that exists counts, and it may come later.
         clock: seconds, only forward.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self._clock = path, clock
+    def __init__(self, paths: Sequence[Path], clock: Callable[[], float] = time.monotonic) -> None:
+        self.paths, self._clock = paths, clock
         self._numbers: np.ndarray | None = None
-        self._sent = self._seen = self._inode = 0
+        self._file: tuple[Path, int] | None = None
+        self._sent = self._seen = 0
         self._looked = self._moved = self._worked = float("-inf")
 
     def add(self, count: int = 1) -> None:
         self._sent += count
 
     def is_full(self) -> bool:
-        """Whether the engine has enough to do. Never blocks."""
+        """Whether the later steps have enough to do. Never blocks."""
         now, numbers = self._clock(), self._open()
         if numbers is None:
             return False
@@ -73,17 +88,19 @@ class Ahead:
             self._worked = now
         if self._sent - taken < int(numbers[MOST]):
             return False
-        if now - max(self._worked, self._moved) > IDLE_S or now - self._moved > STUCK_S:
+        if now - max(self._worked, self._moved) > numbers[LOST_MS] / 1000 or now - self._moved > STUCK_S:
             self._sent, self._moved = taken, now
             return False
         return True
 
     def _open(self) -> np.ndarray | None:
-        """Looks now and then whether there is one, or another one: the steps of a server start in any order."""
+        """Looks now and then which there is, or whether it is another one: a server's steps start in any order."""
         if self._clock() - self._looked > LOOK_S:
             self._looked = self._clock()
-            inode = self.path.stat().st_ino if self.path.is_file() else 0
-            if inode != self._inode:
-                self._inode, self._numbers = inode, np.memmap(self.path, np.int64, "r") if inode else None
+            path = next((path for path in self.paths if path.is_file()), None)
+            file = None if path is None else (path, path.stat().st_ino)
+            if file != self._file:
+                self._file, self._numbers = file, None if path is None else np.memmap(path, np.int64, "r")
                 self._sent = self._seen = int(self._numbers[TAKEN]) if self._numbers is not None else 0
+                self._moved = self._looked
         return self._numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 from model.config import BundleConfig
 from model.refusal import Refusal
 from serve.batching import Arrays
+from serve.engine_pace import Pace, pace_file
 from serve.step_metrics import StepMetrics
 
 # B rows of one request; a product is one row, a request usually one product
@@ -40,18 +41,18 @@ class TritonStep:
         metrics: counters on the server's metrics page.
         gpu: number of the one that this instance is for, None on the CPU.
         parameters: the config.pbtxt's `parameters`, name to string.
-        most_waiting: max_queue_size of its default queue; 0 is any number.
+        pace: where the step says how far it is; None where it does not.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    pace: Pace | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Called by Triton once. A fault of the bundle stops the load with one line that names the file."""
         model_folder = Path(args["model_repository"])
         self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
-        config = json.loads(args["model_config"])
-        parameters, self.most_waiting = config.get("parameters", {}), _queue_size(config)
+        parameters = json.loads(args["model_config"]).get("parameters", {})
         self.parameters = {name: value["string_value"] for name, value in parameters.items()}
         self.name, self.metrics = model_folder.name, StepMetrics()
         self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
@@ -79,7 +80,12 @@ class TritonStep:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with one batch. A request that fails leaves the others of its batch alone."""
-        return [self.respond(outcome) for outcome in self.answer_all(requests)]
+        if self.pace is not None:
+            self.pace.begin(len(requests))
+        responses = [self.respond(outcome) for outcome in self.answer_all(requests)]
+        if self.pace is not None:
+            self.pace.end()
+        return responses
 
     def answer_all(self, requests: Sequence[Any]) -> list[Outcome]:
         """Outputs or the error of each request, in order."""
@@ -89,13 +95,7 @@ class TritonStep:
         return self.attempt(lambda: self.answer(*self.read(request)))
 
     def read(self, request: Any) -> Arrays:
-        """The request's inputs.
-
-        Raises:
-            RequestCancelledError: its caller does not wait any more.
-        """
-        if request.is_cancelled():
-            raise RequestCancelledError
+        """The request's inputs. Whether its caller has gone is the server's to ask: from here it costs a message."""
         return tuple(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs)
 
     def attempt(self, work: Callable[..., Any], *arguments: Any) -> Outcome:
@@ -119,18 +119,27 @@ class TritonStep:
 
     def finalize(self) -> None:
         """Called by Triton once, before it unloads the step."""
+        if self.pace is not None:
+            self.pace.close()
         self.metrics.close()
+
+    def open_pace(self, lost_after_s: float) -> None:
+        """Say from now on how far this step is: its config.pbtxt's parameter `most_ahead`.
+
+        Raises:
+            ValueError: it is missing or no number.
+        """
+        try:
+            most = int(self.parameters.pop("most_ahead"))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"config.pbtxt of {self.name}: parameter most_ahead: {error}") from None
+        self.pace = Pace(most, lost_after_s, pace_file(self.name))
 
     def respond(self, outcome: Outcome) -> Any:
         if isinstance(outcome, pb_utils.TritonError):
             return pb_utils.InferenceResponse(error=outcome)
         tensors = [pb_utils.Tensor(name, array) for name, array in zip(self.outputs, outcome, strict=True)]
         return pb_utils.InferenceResponse(output_tensors=tensors)
-
-
-def _queue_size(config: Mapping[str, Any]) -> int:
-    policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-    return int(policy.get("max_queue_size", 0))
 
 
 class BatchStep(TritonStep):

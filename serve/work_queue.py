@@ -41,6 +41,7 @@ class WorkQueue:
 
     Args:
         threads: that work; 0: somebody else calls `work_once`.
+        most: pieces that wait.
         most_wait_s: seconds, by the pace of the work so far.
         most_memory: bytes for all threads together; a piece that needs more runs alone.
         held: whether the steps that follow have enough to do.
@@ -50,17 +51,18 @@ class WorkQueue:
     def __init__(
         self,
         threads: int,
+        most: int,
         most_wait_s: float,
         most_memory: int,
         held: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.width, self.most_wait_s, self.most_memory = max(threads, 1), most_wait_s, most_memory
+        self.width, self.most, self.most_wait_s, self.most_memory = max(threads, 1), most, most_wait_s, most_memory
         self._clock, self._held, self._changed = clock, held, threading.Condition()
         self._waiting: list[_Piece] = []
         self._units = self._memory = self._urgent = self._number = self._running = 0
         self._learned_units, self._learned_s = float(FIRST_UNITS), FIRST_UNITS * FIRST_PACE
-        self._closing = False
+        self._closing = self._looking = False
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -84,12 +86,17 @@ class WorkQueue:
             if urgent:
                 many = self._urgent >= MOST_URGENT
                 return f"{self._urgent} urgent requests wait, at most {MOST_URGENT} may" if many else None
+            if len(self._waiting) >= self.most:
+                return f"{len(self._waiting)} requests wait, at most {self.most} may"
             wait_s = self.wait_s()
-            return (
-                f"work of {wait_s:.1f} s waits, at most {self.most_wait_s:g} s may"
-                if wait_s > self.most_wait_s
-                else None
-            )
+            many = wait_s > self.most_wait_s
+            return f"work of {wait_s:.1f} s waits, at most {self.most_wait_s:g} s may" if many else None
+
+    def is_its_turn(self, work: Work) -> bool:
+        """Whether nothing holds it up and nothing that waits comes before it."""
+        with self._changed:
+            due = self._clock() + STRETCH * work.units * self.pace
+            return not self._held() and not (self._waiting and self._waiting[0].due <= due)
 
     def put(self, run: Callable[[float], bool], work: Work, urgent: bool = False) -> None:
         """Take a piece of work.
@@ -114,21 +121,31 @@ class WorkQueue:
             while not self._may_begin():
                 if self._closing and not self._waiting:
                     return False
-                self._changed.wait(POLL_S if self._waiting else None)
+                self._wait()
             piece = heapq.heappop(self._waiting)
             self._memory += piece.work.memory
             self._running += 1
         start = self._clock()
         whole = piece.run(start - piece.came)
-        spent = self._clock() - max(free_from, piece.came)  # with what held it up
+        held_s, spent_s = start - max(free_from, piece.came), self._clock() - start
         with self._changed:
-            self._learn(piece.work.units, spent, whole)
+            self._learn(piece.work.units, held_s, spent_s, whole)
             self._memory -= piece.work.memory
             self._running -= 1
             self._units -= piece.work.units
             self._urgent -= piece.urgent
             self._changed.notify_all()
         return True
+
+    def _wait(self) -> None:
+        """One thread looks now and then whether the steps that follow take more; the others are told."""
+        looks = bool(self._waiting) and not self._looking
+        self._looking |= looks
+        self._changed.wait(POLL_S if looks else None)
+        if looks:
+            self._looking = False
+            if self._waiting:
+                self._changed.notify()
 
     def close(self) -> None:
         """Do what waits, and end."""
@@ -147,12 +164,15 @@ class WorkQueue:
             return False
         return not self._running or self._memory + first.work.memory <= self.most_memory
 
-    def _learn(self, units: int, spent: float, whole: bool) -> None:
-        """What was refused or given up on the way says nothing, unless it took longer than all of it should have."""
-        expected = units * self.pace
-        if whole or spent > expected:
+    def _learn(self, units: int, held_s: float, spent_s: float, whole: bool) -> None:
+        """What was refused or given up on the way says nothing, unless it took longer than all of it should have.
+
+        What holds all work up is as much a part of the pace as the work.
+        """
+        expected_s = units * self.pace
+        if whole or spent_s > expected_s:
             self._learned_units = (1 - FORGET) * self._learned_units + units
-            self._learned_s = (1 - FORGET) * self._learned_s + min(spent, MOST_SURPRISE * expected)
+            self._learned_s = (1 - FORGET) * self._learned_s + held_s + min(spent_s, MOST_SURPRISE * expected_s)
 
     def _work(self) -> None:
         while self.work_once():

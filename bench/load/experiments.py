@@ -70,12 +70,17 @@ def overload(
     seconds: float = 10.0,
     timeout_s: float = TIMEOUT_S,
     accepted_limit_ms: float = 2000.0,
+    refused_limit_ms: float = 100.0,
+    least_share: float = 0.8,
 ) -> dict[str, Any]:
     """Half of capacity, then `factor` times capacity, then half of it again, at fixed rates.
 
     Args:
         concurrency: callers at which capacity is found.
         accepted_limit_ms: p99 that accepted requests must keep during the overload.
+        refused_limit_ms: median in which the others must be refused.
+        least_share: of capacity that must go on being answered. Where this process shares the server's cores and a
+            request costs little, what is sent and refused takes a part of them, and no server can keep it.
     Returns:
         capacity, before, during, after (figures of each), rejected (queue limit -> count and latency from
         sending), recovered_s (None: not within RECOVERY_S), timeline, verdict.
@@ -87,9 +92,12 @@ def overload(
     after = open_loop(url, requests, most / 2, RECOVERY_S, timeout_s)
     before, during = summarize(calm, CALM_S), summarize(storm, seconds)
     recovered_s = recovery(after, before["p99_ms"], max(0.0, overhang_s))
+    refusals = rejected(storm)
     problems = [name for name in during["failures"] if not is_queue_limit(name)]
     verdict = {
-        "the excess is refused": bool(during["failures"]),
+        f"the excess is refused, within {refused_limit_ms:g} ms": bool(refusals)
+        and all(figures["p50_ms"] <= refused_limit_ms for figures in refusals.values()),
+        f"{least_share:g} of capacity goes on": during["throughput"] >= least_share * most,
         "by the queue's limits only": not problems,
         f"accepted p99 within {accepted_limit_ms:g} ms": during["p99_ms"] is not None
         and during["p99_ms"] <= accepted_limit_ms,
@@ -97,7 +105,7 @@ def overload(
     }
     return {
         "capacity": most, "factor": factor, "before": before, "during": during, "after": summarize(after, RECOVERY_S),
-        "rejected": rejected(storm), "recovered_s": recovered_s, "timeline": timeline(storm), "verdict": verdict,
+        "rejected": refusals, "recovered_s": recovered_s, "timeline": timeline(storm), "verdict": verdict,
     }  # fmt: skip
 
 

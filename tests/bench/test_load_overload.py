@@ -24,21 +24,17 @@ from client import Classifier
 pytestmark = pytest.mark.alone
 
 ROWS = 16  # so that few requests are a load, and the generator leaves the server its cores
-REJECT = model_config_pb2.ModelQueuePolicy.TimeoutAction.REJECT
 
 
-def with_queue_policy(source: Path, target: Path, size: int, timeout_ms: float, wait_ms: int = 1500) -> Path:
-    """A copy of a model repository in which every step's queue has these limits; 0 is none but for wait_ms."""
+def with_limits(source: Path, target: Path, **limits: int) -> Path:
+    """A copy of a model repository in which preprocess has these limits."""
     shutil.copytree(source, target)
-    for path in [*target.glob("*/config.pbtxt"), *target.glob("*/configs/cpu.pbtxt")]:
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        if config.HasField("dynamic_batching"):
-            policy = config.dynamic_batching.default_queue_policy
-            policy.max_queue_size, policy.timeout_action = size, REJECT
-            policy.default_timeout_microseconds = round(1000 * timeout_ms)
-            if config.name == "preprocess":
-                config.parameters["max_wait_ms"].string_value = str(wait_ms)
-            path.write_text(text_format.MessageToString(config))
+    path = target / "preprocess/config.pbtxt"
+    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    for name, limit in limits.items():
+        assert name in config.parameters
+        config.parameters[name].string_value = str(limit)
+    path.write_text(text_format.MessageToString(config))
     return target
 
 
@@ -49,9 +45,9 @@ def encoded(products):
 
 @pytest.fixture(scope="module")
 def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
-    """Eight requests may wait at each step."""
+    """Eight requests may wait."""
     folder = tmp_path_factory.mktemp("narrow")
-    repository = with_queue_policy(server.repository, folder / "deploy", size=8, timeout_ms=0, wait_ms=400)
+    repository = with_limits(server.repository, folder / "deploy", max_queue_size=8)
     with ServerProcess(repository, folder / "server.log") as process:
         yield process
 
@@ -59,7 +55,8 @@ def narrow(server, tmp_path_factory) -> Iterator[ServerProcess]:
 def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
     monkeypatch.setattr("bench.load.experiments.CAPACITY_S", 3.0)
     requests = good_requests(encoded, ROWS)
-    result = overload(narrow.url, requests, 4, seconds=3, timeout_s=30, accepted_limit_ms=5000)
+    limits = {"accepted_limit_ms": 5000, "refused_limit_ms": 1000, "least_share": 0.3}
+    result = overload(narrow.url, requests, 4, seconds=3, timeout_s=30, **limits)
     assert all(result["verdict"].values()), result["verdict"] | {"during": result["during"]}
     assert list(result["rejected"]) == ["UNAVAILABLE Exceeds maximum queue size"]
     (refused,) = result["rejected"].values()
@@ -72,7 +69,8 @@ def test_L3_three_times_capacity(narrow, encoded, monkeypatch):
 
 
 def test_L4_a_wait_longer_than_the_limit(server, encoded, tmp_path):
-    repository = with_queue_policy(server.repository, tmp_path / "deploy", size=0, timeout_ms=100, wait_ms=60_000)
+    limits = {"max_queue_size": 1000, "max_wait_ms": 60_000, "timeout_ms": 100}
+    repository = with_limits(server.repository, tmp_path / "deploy", **limits)
     with ServerProcess(repository, tmp_path / "server.log") as patient:
         calls = closed_loop(patient.url, good_requests(encoded, ROWS), 48, count=144, timeout_s=30)
     figures = summarize(calls, seconds=max(call.done_s for call in calls))

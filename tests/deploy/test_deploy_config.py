@@ -9,6 +9,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from serve.engine_pace import SPEAKERS
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIGS = sorted(DEPLOY.glob("*/config.pbtxt")) + sorted(DEPLOY.glob("*/configs/*.pbtxt"))
 ENSEMBLE = DEPLOY / "cma_clip/config.pbtxt"
@@ -81,10 +83,23 @@ def test_ensemble_is_a_chain():
 
 
 @each([path for path in CONFIGS if read(path).platform != "ensemble"])
-def test_every_queue_has_a_limit_in_length_and_time(path):
-    policy = read(path).dynamic_batching.default_queue_policy
-    assert policy.max_queue_size > 0 and policy.default_timeout_microseconds > 0
-    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+def test_no_step_has_a_queue_policy(path):
+    """With one, a step that is free may wait half a second for its next batch (serve.engine_pace)."""
+    batching = read(path).dynamic_batching
+    assert not batching.HasField("default_queue_policy") and not batching.priority_levels
+    assert read(path).HasField("dynamic_batching")
+
+
+def test_what_waits_is_bounded_in_number_work_and_time():
+    limits = read(DEPLOY / "preprocess/config.pbtxt").parameters
+    assert {"max_queue_size", "max_wait_ms", "timeout_ms", "max_memory_mb"} == set(limits)
+    assert all(int(limit.string_value) > 0 for limit in limits.values())
+
+
+@each([path for path in CONFIGS if read(path).name in SPEAKERS and read(path).backend == "python"])
+def test_steps_say_how_many_requests_may_be_on_their_way(path):
+    most, batches = int(read(path).parameters["most_ahead"].string_value), read(path).dynamic_batching
+    assert most >= 2 * max(batches.preferred_batch_size, default=read(path).max_batch_size), "the next batch gathers"
 
 
 @each([path for path in CONFIGS if read(path).model_warmup])

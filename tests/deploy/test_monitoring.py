@@ -13,9 +13,7 @@ import promql_parser as promql
 import pytest
 import yaml
 from container_files import DEPLOY, ROOT, documents, production_flag
-from google.protobuf import text_format
 from server_process import ServerProcess
-from tritonclient.grpc import model_config_pb2
 
 from client import Classifier, ClassifierError
 
@@ -179,17 +177,6 @@ def test_alerts_are_those_of_the_test_matrix():
 def test_recorded_series_are_used():
     used = {metric for rule in ALERTS.values() for metric, _ in selectors(rule["expr"])}
     assert {metric for metric in used if ":" in metric} == set(RECORDED)
-
-
-def test_alert_on_full_queues_knows_their_limits():
-    """Those of config.pbtxt: what Kubernetes runs."""
-    told = re.findall(r'model=~"([\w|]+)"}\) > 0\.9 \* (\d+)', ALERTS["CmaClipQueueFull"]["expr"])
-    limits = {model: int(limit) for models, limit in told for model in models.split("|")}
-    configs = [
-        text_format.Parse(path.read_text(), model_config_pb2.ModelConfig()) for path in DEPLOY.glob("*/config.pbtxt")
-    ]
-    steps = [config for config in configs if config.platform != "ensemble"]
-    assert limits == {step.name: step.dynamic_batching.default_queue_policy.max_queue_size for step in steps}
 
 
 def test_autoscaler_asks_for_what_the_adapter_offers():

@@ -74,10 +74,12 @@ class MetricFamily:
 
 
 @pytest.fixture
-def log(monkeypatch):
+def log(monkeypatch, tmp_path_factory):
     """Stands in for the server's modules; gives the lines that steps log."""
     lines: list[str] = []
     monkeypatch.setattr(MetricFamily, "values", {})
+    shared_memory = tmp_path_factory.mktemp("shm")
+    monkeypatch.setattr("serve.engine_pace.pace_file", lambda step: shared_memory / step)
     fake = ModuleType("triton_python_backend_utils")
     fake.TritonError, fake.Tensor, fake.MetricFamily = TritonError, Tensor, MetricFamily
     fake.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
@@ -98,7 +100,7 @@ def load_step(name: str, file: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     step = module.TritonPythonModel()
-    step.bundle, step.name = CONFIG, name
+    step.bundle, step.name, step.parameters = CONFIG, name, {"most_ahead": "4"}
     step.metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
     return step
 
@@ -181,13 +183,6 @@ def test_metrics_are_handed_over_regularly(log):
     assert list(MetricFamily.values.values()) == [1]
 
 
-def test_L6_a_cancelled_request_is_not_worked_on(divide, log):
-    cancelled = Request(x=np.array([13]))
-    cancelled.cancelled = True
-    gone, good = divide.execute([cancelled, Request(x=np.array([4]))])
-    assert gone.error.code == TritonError.CANCELLED and values(good) == {"half": 2} and not log
-
-
 @pytest.mark.parametrize(("content", "problem"), [(None, "no such file"), ("{}", "model: Field required")])
 def test_F7_a_bad_bundle_stops_the_load(log, tmp_path, content, problem):
     if content:
@@ -201,19 +196,28 @@ def test_F7_a_bad_bundle_stops_the_load(log, tmp_path, content, problem):
 
 def test_initialize_reads_bundle_and_parameters(log, tmp_path):
     (tmp_path / "bundle.json").write_text(CONFIG.model_dump_json())
-    config = json.dumps({"parameters": {"HINT": {"string_value": "f32"}}})
+    config = json.dumps({"parameters": {"HINT": {"string_value": "f32"}, "most_ahead": {"string_value": "64"}}})
     step = load_step("decode", "decode_step")
     step.initialize(arguments(tmp_path, model_config=config))
     assert step.bundle == CONFIG and step.parameters == {"HINT": "f32"}
     assert step.version_folder == tmp_path / "decode/1" and step.gpu is None
-    step.initialize(arguments(tmp_path, model_instance_kind="GPU", model_instance_device_id="3"))
+    gpu = {"model_instance_kind": "GPU", "model_instance_device_id": "3"}
+    step.initialize(arguments(tmp_path, model_config=config, **gpu))
     assert step.gpu == "3"
 
 
-def preprocess(wait_ms: int = 1500):
+def preprocess(cheap: int | None = None, **limits: int):
+    """
+    Args:
+        cheap: units of work that are done at once.
+        limits: other than these.
+    """
     step = load_step("preprocess", "preprocess_step")
-    step.parameters = {"max_wait_ms": str(wait_ms), "max_memory_mb": "1024"}
+    limits = {"max_queue_size": 192, "max_wait_ms": 1500, "timeout_ms": 10_000, "max_memory_mb": 1024} | limits
+    step.parameters = {name: str(limit) for name, limit in limits.items()}
     step.load()
+    if cheap is not None:
+        sys.modules["serve.queued_step"].CHEAP = cheap
     return step
 
 
@@ -225,7 +229,7 @@ def answered(step, requests: list[Request]) -> list:
 
 
 def test_L3_what_would_wait_too_long_is_refused_as_a_full_queue_is(log):
-    step = preprocess(wait_ms=-1)
+    step = preprocess(max_wait_ms=-1)
     product = Request(TITLE=text(b"red"), IMAGE=text(jpeg()))
     (refused,) = answered(step, [product])
     assert refused.error.code == TritonError.UNAVAILABLE
@@ -233,24 +237,41 @@ def test_L3_what_would_wait_too_long_is_refused_as_a_full_queue_is(log):
     assert MetricFamily.values["cma_clip_shed_total", (("step", "preprocess"),)] == 1
 
 
+def test_L4_what_has_waited_too_long_is_refused_as_an_expired_request_is(log):
+    (late,) = answered(preprocess(cheap=0, timeout_ms=-1), [Request(TITLE=text(b"red"), IMAGE=text(jpeg()))])
+    assert late.error.code == TritonError.UNAVAILABLE and late.error.message == "Request timeout expired"
+
+
+def test_a_step_with_a_pace_says_how_far_it_is(log):
+    step = load_step("decode", "decode_step")
+    step.load()
+    path = step.pace.path
+    assert np.fromfile(path, np.int64).tolist() == [0, 0, 4, 500]
+    step.execute([Request(), Request()])
+    assert np.fromfile(path, np.int64).tolist() == [2, 0, 4, 500]
+    step.finalize()
+    assert not path.exists()
+
+
 def test_F3_the_canary_is_taken_however_much_waits(log):
     canary = Request(TITLE=text(b"red"), IMAGE=text(jpeg()))
     canary.id = URGENT_ID
-    (answer,) = answered(preprocess(wait_ms=-1), [canary])
+    (answer,) = answered(preprocess(max_wait_ms=-1), [canary])
     assert values(answer)["present"].tolist() == [[True, True]]
 
 
 def test_L6_rows_that_nobody_waits_for_are_not_decoded(log, monkeypatch):
-    step = preprocess()
+    step = preprocess(cheap=0)
     request = Request(TITLE=text(b"red", b"red"), IMAGE=text(jpeg(), jpeg()))
-    looks = iter([False, False, False, True])
+    looks = iter([False, True])
     monkeypatch.setattr(request, "is_cancelled", lambda: next(looks), raising=False)
     (gone,) = answered(step, [request])
     assert gone.error.code == TritonError.CANCELLED and not log
 
 
-def test_preprocess_marks_what_is_absent(log):
-    step = preprocess()
+@pytest.mark.parametrize("cheap", [0, 10**9])
+def test_preprocess_marks_what_is_absent(log, cheap):
+    step = preprocess(cheap)
     requests = [
         Request(TITLE=text(b"red"), IMAGE=text(jpeg())),
         Request(TITLE=text(b"red"), IMAGE=text(b"")),
@@ -270,17 +291,21 @@ def test_preprocess_marks_what_is_absent(log):
 
 
 def test_preprocess_takes_several_rows(log):
-    step = load_step("preprocess", "preprocess_step")
-    pixels, present = step.answer(text(b"red", b""), text(b"", jpeg()))
+    step = preprocess()
+    (answer,) = answered(step, [Request(TITLE=text(b"red", b""), IMAGE=text(b"", jpeg()))])
+    pixels, present = (values(answer)[name] for name in step.outputs)
     assert pixels.shape == (2, 16, 16, 3) and present.tolist() == [[True, False], [False, True]]
 
 
 def test_a_bad_row_among_several_is_named(log):
-    step = load_step("preprocess", "preprocess_step")
-    with pytest.raises(Refusal, match="^NO_MODALITY: row 1 of 0 to 2: a product needs"):
-        step.answer(text(b"red", b"", b"blue"), text(jpeg(), b"", b""))
-    with pytest.raises(Refusal, match="^IMG_UNDECODABLE: the data is not"):
-        step.answer(text(b"red"), text(b"<html>"))
+    requests = [
+        Request(TITLE=text(b"red", b"", b"blue"), IMAGE=text(jpeg(), b"", b"")),
+        Request(TITLE=text(b"red", b"blue"), IMAGE=text(jpeg(), jpeg()[:-2])),
+        Request(TITLE=text(b"red"), IMAGE=text(b"<html>")),
+    ]
+    absent, cut, alone = (response.error.message for response in answered(preprocess(), requests))
+    assert absent.startswith("NO_MODALITY: row 1 of 0 to 2: a product needs")
+    assert cut.startswith("IMG_TRUNCATED: row 1 of 0 to 1: ") and alone.startswith("IMG_UNDECODABLE: the data is not")
 
 
 def test_decode_answers_in_the_order_of_the_tasks(log):
@@ -393,7 +418,6 @@ def engine(log):
         asked.append(input_ids)
         return input_ids.sum(axis=1, keepdims=True), pixels[:, 0, 0, :1]
 
-    step.pace = None
     step.engine, step.asked = ServedEngine(run, CONFIG, call_cost=1000), asked
     return step
 
@@ -435,8 +459,8 @@ def test_engine_failure_is_one_incident_for_the_batch(engine, log):
 def test_the_engine_step_hands_runtime_gpu_and_parameters_on(log, monkeypatch, tmp_path):
     loaded, step = [], load_step("engine", "engine_step")
     monkeypatch.setattr(ServedEngine, "load", lambda *arguments: loaded.append(arguments))
-    step.version_folder, step.parameters, step.gpu = tmp_path, {"runtime": "torch", "device": "auto"}, "3"
-    step.most_waiting = 64
+    step.version_folder, step.gpu = tmp_path, "3"
+    step.parameters |= {"runtime": "torch", "device": "auto"}
     step.load()
     assert loaded == [("torch", tmp_path, CONFIG, {"gpu": "3", "device": "auto"})]
     assert step.parameters == {"runtime": "torch", "device": "auto"}

@@ -14,6 +14,7 @@ class TritonPythonModel(TritonStep):
     outputs = ("PREDICTION", "PROBABILITIES", "TEXT_SHARE", "LABEL_SET")
 
     def load(self) -> None:
+        self.open_pace(lost_after_s=0.5)  # longer than an engine on a GPU takes for a batch
         self.label_set = self.bundle.tasks.label_set_hash.encode()
 
     def answer(self, logits_BC: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray) -> Arrays:
