@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 
 from cma_clip.files import file_sha256
 from model.config import BundleConfig
+from serve.engine_pace import MOST_AHEAD
 from serve.host import compute_capabilities, tensorrt_version
 from serve.runtimes import RUNTIMES
 from serve.stamp import EngineStamp
@@ -97,7 +98,7 @@ def engine_runtime(folder: Path, config_name: str | None) -> tuple[str, dict[str
         ValueError: as `read_config`, or there is no such runtime.
     """
     config = read_config(folder, config_name)
-    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    parameters = {name: value.string_value for name, value in config.parameters.items() if name != MOST_AHEAD}
     runtime = parameters.pop("runtime", "tensorrt" if config.platform == "tensorrt_plan" else "")
     if runtime not in RUNTIMES:
         expected = f"expected one of {', '.join(RUNTIMES)}"

@@ -20,6 +20,8 @@ from serve.host import REGION, SHARED_MEMORY
 
 # Who says how far it is; the first that does is believed. TensorRT's backend says nothing, so decode speaks for it.
 SPEAKERS = ("engine", "decode")
+# Parameter of their config.pbtxt: how many requests may be on their way to them.
+MOST_AHEAD = "most_ahead"
 TAKEN, BUSY, MOST, LOST_MS = range(4)
 STUCK_S, LOOK_S = 5.0, 1.0
 

@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from model.config import BundleConfig
 from model.refusal import Refusal
 from serve.batching import Arrays
-from serve.engine_pace import Pace, pace_file
+from serve.engine_pace import MOST_AHEAD, Pace, pace_file
 from serve.step_metrics import StepMetrics
 
 # B rows of one request; a product is one row, a request usually one product
@@ -124,15 +124,15 @@ class TritonStep:
         self.metrics.close()
 
     def open_pace(self, lost_after_s: float) -> None:
-        """Say from now on how far this step is: its config.pbtxt's parameter `most_ahead`.
+        """Say from now on how far this step is, and how many its config.pbtxt wants to be on their way to it.
 
         Raises:
             ValueError: it is missing or no number.
         """
         try:
-            most = int(self.parameters.pop("most_ahead"))
+            most = int(self.parameters.pop(MOST_AHEAD))
         except (KeyError, ValueError) as error:
-            raise ValueError(f"config.pbtxt of {self.name}: parameter most_ahead: {error}") from None
+            raise ValueError(f"config.pbtxt of {self.name}: parameter {error}") from None
         self.pace = Pace(most, lost_after_s, pace_file(self.name))
 
     def respond(self, outcome: Outcome) -> Any:
