@@ -9,6 +9,7 @@ step has such a policy, and the first one takes in no more than the later ones c
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +23,10 @@ from serve.host import REGION, SHARED_MEMORY
 SPEAKERS = ("engine", "decode")
 # Parameter of their config.pbtxt: how many requests may be on their way to them.
 MOST_AHEAD = "most_ahead"
-TAKEN, BUSY, MOST, LOST_MS = range(4)
+TAKEN, BUSY, MOST, LOST_MS, SPENT_US = range(5)
 STUCK_S, LOOK_S = 5.0, 1.0
+# Requests that say how fast a step is, and how much slower than its best it is believed after each second.
+ENOUGH, FORGET = 16, 1.05
 
 
 def pace_file(step: str, folder: Path = SHARED_MEMORY) -> Path:
@@ -32,7 +35,7 @@ def pace_file(step: str, folder: Path = SHARED_MEMORY) -> Path:
 
 
 class Pace:
-    """Written by a step: requests taken so far, whether it works now.
+    """Written by a step: requests taken so far, whether it works now, and for how long it has worked in all.
 
     Args:
         most: requests that may be on their way to it.
@@ -42,16 +45,18 @@ class Pace:
     def __init__(self, most: int, lost_after_s: float, path: Path) -> None:
         self.path = path
         new = path.with_name(f"{path.name}.new")
-        new.write_bytes(np.array([0, 0, most, round(1000 * lost_after_s)], np.int64).tobytes())
+        new.write_bytes(np.array([0, 0, most, round(1000 * lost_after_s), 0], np.int64).tobytes())
         new.replace(path)  # a killed server's of the same process id may still be mapped
-        self._numbers = np.memmap(path, np.int64, "r+")
+        self._numbers, self._began = np.memmap(path, np.int64, "r+"), 0.0
 
     def begin(self, count: int) -> None:
         self._numbers[TAKEN] += count
         self._numbers[BUSY] = 1
+        self._began = time.monotonic()
 
     def end(self) -> None:
         self._numbers[BUSY] = 0
+        self._numbers[SPENT_US] += round(1e6 * (time.monotonic() - self._began))
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -73,10 +78,17 @@ class Ahead:
         self._numbers: np.ndarray | None = None
         self._file: tuple[Path, int] | None = None
         self._sent = self._seen = 0
+        self._pace_s, self._measured = math.inf, (0, 0)  # seconds a request; taken and spent when it was measured
         self._looked = self._moved = self._worked = float("-inf")
 
     def add(self, count: int = 1) -> None:
         self._sent += count
+
+    def wait_s(self, count: int) -> float:
+        """How long `count` more requests would wait for their answers, seconds; 0 until that is known."""
+        if self._numbers is None or self._pace_s == math.inf:
+            return 0.0
+        return (count + max(0, self._sent - int(self._numbers[TAKEN]))) * self._pace_s
 
     def is_full(self) -> bool:
         """Whether the later steps have enough to do. Never blocks."""
@@ -105,4 +117,14 @@ class Ahead:
                 self._file, self._numbers = file, None if path is None else np.memmap(path, np.int64, "r")
                 self._sent = self._seen = int(self._numbers[TAKEN]) if self._numbers is not None else 0
                 self._moved = self._looked
+                self._pace_s, self._measured = math.inf, (self._seen, 0)
+            self._measure()
         return self._numbers
+
+    def _measure(self) -> None:
+        """The best pace so far, forgotten slowly: a step that takes one at a time could take more."""
+        if self._numbers is None or int(self._numbers[TAKEN]) < self._measured[0] + ENOUGH:
+            return
+        now = int(self._numbers[TAKEN]), int(self._numbers[SPENT_US])
+        pace_s = 1e-6 * (now[1] - self._measured[1]) / (now[0] - self._measured[0])
+        self._pace_s, self._measured = min(FORGET * self._pace_s, pace_s), now

@@ -46,7 +46,9 @@ class QueuedStep(TritonStep):
             raise ValueError(f"config.pbtxt of {self.name}: parameters {', '.join(PARAMETERS)}: {error}") from None
         self.timeout_s, self.shed = timeout_ms / 1000, 0
         self.ahead = Ahead([pace_file(step) for step in SPEAKERS])
-        self.queue = WorkQueue(usable_cores(), size, wait_ms / 1000, memory_mb << 20, self.ahead.is_full)
+        self.queue = WorkQueue(
+            usable_cores(), size, wait_ms / 1000, memory_mb << 20, self.ahead.is_full, self.ahead.wait_s
+        )
         self.metrics.add("cma_clip_shed_total", 0, step=self.name)
         self.metrics.add("cma_clip_wait_us_total", 0, step=self.name)
 

@@ -45,6 +45,7 @@ class WorkQueue:
         most_wait_s: seconds, by the pace of the work so far.
         most_memory: bytes for all threads together; a piece that needs more runs alone.
         held: whether the steps that follow have enough to do.
+        later_s: seconds in which those steps answer so many more.
         clock: seconds, only forward.
     """
 
@@ -55,10 +56,11 @@ class WorkQueue:
         most_wait_s: float,
         most_memory: int,
         held: Callable[[], bool] = lambda: False,
+        later_s: Callable[[int], float] = lambda count: 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.width, self.most, self.most_wait_s, self.most_memory = max(threads, 1), most, most_wait_s, most_memory
-        self._clock, self._held, self._changed = clock, held, threading.Condition()
+        self._clock, self._held, self._later_s, self._changed = clock, held, later_s, threading.Condition()
         self._waiting: list[_Piece] = []
         self._units = self._memory = self._urgent = self._number = self._running = 0
         self._learned_units, self._learned_s = float(FIRST_UNITS), FIRST_UNITS * FIRST_PACE
@@ -74,7 +76,7 @@ class WorkQueue:
 
     def wait_s(self) -> float:
         """How long what comes now would wait, seconds."""
-        return self._units * self.pace / self.width
+        return max(self._units * self.pace / self.width, self._later_s(len(self._waiting)))
 
     def full(self, urgent: bool = False) -> str | None:
         """Why nothing more may come now; None where it may.

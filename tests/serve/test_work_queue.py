@@ -240,3 +240,28 @@ def test_decode_speaks_for_an_engine_that_says_nothing(tmp_path, clock):
     assert not ahead.is_full()
     ahead.add(3)
     assert not ahead.is_full(), "now the engine is believed, and 3 are on their way to it"
+
+
+def test_what_waits_is_known_from_the_pace_of_the_engine_before_anything_has_waited(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr("serve.engine_pace.time.monotonic", clock)
+    engine, ahead = Pace(most=32, lost_after_s=0.2, path=tmp_path / "engine"), Ahead([tmp_path / "engine"], clock)
+    queue = WorkQueue(0, 1000, 1.5, 100, held=ahead.is_full, later_s=ahead.wait_s, clock=clock)
+
+    def batch(count: int, seconds: float) -> None:
+        ahead.add(count)
+        engine.begin(count)
+        clock.now += seconds
+        engine.end()
+        ahead.is_full()
+
+    ahead.is_full()
+    for count, seconds in [(1, 0.06)] * 20 + [(16, 0.48)] * 4 + [(1, 0.06)] * 20:
+        batch(count, seconds)
+    ahead.add(20)
+    assert ahead.wait_s(0) == pytest.approx(20 * 0.03, rel=0.15), "the pace of full batches, not of single requests"
+    for _ in range(20):
+        assert queue.full() is None
+        queue.put(lambda waited_s: True, Work(1, 1))
+    for _ in range(15):
+        queue.put(lambda waited_s: True, Work(1, 1))
+    assert queue.full(), "35 that wait and 20 on their way, 0.03 s each"
