@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +48,19 @@ class Pace:
         new = path.with_name(f"{path.name}.new")
         new.write_bytes(np.array([0, 0, most, round(1000 * lost_after_s), 0], np.int64).tobytes())
         new.replace(path)  # a killed server's of the same process id may still be mapped
-        self._numbers, self._began = np.memmap(path, np.int64, "r+"), 0.0
+        self._numbers = np.memmap(path, np.int64, "r+")
 
-    def begin(self, count: int) -> None:
+    @contextmanager
+    def working(self, count: int) -> Iterator[None]:
+        """Within it, the step works on so many requests."""
+        began = time.monotonic()
         self._numbers[TAKEN] += count
         self._numbers[BUSY] = 1
-        self._began = time.monotonic()
-
-    def end(self) -> None:
-        self._numbers[BUSY] = 0
-        self._numbers[SPENT_US] += round(1e6 * (time.monotonic() - self._began))
+        try:
+            yield
+        finally:
+            self._numbers[BUSY] = 0
+            self._numbers[SPENT_US] += round(1e6 * (time.monotonic() - began))
 
     def close(self) -> None:
         self.path.unlink(missing_ok=True)

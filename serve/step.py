@@ -9,6 +9,7 @@ import json
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,8 @@ class TritonStep:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Called by Triton with one batch. A request that fails leaves the others of its batch alone."""
-        if self.pace is not None:
-            self.pace.begin(len(requests))
-        responses = [self.respond(outcome) for outcome in self.answer_all(requests)]
-        if self.pace is not None:
-            self.pace.end()
-        return responses
+        with nullcontext() if self.pace is None else self.pace.working(len(requests)):
+            return [self.respond(outcome) for outcome in self.answer_all(requests)]
 
     def answer_all(self, requests: Sequence[Any]) -> list[Outcome]:
         """Outputs or the error of each request, in order."""

@@ -201,29 +201,28 @@ def test_no_more_is_let_go_than_the_engine_takes(tmp_path, clock):
     engine = Pace(most=8, lost_after_s=0.05, path=paths[0])
     clock.now = 2.0
     assert not ahead.is_full()
-    engine.begin(1)
-    ahead.add(9)
-    assert ahead.is_full()
-    engine.begin(8)
-    assert not ahead.is_full()
-    ahead.add(8)
-    assert ahead.is_full()
-    engine.end()
+    with engine.working(1):
+        ahead.add(9)
+        assert ahead.is_full()
+    with engine.working(8):
+        assert not ahead.is_full()
+        ahead.add(8)
+        assert ahead.is_full()
     clock.now += 0.04
     assert ahead.is_full()
     clock.now += 0.06
     assert not ahead.is_full(), "they were lost on the way: it has nothing to do"
-    engine.begin(0)
-    ahead.add(8)
-    assert ahead.is_full()
-    clock.now += 6
-    assert not ahead.is_full(), "an engine that hangs must not look like a long queue"
+    with engine.working(0):
+        ahead.add(8)
+        assert ahead.is_full()
+        clock.now += 6
+        assert not ahead.is_full(), "an engine that hangs must not look like a long queue"
     again = Pace(most=1, lost_after_s=0.05, path=paths[0])
     clock.now += 2
     ahead.is_full()
-    again.begin(0)
-    ahead.add()
-    assert ahead.is_full(), "that of another server is seen"
+    with again.working(0):
+        ahead.add()
+        assert ahead.is_full(), "that of another server is seen"
     again.close()
     assert not paths[0].exists()
 
@@ -232,9 +231,9 @@ def test_decode_speaks_for_an_engine_that_says_nothing(tmp_path, clock):
     paths = [tmp_path / "engine", tmp_path / "decode"]
     decode, ahead = Pace(most=2, lost_after_s=0.5, path=paths[1]), Ahead(paths, clock)
     ahead.is_full()
-    decode.begin(0)
-    ahead.add(2)
-    assert ahead.is_full()
+    with decode.working(0):
+        ahead.add(2)
+        assert ahead.is_full()
     Pace(most=4, lost_after_s=0.5, path=paths[0])
     clock.now += 2
     assert not ahead.is_full()
@@ -249,9 +248,8 @@ def test_what_waits_is_known_from_the_pace_of_the_engine_before_anything_has_wai
 
     def batch(count: int, seconds: float) -> None:
         ahead.add(count)
-        engine.begin(count)
-        clock.now += seconds
-        engine.end()
+        with engine.working(count):
+            clock.now += seconds
         ahead.is_full()
 
     ahead.is_full()
