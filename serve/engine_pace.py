@@ -100,6 +100,7 @@ class Ahead:
         if numbers is None:
             return False
         taken = int(numbers[TAKEN])
+        self._sent = max(self._sent, taken)  # others may call that step by its name
         if taken != self._seen:
             self._seen, self._moved = taken, now
         if numbers[BUSY]:

@@ -227,6 +227,15 @@ def test_no_more_is_let_go_than_the_engine_takes(tmp_path, clock):
     assert not paths[0].exists()
 
 
+def test_requests_that_others_send_to_the_engine_hide_none_of_ours(tmp_path, clock):
+    engine, ahead = Pace(most=8, lost_after_s=0.05, path=tmp_path / "engine"), Ahead([tmp_path / "engine"], clock)
+    ahead.is_full()
+    with engine.working(100):
+        assert not ahead.is_full()
+        ahead.add(8)
+        assert ahead.is_full()
+
+
 def test_decode_speaks_for_an_engine_that_says_nothing(tmp_path, clock):
     paths = [tmp_path / "engine", tmp_path / "decode"]
     decode, ahead = Pace(most=2, lost_after_s=0.5, path=paths[1]), Ahead(paths, clock)
