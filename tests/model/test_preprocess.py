@@ -6,7 +6,6 @@ import gzip
 import html
 import io
 import struct
-import time
 import zlib
 from pathlib import Path
 from unicodedata import category
@@ -24,6 +23,7 @@ from model.config import PreprocessConfig
 from model.images import decode_image, image_to_pixels
 from model.preprocess import LONGEST_READ, TitleTokenizer, clean_title, pad_titles, pixels_and_presence
 from model.tokenizer import build_tokenizer
+from tests.support.cost import costs_less_than
 
 CONFIG = PreprocessConfig()
 TOKENIZER = TitleTokenizer(build_tokenizer(CONFIG.vocab_size), CONFIG)
@@ -130,9 +130,9 @@ def test_I4_the_allowlist_is_the_configs():
 def test_I5_I6_bomb_is_refused_from_its_header(side):
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     body = png_chunk(b"IDAT", zlib.compress(bytes(100))) + png_chunk(b"IEND", b"")
-    started = time.process_time()
-    assert code(b"\x89PNG\r\n\x1a\n" + header + body) == "IMG_TOO_MANY_PIXELS"
-    assert time.process_time() - started < 0.5
+    bomb = b"\x89PNG\r\n\x1a\n" + header + body
+    assert code(bomb) == "IMG_TOO_MANY_PIXELS"
+    assert costs_less_than(0.5, lambda: code(bomb))
 
 
 def test_I7_too_many_bytes():
@@ -142,16 +142,11 @@ def test_I7_too_many_bytes():
 def test_I8_huge_text_chunks_and_many_frames_take_bounded_time():
     data = encode(picture())
     text = png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(30_000_000)))
-    started = time.process_time()
     with_text = data[:33] + text + data[33:]
-    try:
-        image_to_pixels(with_text, CONFIG)
-    except ValueError as error:
-        assert str(error).startswith("IMG_")
+    np.testing.assert_array_equal(image_to_pixels(with_text, CONFIG), image_to_pixels(data, CONFIG))
     frames = [picture(20, 20, seed).convert("P") for seed in range(300)]
     gif = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    image_to_pixels(gif, CONFIG)
-    assert time.process_time() - started < 2
+    assert costs_less_than(1, lambda: (image_to_pixels(with_text, CONFIG), image_to_pixels(gif, CONFIG)))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -314,10 +309,9 @@ LONG_TITLES = {
 
 @pytest.mark.parametrize("kind", LONG_TITLES)
 def test_T2_a_long_title_costs_little_and_its_beginning_counts(kind):
-    started = time.process_time()
-    ids = TOKENIZER.encode("red dress, " + LONG_TITLES[kind])
-    assert time.process_time() - started < 0.5  # 0.06 s where it was measured; minutes without the cut
-    assert ids[:4].tolist() == TOKENIZER.encode("red dress, a")[:4].tolist()
+    title = "red dress, " + LONG_TITLES[kind]
+    assert TOKENIZER.encode(title)[:4].tolist() == TOKENIZER.encode("red dress, a")[:4].tolist()
+    assert costs_less_than(0.5, lambda: TOKENIZER.encode(title))  # 0.06 s where measured; minutes without the cut
 
 
 @pytest.mark.parametrize("blanks", [" ", "\n", "\r\n", "\t \n", " \r"])
