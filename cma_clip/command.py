@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def command(main: Main) -> Callable[..., int]:
             return EXIT_BAD_INPUT
         except (Failure, OSError) as error:
             _say(f"error: {one_line(error)}")
-            return EXIT_FAILED
+            return EXIT_BAD_INPUT if _is_read_only(error) else EXIT_FAILED
 
     return guarded
 
@@ -65,7 +66,13 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         text += "; make room there and run the same command again"
+    elif _is_read_only(error):
+        text += "; take another place for what is written"
     return text.splitlines()[-1] if text.startswith("Caught ") else " ".join(text.split())
+
+
+def _is_read_only(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EROFS
 
 
 def _say(line: str) -> None:

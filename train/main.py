@@ -17,7 +17,7 @@ from model.networks import StageName
 from train.job import StageJob, open_job
 from train.loop import Parts, open_parts, train_stage
 from train.parent import end_with_launcher
-from train.ranks import is_first_rank, meet, one_voice
+from train.ranks import is_first_rank, launched, meet, one_voice
 from train.together import alone_in, compare, view
 
 
@@ -32,15 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         end_with_launcher()
     with one_voice():
         work, fault = open_work(args, overrides)
-        if work and work.job.state.finished:
-            say_next(work.job, f"stage {work.job.stage} has already finished in {work.job.directory}")
-            return
-        with alone_in(args.output) if is_first_rank() else nullcontext(), meet() as ranks:
-            compare(ranks, view(work.job.settled() if work else {}, fault), args.output)
-            assert work and work.parts  # else compare has refused
-            work.job.check_unchanged()
-            train_stage(work.job, work.parts, ranks)
-    say_next(work.job)
+        finished = work is not None and work.job.state.finished
+        # One that has nothing to do meets the others nevertheless: they may see another state, and would wait for it.
+        if not finished or launched() > 1:
+            with alone_in(args.output) if is_first_rank() and not finished else nullcontext(), meet() as ranks:
+                compare(ranks, view(work.job.settled() if work else {}, fault), args.output)
+                if work and work.parts:
+                    work.job.check_unchanged()
+                    train_stage(work.job, work.parts, ranks)
+    assert work  # else compare has refused
+    say_next(work.job, f"stage {work.job.stage} has already finished in {work.job.directory}" if finished else "")
 
 
 class Work(NamedTuple):

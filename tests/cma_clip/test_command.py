@@ -21,6 +21,11 @@ from cma_clip.command import Failure, Stopped, command
             1,
             "error: [Errno 28] No space left on device: 'a'; make room there and run the same command again",
         ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "a"),
+            2,
+            "error: [Errno 30] Read-only file system: 'a'; take another place for what is written",
+        ),
         (OSError(errno.EIO, "Input/output error"), 1, "error: [Errno 5] Input/output error"),
         (Failure("no server at h:1"), 1, "error: no server at h:1"),
         (Stopped(), 75, "stopped; the same command goes on from there"),

@@ -114,15 +114,23 @@ def test_score_writes_every_answer(run: Path, data: Path, tmp_path: Path, capsys
     assert score_main([str(run / "nothing"), "--data", str(data)]) == 2
 
 
-def test_a_finished_stage_is_not_trained_again(
-    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as the first of two ranks
+def test_a_finished_stage_is_not_trained_again(run: Path, data: Path, tmp_path: Path):
     before = (run / "warmup/state.json").stat().st_mtime_ns
-    assert main(["--stage", "warmup", "--config", str(RECIPE), "--data", str(data), "--output", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "already finished" in said and "next: deepspeed train/main.py --stage end_to_end" in said
+    ranks = Ranks(options_of("warmup", data, run), tmp_path / "said")
+    assert ranks.wait(timeout=60) == [0, 0]
+    said = ranks.said("stdout")
+    assert said.count("already finished") == 1 and "next: deepspeed train/main.py --stage end_to_end" in said
     assert (run / "warmup/state.json").stat().st_mtime_ns == before
+
+
+def test_a_rank_that_has_not_finished_does_not_wait_for_those_that_have(
+    run: Path, warm: Path, data: Path, tmp_path: Path
+):
+    own = [options_of("warmup", data, output) for output in (run, warm)]
+    ranks = Ranks([], tmp_path / "said", own=own)
+    assert ranks.wait(timeout=60) == [EXIT_BAD_INPUT] * 2
+    (error,) = [line for line in ranks.said().splitlines() if line.startswith("error: ")]
+    assert f"rank 1 sees another run in {run} than rank 0 (state: " in error
 
 
 def test_R1_R5_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(run: Path, warm: Path, data: Path):
