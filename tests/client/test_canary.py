@@ -8,16 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from itertools import repeat, takewhile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from scripted_server import LABEL_SET, Refuse, ScriptedServer
-from server_faults import kill_server, stubs_of
+from server_faults import end_stubs, kill_server, stubs, stubs_of
 from server_process import ServerProcess, free_ports
 
-from client import canary
-
-pytestmark = pytest.mark.alone
+from bench.preprocessing import encode_jpeg
+from client import Classifier, ClassifierError, canary
+from client.predict import __main__ as predict
+from cma_clip.machine import usable_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,3 +154,43 @@ def test_F2_F3_stubs_of_a_real_server_that_hang_and_die(server, tmp_path, capsys
         assert shot.returncode == 1
         assert shot.stdout.startswith(f"ALARM {victim.url} dead stub after ") and "Stub process" in shot.stdout
         kill_server(victim)  # an orderly stop would wait half a minute for the call that the stub took along
+
+
+def overload(url: str, until: Callable[[], bool], shed: threading.Event) -> None:
+    """More images that take long than are decoded in time, `until` it ends; `shed` once one was refused for it."""
+    image = encode_jpeg(Image.new("RGB", (5000, 4000)), progressive=True)
+    products = takewhile(lambda _: not until(), repeat(("red dress", image)))
+    with Classifier(url, timeout_s=5, retry_for_s=0) as classifier:
+        for outcome in classifier.classify_many(products, in_flight=32 * usable_cores()):
+            if isinstance(outcome, ClassifierError) and "maximum queue size" in outcome.message:
+                shed.set()
+
+
+def test_F3_L3_under_overload_only_a_stub_that_hangs_is_an_alarm_and_predict_goes_on_elsewhere(
+    server, tmp_path, capsys
+):
+    """A stub that comes back under load ends server 2.51, which has given up its locks: one more replica is needed."""
+    shed, over, output = threading.Event(), threading.Event(), tmp_path / "answers.parquet"
+    ids = [f"id-{n}" for n in range(200)]
+    (tmp_path / "table.csv").write_text("\n".join(["id,title", *(f"{id},red dress" for id in ids)]))
+    with ServerProcess(server.repository, tmp_path / "server.log") as victim:
+        load = threading.Thread(target=overload, args=(victim.url, over.is_set, shed))
+        load.start()
+        try:
+            assert shed.wait(30)
+            assert canary.main(["--url", victim.url]) == 0, capsys.readouterr().out
+            (stub,), left = stubs_of(victim, "preprocess"), stubs(victim)
+            os.kill(stub, signal.SIGSTOP)
+            assert canary.main(["--url", victim.url, "--timeout", "2"]) == 1
+            line = capsys.readouterr().out.splitlines()[-1]
+            assert line.startswith((f"ALARM {victim.url} hang after ", f"ALARM {victim.url} dead stub after ")), line
+            threading.Timer(1, os.kill, (stub, signal.SIGCONT)).start()
+            columns = ["--csv", str(tmp_path / "table.csv"), "--id-column", "id", "--title-column", "title"]
+            replicas = ["--url", f"{victim.url},{server.url}", "--timeout", "2", "--in-flight", "4"]
+            assert predict.main([*columns, *replicas, "--output", str(output)]) == 0
+            assert pq.read_table(output)["id"].to_pylist() == ids
+            assert victim.process.wait(60) in (-signal.SIGABRT, -signal.SIGBUS), victim.log_tail()
+            end_stubs(left)
+        finally:
+            over.set()
+            load.join()
