@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from cost import costs_less_than
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.label_values import folded, label_text, listed
 from dataset.labels import LabelRules, TaskColumn, labels_of, make_tasks
-from tests.support.cost import costs_less_than
 
 NAN = float("nan")
 

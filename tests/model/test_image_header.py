@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from cost import costs_less_than
 from PIL import Image, ImageCms
 
 from model.config import PreprocessConfig
@@ -15,7 +16,6 @@ from model.image_header import inspect
 from model.image_header.jpeg import MARKER
 from model.images import decode_pixels, image_to_pixels
 from model.refusal import Refusal
-from tests.support.cost import costs_less_than
 
 CONFIG = PreprocessConfig()
 

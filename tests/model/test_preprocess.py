@@ -13,6 +13,7 @@ from unicodedata import category
 import numpy as np
 import open_clip
 import pytest
+from cost import costs_less_than
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
@@ -23,7 +24,6 @@ from model.config import PreprocessConfig
 from model.images import decode_image, image_to_pixels
 from model.preprocess import LONGEST_READ, TitleTokenizer, clean_title, pad_titles, pixels_and_presence
 from model.tokenizer import build_tokenizer
-from tests.support.cost import costs_less_than
 
 CONFIG = PreprocessConfig()
 TOKENIZER = TitleTokenizer(build_tokenizer(CONFIG.vocab_size), CONFIG)

@@ -6,10 +6,10 @@ import io
 
 import numpy as np
 import pytest
+from cost import costs_less_than
 from open_clipart_files import drawn, svg
 from PIL import Image
 
-from tests.support.cost import costs_less_than
 from train.prepare.open_clipart import alike, metadata
 from train.prepare.open_clipart.alike import Joined, groups, near_duplicates, series_of, splits_of, thinned
 from train.prepare.open_clipart.images import COLORS, in_square, look_at, main_color, trimmed
