@@ -13,8 +13,8 @@ RANKS ?= $(if $(HAS_GPU),1,2)
 ifndef HAS_GPU
 export DS_ACCELERATOR := cpu
 endif
-# Workers of `make test`, with a part of the cores each; 0: in one process. Tests marked `alone` have the machine to themselves.
-WORKERS ?= 0
+# Workers of `make test`, each with its part of the cores; 0: in one process. Tests marked `alone` have the machine to themselves.
+WORKERS ?= 2
 TRAIN_EXTRAS := train,dev
 SERVE_EXTRAS := local-server
 DATA := data/apa_mini
@@ -73,7 +73,7 @@ deploy/bundle.json:
 	@echo "deploy/ has no engine: make demo, or python -m serve.export BUNDLE --deploy deploy" >&2; exit 1
 
 test: .venv/.ready .venv-serve/.ready
-	python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	python -m pytest --numprocesses $(WORKERS)
 
 lint: .venv/.ready
 	ruff check .
