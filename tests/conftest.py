@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,9 +55,12 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callabl
     """A directory that `make` fills, once for all workers: the first one does it, the others wait."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / name
+    made = Path(f"{folder}.made")
     with FileLock(f"{folder}.lock"):
-        if not folder.exists():
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half-way
             make(folder)
+            made.touch()
     return folder
 
 
@@ -66,7 +70,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(output: Path) -> None:
         source = output.parent / "source"
-        source.mkdir()
+        source.mkdir(exist_ok=True)
         write_fashion_mnist(source, train=40, test=40)
         sizes = ["--size", "160", "--validation", "40", "--test", "40"]
         assert prepare(["apa_mini", "--output", str(output), "--source", str(source), *sizes]) == 0

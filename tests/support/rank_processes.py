@@ -42,6 +42,7 @@ class Ranks:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port = folder, free_ports(1)[0]
         common = {"WORLD_SIZE": str(count), "LOCAL_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+        common["OMP_NUM_THREADS"] = "1"  # more threads than cores wait for each other
         self.processes: list[BaseProcess] = []
         for rank in range(count):
             given = [str(word) for word in (own[rank] if own else arguments)]
@@ -70,8 +71,7 @@ class Ranks:
 def _run(script: str, arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was started alone
     os.environ.update(variables)
-    if "OMP_NUM_THREADS" in variables:  # the library read it long ago
-        torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
+    torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # the library read the variable long ago
     os.chdir(ROOT)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(folder / f"{stream}-{variables['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
