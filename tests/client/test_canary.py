@@ -192,7 +192,7 @@ def test_F3_L3_under_overload_only_a_stub_that_hangs_is_an_alarm_and_predict_goe
             assert predict.main([*columns, *replicas, "--output", str(output)]) == 0
             assert pq.read_table(output)["id"].to_pylist() == ids
             if wait_until(lambda: victim.process.poll() is not None, 10):
-                assert victim.process.returncode in (-signal.SIGABRT, -signal.SIGBUS), victim.log_tail()
+                assert victim.process.returncode < 0, victim.log_tail()
                 end_stubs(left)
         finally:
             over.set()
