@@ -10,9 +10,10 @@ from cost import costs_less_than
 from open_clipart_files import drawn, svg
 from PIL import Image
 
-from train.prepare.open_clipart import alike, metadata
-from train.prepare.open_clipart.alike import Joined, groups, near_duplicates, series_of, splits_of, thinned
-from train.prepare.open_clipart.images import COLORS, in_square, look_at, main_color, trimmed
+from train.prepare import alike
+from train.prepare.alike import Joined, groups, near_duplicates, series_of, splits_of, thinned
+from train.prepare.drawings import COLORS, in_square, look_at, main_color, trimmed
+from train.prepare.open_clipart import metadata
 from train.prepare.open_clipart.metadata import Metadata, read_metadata, without_names
 
 BOMB = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.prepare import debian
+from train.prepare import packages
 
 PACKAGE = "dataset-fashion-mnist"
 PACKAGED = Path("/usr/share/datasets/fashion-mnist")
@@ -72,17 +72,17 @@ def find() -> Path:
         ValueError: every way of getting them failed.
     """
     cure = "put its four .gz files into a folder and pass --source FOLDER"
-    return debian.find("Fashion-MNIST", PACKAGED, cache_directory(), FILES, (from_debian, from_torchvision), cure)
+    return packages.find("Fashion-MNIST", (PACKAGED, cache_directory()), FILES, (from_debian, from_torchvision), cure)
 
 
 def cache_directory() -> Path:
     """Where downloads stay for the next run."""
-    return debian.cache_directory("fashion-mnist")
+    return packages.cache_directory("fashion-mnist")
 
 
 def from_debian(work: Path) -> Path:
     """Take the files out of the Debian package, unpacked in `work`."""
-    return debian.unpack([PACKAGE], work) / PACKAGED.relative_to("/")
+    return packages.unpack([PACKAGE], work) / PACKAGED.relative_to("/")
 
 
 def from_torchvision(work: Path) -> Path:

@@ -11,24 +11,21 @@ import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from dataset.format import Settings
 from dataset.image_cells import read_image
-from dataset.parallel import ordered_map
 from dataset.products import Product, Reject
 from dataset.writer import NewDataset, already_there, write_rows
 from model.refusal import Refusal
 from model.tasks import Task
-from train.prepare.open_clipart.alike import groups, splits_of, thinned, without_duplicates
-from train.prepare.open_clipart.images import LIMITS, look_at
+from train.prepare.alike import groups, splits_of, thinned, without_duplicates
+from train.prepare.drawings import LIMITS, look_at, read_all
 from train.prepare.open_clipart.labels import Item, labels_of, make_tasks
 from train.prepare.open_clipart.metadata import MOST_BYTES, read_metadata
 from train.prepare.open_clipart.source import Drawing, find, list_drawings
@@ -67,26 +64,23 @@ def run(arguments: argparse.Namespace) -> None:
     # look_at() has a limit of its own and refuses what Pillow warns of.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     chosen = set(thinned([drawing.id for drawing in drawings], arguments.seed))
-    read = read_drawings([d for d in drawings if d.id in chosen], arguments.image_size, arguments.workers)
-    rejects = [row for row in read if isinstance(row, Reject)]
-    _refuse_many(rejects, len(read), new.max_rejects)
-    items = unique([row for row in read if isinstance(row, Item)])
+    read, rejects = read_all(
+        partial(read_drawing, side=arguments.image_size),
+        [drawing for drawing in drawings if drawing.id in chosen],
+        arguments.workers,
+        new.max_rejects,
+        "--source wants the svg and png of whole packages",
+    )
+    items = unique(read)
     log.info(
         "Open Clip Art: of %d drawings %d left out as generated, %d as duplicates",
         len(drawings),
         len(drawings) - len(chosen),
-        len(read) - len(rejects) - len(items),
+        len(read) - len(items),
     )
     tasks = make_tasks(items)
     rows: list[Product | Reject] = [*rejects, *products(items, tasks, arguments.seed)]
     write_rows(replace(new, tasks=tasks), rows, len(rows))
-
-
-def read_drawings(drawings: Sequence[Drawing], side: int, workers: int) -> list[Item | Reject]:
-    """Read every drawing, in order; the same whatever `workers` is."""
-    pool = ThreadPoolExecutor(workers)
-    with ordered_map(pool, partial(read_drawing, side=side), drawings, pending=4 * workers) as read:
-        return list(tqdm(read, total=len(drawings), unit=" drawings", desc="reading", disable=None))
 
 
 def read_drawing(drawing: Drawing, side: int) -> Item | Reject:
@@ -113,15 +107,6 @@ def products(items: Sequence[Item], tasks: Sequence[Task], seed: int) -> Iterato
     splits = splits_of([item.folder for item in items], firsts, seed)
     for item, split in zip(items, splits, strict=True):
         yield Product(item.id, item.image.encoded, item.metadata.title, labels_of(item, tasks), split)
-
-
-def _refuse_many(rejects: Sequence[Reject], read: int, most: float) -> None:
-    if len(rejects) > most * read:
-        first = rejects[0]
-        raise ValueError(
-            f"{len(rejects)} of {read} drawings cannot be read, at most {most:.0%} may be bad;"
-            f" {first.id}: {first.code}: {first.detail}; --source wants the svg and png of whole packages"
-        )
 
 
 def _settings(arguments: argparse.Namespace, drawings: Sequence[Drawing]) -> Settings:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from model.tasks import MultiLabel, SingleLabel, Task
-from train.prepare.open_clipart.images import COLORS, DrawnImage
+from train.prepare.drawings import COLORS, DrawnImage
 from train.prepare.open_clipart.metadata import Metadata
 
 LEAST_OF_CATEGORY = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.prepare import debian
+from train.prepare import packages
 
 PACKAGES = ("openclipart-png", "openclipart-svg")
 PACKAGED = Path("/usr/share/openclipart")
@@ -43,10 +43,11 @@ def find() -> Path:
     Raises:
         ValueError: it is nowhere and cannot be downloaded.
     """
+    places = (PACKAGED, packages.cache_directory("openclipart"))
     cure = f"install {' and '.join(PACKAGES)}, or unpack both with dpkg -x and pass --source TREE/usr/share/openclipart"
-    return debian.find("Open Clip Art", PACKAGED, debian.cache_directory("openclipart"), KINDS, (from_debian,), cure)
+    return packages.find("Open Clip Art", places, KINDS, (from_debian,), cure)
 
 
 def from_debian(work: Path) -> Path:
     """The packages, unpacked in `work`; copies of a drawing are links in them."""
-    return debian.unpack(PACKAGES, work) / PACKAGED.relative_to("/")
+    return packages.unpack(PACKAGES, work) / PACKAGED.relative_to("/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -38,16 +38,23 @@ def without_duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> list[int
     return sorted(best.values())
 
 
-def groups(ids: Sequence[str], thumbnails: np.ndarray) -> list[str]:
+def series_of(id: str) -> str:
+    """A file name without the number it ends with, in its folder: `food/apple_02` and `food/apple1` are one series."""
+    path = PurePosixPath(id)
+    return str(path.with_name(re.sub(r"[-_ ]*\d+$", "", path.name) or path.name))
+
+
+def groups(ids: Sequence[str], thumbnails: np.ndarray, series: Callable[[str], str] = series_of) -> list[str]:
     """For each drawing the first id of its group: what is alike by name or image, and what is alike to that.
 
     Args:
         thumbnails: uint8 [N, H, W, 3].
+        series: what ids that are alike by name have in common.
     """
     joined = Joined(len(ids))
     first_of: dict[str, int] = {}
     for place, id in enumerate(ids):
-        joined.join(first_of.setdefault(series_of(id), place), place)
+        joined.join(first_of.setdefault(series(id), place), place)
     for one, other in near_duplicates(thumbnails):
         joined.join(one, other)
     return [ids[joined.first(place)] for place in range(len(ids))]
@@ -75,12 +82,6 @@ def splits_of(folders: Sequence[str], firsts: Sequence[str], seed: int) -> list[
         counts[split] += sizes[first]
         split_of[first] = split
     return [split_of[first] for first in firsts]
-
-
-def series_of(id: str) -> str:
-    """A file name without the number it ends with, in its folder: `food/apple_02` and `food/apple1` are one series."""
-    path = PurePosixPath(id)
-    return str(path.with_name(re.sub(r"[-_ ]*\d+$", "", path.name) or path.name))
 
 
 def near_duplicates(thumbnails: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -1,16 +1,25 @@
-"""What a drawing shows: the image to train on, its main colour, and a thumbnail to find its like by."""
+"""Drawings, and what each shows: the image to train on, its main colour, and a thumbnail to find its like by."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageChops
+from tqdm import tqdm
 
+from dataset.parallel import ordered_map
+from dataset.products import Reject
 from model.config import PreprocessConfig
 from model.images import decode_image
 from train.prepare.apa_mini.images import jpeg
+
+Source = TypeVar("Source")
+Read = TypeVar("Read")
 
 LIMITS = PreprocessConfig()
 THUMBNAIL_SIDE = 16
@@ -38,6 +47,29 @@ class DrawnImage:
     main_color: str | None
     digest: bytes
     thumbnail: np.ndarray
+
+
+def read_all(
+    read: Callable[[Source], Read | Reject], drawings: Sequence[Source], workers: int, most_rejects: float, cure: str
+) -> tuple[list[Read], list[Reject]]:
+    """What can be read of every drawing, and what cannot, both in order; the same whatever `workers` is.
+
+    Args:
+        most_rejects: largest share of them, 0 to 1.
+        cure: what to do where there are more.
+    Raises:
+        ValueError: there are; with the first one.
+    """
+    with ordered_map(ThreadPoolExecutor(workers), read, drawings, pending=4 * workers) as results:
+        rows = list(tqdm(results, total=len(drawings), unit=" drawings", desc="reading", disable=None))
+    rejects = [row for row in rows if isinstance(row, Reject)]
+    if len(rejects) > most_rejects * len(rows):
+        first = rejects[0]
+        raise ValueError(
+            f"{len(rejects)} of {len(rows)} drawings cannot be read, at most {100 * most_rejects:g}% may be bad;"
+            f" {first.id}: {first.code}: {first.detail}; {cure}"
+        )
+    return [row for row in rows if not isinstance(row, Reject)], rejects
 
 
 def look_at(data: bytes, side: int) -> DrawnImage:

