@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from cma_clip.command import command
-from train.prepare import apa_mini, catalog, fashion_gen, food101, mm_imdb, open_clipart
+from train.prepare import apa_mini, catalog, emoji, fashion_gen, food101, mm_imdb, open_clipart
 
 DATA_SETS = {
     "apa_mini": apa_mini,
     "open_clipart": open_clipart,
+    "emoji": emoji,
     "fashion_gen": fashion_gen,
     "food101": food101,
     "mm_imdb": mm_imdb,
