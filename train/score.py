@@ -19,6 +19,7 @@ from cma_clip.command import command
 from cma_clip.files import new_directory
 from dataset.splits import SPLITS
 from model.bundle import Bundle
+from model.tasks import TaskSet
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
 from train.data import IN_ORDER, ProductDataset
@@ -59,15 +60,25 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
         ValueError: the split cannot be read, or `output` holds something else.
     """
     check_output(output)
-    ours = bundle.config.tasks
     dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER)
-    answers = answers_for(bundle, dataset, batch_size)
-    loss, metrics = loss_and_metrics(answers, ours)
+    answers, tasks = answers_for(bundle, dataset, batch_size), bundle.config.tasks
+    return write_score(output, split, tasks, dataset, answers, threshold_remarks(tasks))
+
+
+def write_score(
+    output: Path, split: str, tasks: TaskSet, dataset: ProductDataset, answers: Predictions, notes: list[str]
+) -> dict[str, Any]:
+    """What `judge` writes of answers that are there; returns the metrics.
+
+    Args:
+        tasks: with the thresholds that multi-label answers are counted by.
+    """
+    loss, metrics = loss_and_metrics(answers, tasks)
     with new_directory(output) as partial:
-        summary = {"split": split, "loss": loss, "tasks": metrics, "notes": threshold_remarks(ours)}
+        summary = {"split": split, "loss": loss, "tasks": metrics, "notes": notes}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-        pq.write_table(answer_table(bundle, dataset, answers), partial / "predictions.parquet")
-        for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, ours):
+        pq.write_table(answer_table(tasks, dataset, answers), partial / "predictions.parquet")
+        for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, tasks):
             write_class_tables(partial, task_answers)
     return metrics
 
@@ -82,9 +93,8 @@ def check_output(output: Path) -> None:
         raise ValueError(f"--output {output}: holds something else than a score; name another directory")
 
 
-def answer_table(bundle: Bundle, dataset: ProductDataset, answers: Predictions) -> pa.Table:
+def answer_table(tasks: TaskSet, dataset: ProductDataset, answers: Predictions) -> pa.Table:
     """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
-    tasks = bundle.config.tasks
     scores = tasks.scores(answers.logits_NC.numpy())
     decoded = tasks.predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy())
     stored = dataset.columns("id", "title", *(task.name for task in tasks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,8 @@ def test_what_nobody_can_take_part_in_is_refused(tmp_path: Path):
 def test_the_suite_compares_the_same_products(products: Path, bundle_dir: Path):
     bundle = open_bundle(bundle_dir, products)
     dataset = untouched(products)
-    results = irrelevant.suite(bundle, dataset, answers_for(bundle, dataset, batch_size=4))
+    answer = partial(answers_for, bundle, batch_size=4)
+    results = irrelevant.suite(answer, bundle.config.tasks, dataset, answer(dataset))
     assert list(results) == list(PERTURBATIONS)
     absent = results["titles_absent"]
     assert absent["color"]["products"] == 4 and absent["tags"]["products"] == 5  # complete, labelled and readable
@@ -162,8 +164,8 @@ def test_an_unreadable_donor_counts_on_neither_side(products: Path, bundle_dir: 
     dataset = perturbed(products, "pictures_shuffled")
     receiver = dataset.products[dataset.donors.index(UNREADABLE)]
     colored = {n for n in COMPLETE if ROWS[n][2] and n not in (UNREADABLE, receiver)}
-    before = answers_for(bundle, untouched(products), batch_size=4)
-    values = irrelevant.compare(bundle, dataset, before)["color"]
+    answer = partial(answers_for, bundle, batch_size=4)
+    values = irrelevant.compare(answer, bundle.config.tasks, dataset, answer(untouched(products)))["color"]
     assert values["products"] == len(colored) and values["left_out"] == 2
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from cma_clip.command import command
 from cma_clip.files import write_atomically
 from cma_clip.tables import aligned
 from dataset.splits import SPLITS
-from model.bundle import Bundle
-from model.tasks import MISSING
+from model.tasks import MISSING, TaskSet
 from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
 from train.study.perturbed import PERTURBATIONS, PerturbedDataset
 
 BATCH_SIZE = 128
+Answer = Callable[[ProductDataset], Predictions]
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
 
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
     bundle = open_bundle(args.bundle, args.data)
     dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-    results = suite(bundle, dataset, answers_for(bundle, dataset, BATCH_SIZE))
+    answer = partial(answers_for, bundle, batch_size=BATCH_SIZE)
+    results = suite(answer, bundle.config.tasks, dataset, answer(dataset))
     output.mkdir(parents=True, exist_ok=True)
     summary = {"split": args.split, "perturbations": results}
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
@@ -49,24 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"as JSON: {output / 'irrelevant.json'}")
 
 
-def suite(bundle: Bundle, dataset: ProductDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
+def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
     """Every perturbation of a split against the split as it is.
 
     Args:
-        untouched: the bundle's answers for `dataset`.
+        tasks: with the thresholds of what answers.
+        untouched: the answers for `dataset`.
     Returns:
         perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
         the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
     Raises:
         ValueError: no product has both a title and an image.
     """
-    return {name: compare(bundle, PerturbedDataset(dataset, name), untouched) for name in PERTURBATIONS}
+    return {name: compare(answer, tasks, PerturbedDataset(dataset, name), untouched) for name in PERTURBATIONS}
 
 
-def compare(bundle: Bundle, dataset: PerturbedDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
+def compare(
+    answer: Answer, tasks: TaskSet, dataset: PerturbedDataset, untouched: Predictions
+) -> dict[str, dict[str, Any]]:
     """One perturbation; the result's form is that of `suite`."""
-    tasks, before = bundle.config.tasks, untouched.of(dataset.products)
-    after = answers_for(bundle, dataset, BATCH_SIZE)
+    before, after = untouched.of(dataset.products), answer(dataset)
     # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
     counted_N = (targets_NC != MISSING).any(dim=1)

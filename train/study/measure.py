@@ -1,7 +1,8 @@
-"""All that the study wants to know of a trained bundle, measured on one split."""
+"""All that the study wants to know of a trained bundle, or of what else answers, measured on one split."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,36 @@ GROUPS = {"named": True, "not_named": False}
 
 
 def measure(bundle_dir: Path, data: Path, *, suite: bool = True) -> dict[str, Any]:
-    """Judge a bundle on the test split, ready for JSON.
+    """Judge a bundle on the test split; see `measured`.
 
-    Args:
-        suite: False leaves the irrelevant-modality suite out, which classifies the split seven times more.
-    Returns:
-        test: task -> metrics, as train.metrics.task_metrics. named: see `by_naming`. confusion: see
-        `confusion_matrices`. irrelevant: see train.study.irrelevant.suite.
     Raises:
         ValueError: bundle or data set cannot be read, or do not fit each other.
     """
     bundle = open_bundle(bundle_dir, data)
     dataset = ProductDataset(data, "test", bundle.config.preprocess, bundle.tokenizer)
-    answers, tasks = answers_for(bundle, dataset, irrelevant.BATCH_SIZE), bundle.config.tasks
+    answer = partial(answers_for, bundle, batch_size=irrelevant.BATCH_SIZE)
+    return measured(answer, bundle.config.tasks, dataset, DatasetInfo.read(data), suite=suite)
+
+
+def measured(
+    answer: irrelevant.Answer, tasks: TaskSet, dataset: ProductDataset, info: DatasetInfo, *, suite: bool = True
+) -> dict[str, Any]:
+    """Judge answers for a split, ready for JSON.
+
+    Args:
+        tasks: with the thresholds of what answers.
+        suite: False leaves the irrelevant-modality suite out, which classifies the split once a perturbation.
+    Returns:
+        test: task -> metrics, as train.metrics.task_metrics. named: see `by_naming`. confusion: see
+        `confusion_matrices`. irrelevant: see train.study.irrelevant.suite.
+    """
+    answers = answer(dataset)
     result = {
         "test": task_metrics(*answers[:3], tasks),
-        "named": by_naming(answers, dataset, DatasetInfo.read(data), tasks),
+        "named": by_naming(answers, dataset, info, tasks),
         "confusion": confusion_matrices(answers, tasks),
     }
-    return result | ({"irrelevant": irrelevant.suite(bundle, dataset, answers)} if suite else {})
+    return result | ({"irrelevant": irrelevant.suite(answer, tasks, dataset, answers)} if suite else {})
 
 
 def by_naming(
