@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare": Command("train.prepare.__main__", "train", "make a data set to train on"),
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
+    "rivals": Command("train.rivals.__main__", "train", "fit and judge what needs no network, by scikit-learn"),
     "study": Command("train.study.__main__", "train", "train variants by seeds and compare them"),
     "study-report": Command("train.study.report", "train", "tables and plots of a study's runs"),
     "irrelevant": Command("train.study.irrelevant", "train", "how far a wrong title or image leads a bundle astray"),

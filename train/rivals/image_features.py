@@ -1,0 +1,117 @@
+"""What an image shows, as numbers that need no training: colours, edges, textures and a thumbnail.
+
+The textbook's: colour histograms on a spatial grid, histograms of oriented gradients (Dalal and Triggs 2005), and log
+power spectra over frequency and direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+# B batch, H and W image size, G cells along a side, L values of a cell, F features
+
+COLOR_LEVELS = 4  # of each channel
+COLORS = COLOR_LEVELS**3
+COLOR_CELLS = 2
+GRADIENT_CELLS, DIRECTIONS = 8, 9
+FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
+WINDOWS = (64, 32, 16)  # sides in pixels; the mean of all that overlap by half
+RINGS, SECTORS = 8, 8
+NO_POWER = 1e-3
+THUMBNAIL_CELLS = 8
+GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255
+
+
+def image_features(pixels_BHWC: np.ndarray) -> np.ndarray:
+    """All of FEATURES side by side, float32 [B, F].
+
+    Args:
+        pixels_BHWC: uint8, H = W, a multiple of 8 and at least 64.
+    """
+    parts = (feature(pixels_BHWC).reshape(len(pixels_BHWC), -1) for feature in FEATURES.values())
+    return np.concatenate(list(parts), axis=1, dtype=np.float32)
+
+
+def color_histogram(pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Share of each of 64 colours in the image and in its quarters, as its root (Hellinger's kernel): [B, 5, 64]."""
+    red, green, blue = np.moveaxis((pixels_BHWC // (256 // COLOR_LEVELS)).astype(int), 3, 0)
+    quarters = _cell_sums((red * COLOR_LEVELS + green) * COLOR_LEVELS + blue, COLORS, COLOR_CELLS)
+    counts = np.concatenate([quarters.sum(axis=1, keepdims=True), quarters], axis=1)
+    return np.sqrt(counts / counts.sum(axis=2, keepdims=True))
+
+
+def gradient_histogram(pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Strength of edges by direction in each cell, over that of the 3 x 3 cells around it: [B, G * G, directions].
+
+    Direction 0 is a gradient along x, as at an upright edge. The channel with the strongest gradient counts.
+    """
+    down, right = np.gradient(pixels_BHWC.astype(np.float32) / 255, axis=(1, 2))
+    strongest = (down**2 + right**2).argmax(axis=3, keepdims=True)
+    down, right = (np.take_along_axis(part, strongest, axis=3)[..., 0] for part in (down, right))
+    place = (np.arctan2(down, right) % np.pi) * (DIRECTIONS / np.pi)
+    below, strength = np.floor(place).astype(int), np.hypot(down, right)
+    cells = _cell_sums(below % DIRECTIONS, DIRECTIONS, GRADIENT_CELLS, strength * (below + 1 - place))
+    cells += _cell_sums((below + 1) % DIRECTIONS, DIRECTIONS, GRADIENT_CELLS, strength * (place - below))
+    cells /= pixels_BHWC[0, ..., 0].size / GRADIENT_CELLS**2
+    energy = (cells**2).sum(axis=2).reshape(-1, GRADIENT_CELLS, GRADIENT_CELLS)
+    around = sliding_window_view(np.pad(energy, ((0, 0), (1, 1), (1, 1)), mode="edge"), (3, 3), axis=(1, 2))
+    return cells / np.sqrt(around.mean(axis=(3, 4)) + FLAT).reshape(len(cells), -1, 1)
+
+
+def spectrum(pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Log power by frequency (rings, rising) and direction (sectors): [B, windows, rings, sectors].
+
+    Sector 0 holds waves along x, as upright stripes make them.
+    """
+    gray_BHW = pixels_BHWC.astype(np.float32) @ GRAY
+    return np.stack([_window_spectrum(gray_BHW, side) for side in WINDOWS], axis=1)
+
+
+def _window_spectrum(gray_BHW: np.ndarray, side: int) -> np.ndarray:
+    step, hann = side // 2, np.hanning(side + 2)[1:-1].astype(np.float32)
+    windows = sliding_window_view(gray_BHW, (side, side), axis=(1, 2))[:, ::step, ::step]
+    centred = windows - windows.mean(axis=(3, 4), keepdims=True)
+    power = np.abs(np.fft.rfft2(centred * np.outer(hann, hann))) ** 2
+    means = power.mean(axis=(1, 2)).reshape(len(gray_BHW), -1) @ _polar_bins(side)
+    return np.log(means + NO_POWER).reshape(-1, RINGS, SECTORS)
+
+
+def _polar_bins(side: int) -> np.ndarray:
+    """Which frequencies of rfft2 each bin is the mean of, as weights [side * (side // 2 + 1), rings * sectors]."""
+    v, u = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    radius, angle = np.hypot(u, v).ravel(), np.arctan2(v, u).ravel() % np.pi
+    ring = np.digitize(radius, np.geomspace(1 / side, 0.5, RINGS + 1)[1:-1])
+    sector = np.round(angle * SECTORS / np.pi).astype(int) % SECTORS
+    is_mirrored = ((u > 0) & (u < 0.5)).ravel()  # rfft2 leaves out the mirror image, which is as strong
+    weight = ((radius > 0) & (radius <= 0.5)) * (1 + is_mirrored)
+    bins = np.eye(RINGS * SECTORS)[ring * SECTORS + sector] * weight[:, None]
+    return bins / np.maximum(bins.sum(axis=0), 1)
+
+
+def thumbnail(pixels_BHWC: np.ndarray) -> np.ndarray:
+    """Mean colours of cells, 0..1: [B, G, G, 3]."""
+    batch, height, width, channels = pixels_BHWC.shape
+    side = THUMBNAIL_CELLS
+    cells = pixels_BHWC.reshape(batch, side, height // side, side, width // side, channels)
+    return cells.mean(axis=(2, 4)) / 255
+
+
+FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "color_histogram": color_histogram,
+    "gradient_histogram": gradient_histogram,
+    "spectrum": spectrum,
+    "thumbnail": thumbnail,
+}
+
+
+def _cell_sums(index_BHW: np.ndarray, bins: int, side: int, weight_BHW: np.ndarray | None = None) -> np.ndarray:
+    """A histogram of 0..bins - 1 in each of side x side equal cells, float64 [B, side * side, bins]."""
+    batch, height, width = index_BHW.shape
+    row, column = np.arange(height) * side // height, np.arange(width) * side // width
+    cell_BHW = np.arange(batch)[:, None, None] * side**2 + row[:, None] * side + column
+    weights = None if weight_BHW is None else weight_BHW.ravel()
+    counts = np.bincount((cell_BHW * bins + index_BHW).ravel(), weights, minlength=batch * side**2 * bins)
+    return counts.reshape(batch, side**2, bins)
