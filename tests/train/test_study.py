@@ -20,6 +20,7 @@ from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED
 from dataset.format import DatasetInfo
 from train.prepare.__main__ import main as prepare
 from train.study import __main__ as study
+from train.study import rival
 from train.study.runs import Launcher
 
 
@@ -33,7 +34,11 @@ def study_file(folder: Path, data: Path, **changes: object) -> Path:
         "pretrain": {"directory": str(data.parent / "captions"), "prepare": [*words, "--captions"]},
         "recipe": "tests/support/tiny.yaml",
         "seeds": [3],
-        "variants": {"full": {}, "probe": {"model.architecture": "clip_linear_probe"}},
+        "variants": {
+            "full": {},
+            "probe": {"model.architecture": "clip_linear_probe"},
+            "words": {"rival": "tfidf"},
+        },
     }
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(study | changes))
@@ -44,20 +49,22 @@ def command(file: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "train.study", str(file), "--output", str(output), "--jobs", "2"]
 
 
-def run_study(file: Path, output: Path) -> tuple[int, list[str]]:
+def run_study(file: Path, output: Path, *more: str) -> tuple[int, list[str]]:
     """The same command in this process, its ranks without a launcher; the exit code and the lines that say why."""
     said, handlers = io.StringIO(), {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         patch.chdir(ROOT)
         patch.setattr(Launcher, "_wait", forked)
         patch.setattr(study, "prepare", lambda data: prepare([*data.prepare, "--output", str(data.directory)]))
-        code = study.main(command(file, output)[3:])
+        code = study.main([*command(file, output)[3:], *more])
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return code, [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
 
 
 def forked(launcher: Launcher, words: list[str], log: Path) -> int:
+    if "train.study.rival" in words:
+        return rival.main(words[3:])
     folder = log.parent / f"said-{words[words.index('--stage') + 1]}"
     ranks = Ranks(words[words.index("--") + 1 :], folder, launcher.ranks, OMP_NUM_THREADS=str(launcher.threads))
     code = max(ranks.wait(), key=abs)
@@ -98,9 +105,37 @@ def test_every_run_has_a_result(studied: tuple[Path, Path]):
     assert full["parameters"] > probe["parameters"] > 1_000_000
 
 
+def test_a_rival_has_a_result_of_the_same_form(studied: tuple[Path, Path]):
+    _, output = studied
+    full, words = (json.loads((output / f"small/{name}/seed3/result.json").read_text()) for name in ("full", "words"))
+    for part in ("test", "irrelevant", "named", "confusion"):
+        assert keys(words[part]) == keys(full[part])
+    assert words["deterministic"] and words["stages"] == {} and words["minutes"] > 0
+    assert (
+        words["versions"]["scikit-learn"] and words["parameters"] > 1000 and words["notes"][0].startswith("color: C ")
+    )
+    color = words["test"]["color"]
+    assert color["products"] == 40 and color["text_share"] == 1.0 and color["accuracy"] > 0.3  # of 17
+    shuffled = {name: tasks["color"]["accuracy"] for name, tasks in words["irrelevant"].items()}
+    assert shuffled["titles_shuffled"] < color["accuracy"] == shuffled["pictures_shuffled"]
+
+
+def keys(tree: object) -> object:
+    return {name: keys(part) for name, part in tree.items()} if isinstance(tree, dict) else None
+
+
+def test_what_is_done_is_not_done_again(studied: tuple[Path, Path]):
+    file, output = studied
+    results = {path: path.stat().st_mtime_ns for path in output.glob("*/*/*/result.json")}
+    assert len(results) == 3
+    assert run_study(file, output, "--variants", "words") == (0, [])
+    assert {path: path.stat().st_mtime_ns for path in results} == results
+
+
 def test_tables_and_plots_are_written(studied: tuple[Path, Path]):
     _, output = studied
-    assert "probe" in (output / "results.md").read_text() and list(output.rglob("*.png"))
+    text = (output / "results.md").read_text()
+    assert "| color | probe | 1 |" in text and "| color | words | 1 |" in text and list(output.rglob("*.png"))
     assert json.loads((output / "results.json").read_text())
 
 

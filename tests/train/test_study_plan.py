@@ -30,10 +30,13 @@ def plan(folder: Path, precision: str = "fp32", output: str = "", **changes: obj
 def test_every_study_of_the_project_resolves(path: Path, tmp_path: Path):
     name, study = read_study(path.stem)
     runs = Plan(name, study, tmp_path, "fp32").runs()
-    assert len(runs) == len(study.seeds) * len(study.variants) and len(study.seeds) >= 3
+    networks = [run for run in runs if not run.rival]
+    rivals = [options for options in study.variants.values() if "rival" in options]
+    assert len(networks) == len(study.seeds) * (len(study.variants) - len(rivals)) and len(study.seeds) >= 3
+    assert len(runs) - len(networks) == len(rivals)
     assert len({run.directory for run in runs}) == len(runs)
     assert next(iter(study.variants)) == "full"
-    assert all(run.resolved().model.pretrained for run in runs)  # warmup freezes the towers
+    assert all(run.resolved().model.pretrained for run in networks)  # warmup freezes the towers
 
 
 def test_a_variants_options_win_over_the_studys(tmp_path: Path):
@@ -60,6 +63,18 @@ def test_the_towers_are_trained_by_contrastive_alone(tmp_path: Path):
     assert without.pretraining is None and {run.towers for run in without.runs()} == {None}
 
 
+def test_a_rival_is_run_once_and_needs_neither_recipe_nor_towers(tmp_path: Path):
+    small = plan(tmp_path, variants={"full": {}, "words": {"rival": "tfidf"}})
+    full, words, later = small.runs()
+    assert [run.name for run in (full, words, later)] == ["small/full/seed4", "small/words/seed4", "small/full/seed5"]
+    assert (words.rival, words.options, words.stages, words.towers) == ("tfidf", (), (), None)
+    assert words.data == Path("data/small") and full.rival is None
+    stamp = words.stamp("d", None)
+    assert stamp == small.runs(["words"])[0].stamp("d", None) != words.stamp("e", None)
+    other = plan(tmp_path, options={}, variants={"full": {}, "words": {"rival": "image_features"}}).runs(["words"])
+    assert other[0].stamp("d", None) != stamp
+
+
 def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):
     def stamps(data: str = "d", towers: str | None = "t", output: str = "", **changes: object):
         return [run.stamp(data, towers) for run in plan(tmp_path, output=output, **changes).runs()]
@@ -77,6 +92,11 @@ def test_the_stamp_changes_with_what_the_result_depends_on(tmp_path: Path):
     [
         ({"sedes": [1]}, "small.yaml: sedes: Extra inputs are not permitted"),
         ({"variants": {}}, "small.yaml: variants: Dictionary should have at least 1 item"),
+        (
+            {"variants": {"words": {"rival": "gzip"}}},
+            "words: {'rival': 'gzip'}: a rival is one of tfidf, ",
+        ),
+        ({"variants": {"words": {"rival": "tfidf", "seed": 1}}}, "image_features, and takes no options"),
         ({"seeds": []}, "small.yaml: seeds: List should have at least 1 item"),
         ({"variants": {"full": {"model.clip_name": "x"}}}, "model.clip_name: Extra inputs are not permitted"),
     ],

@@ -111,6 +111,16 @@ def test_variants_by_hand(study: Path):
     assert plain.holds("drop") and not full.holds("drop") and "drop/color/products" not in plain.figures
 
 
+def test_a_deterministic_run_is_compared_with_every_seed(study: Path):
+    write(study, result("tfidf", 0, 0.80) | {"deterministic": True, "stages": {}})
+    words = aggregate(read_results(study))["toys"]["tfidf"]
+    assert words.title == "TF-IDF" and words["test/color/accuracy"].standard_error is None
+    drop = words["drop/color/accuracy"]  # 0.90, 0.94 and 0.95 less 0.80
+    assert drop.values == pytest.approx({0: 0.10, 1: 0.14, 2: 0.15})
+    report.report(study)
+    assert "| color | TF-IDF | 3 | +0.065 ± 0.008 | +0.130 ± 0.015 |" in (study / "results.md").read_text()
+
+
 def test_tuning_naming_and_perturbations_are_paired_by_seed(study: Path):
     full = aggregate(read_results(study))["toys"]["full"]
     gain = full["tuning/color/accuracy"]  # 0, 0.01, 0.02

@@ -75,12 +75,12 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
 
 
 def _submit(pool: ThreadPoolExecutor, plans: list[Plan], runs: list[Run], launcher: Launcher) -> list[Future[None]]:
-    """The towers of all studies first, then the runs, which wait for theirs."""
+    """The towers of all studies first, then the runs; those that start from towers wait for theirs."""
     first = [plan.pretraining for plan in plans if plan.pretraining]
     towers = {run.study: pool.submit(train_towers, run, launcher) for run in first}
 
     def work(run: Run) -> None:
-        if run.study in towers:
+        if run.towers:
             towers[run.study].result()
         complete(run, launcher)
 

@@ -7,15 +7,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from cma_clip.settings import StrictModel, one_line
 from model.networks import NETWORKS, StageName
 from train.recipe import Recipe, load_recipe
+from train.rivals.table import RIVALS
 
 STUDIES = Path(__file__).parents[1] / "studies"
+RIVAL = "rival"
 Options = dict[str, str | int | float | bool]
 
 
@@ -37,6 +40,8 @@ class Study(StrictModel):
         options: dotted options laid over the recipe, for all variants.
         seeds: of weights, order and dropout.
         variants: name -> its own dotted options, laid over the others. The first is what the others are compared with.
+            `{rival: NAME}` is no network but one of train.rivals: it knows neither recipe nor options, and as chance
+            has no part in it, it is run once, under the first seed.
     """
 
     data: DataSet
@@ -45,6 +50,14 @@ class Study(StrictModel):
     options: Options = {}
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     variants: dict[str, Options] = Field(min_length=1)
+
+    @field_validator("variants", mode="after")
+    @classmethod
+    def _rivals_are_known(cls, variants: dict[str, Options]) -> dict[str, Options]:
+        for name, options in variants.items():
+            if RIVAL in options and (len(options) > 1 or options[RIVAL] not in RIVALS):
+                raise ValueError(f"{name}: {options}: a rival is one of {', '.join(RIVALS)}, and takes no options")
+        return variants
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,7 @@ class Run:
         stages: in their order.
         directory: holds the stages and, at the end, result.json.
         towers: weights that it starts from; None where the recipe names them.
+        rival: of train.rivals, in place of a network; then there are no options, stages or towers.
     """
 
     study: str
@@ -70,6 +84,7 @@ class Run:
     stages: tuple[StageName, ...]
     directory: Path
     towers: Path | None = None
+    rival: str | None = None
 
     @property
     def name(self) -> str:
@@ -90,9 +105,13 @@ class Run:
             data_hash: of the data set.
             towers: sha256 of the pretrained weights.
         """
-        recipe = self.resolved().model_dump(mode="json")
-        recipe["model"].pop("pretrained")
-        return hashlib.sha256(json.dumps([recipe, self.stages, data_hash, towers]).encode()).hexdigest()[:12]
+        if self.rival:
+            parts: list[Any] = [self.rival, data_hash]
+        else:
+            recipe = self.resolved().model_dump(mode="json")
+            recipe["model"].pop("pretrained")
+            parts = [recipe, self.stages, data_hash, towers]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -131,17 +150,21 @@ class Plan:
         chosen = [variant for variant in variants or known if variant in known]
         if not chosen:
             raise ValueError(f"--variants {' '.join(variants or ())}: study {self.name} has {', '.join(known)}")
-        return [self._run(variant, seed) for seed in self.study.seeds for variant in chosen]
+        runs = [self._run(variant, seed) for seed in self.study.seeds for variant in chosen]
+        return [run for run in runs if not run.rival or run.seed == self.study.seeds[0]]
 
     def _run(self, variant: str, seed: int) -> Run:
+        directory = self.output / self.name / variant / f"seed{seed}"
+        data, recipe = self.study.data.directory, self.study.recipe
+        if rival := self.study.variants[variant].get(RIVAL):
+            return Run(self.name, variant, seed, data, recipe, (), (), directory, rival=str(rival))
         settings = {"precision": self.precision, **self.study.options, **self.study.variants[variant], "seed": seed}
         towers = self.pretraining.weights if self.pretraining else None
         if towers:
             settings["model.pretrained"] = str(towers)
-        recipe, options = self.study.recipe, _words(settings)
+        options = _words(settings)
         stages = NETWORKS[load_recipe(recipe, options).model.architecture].stages
-        directory = self.output / self.name / variant / f"seed{seed}"
-        return Run(self.name, variant, seed, self.study.data.directory, recipe, options, stages, directory, towers)
+        return Run(self.name, variant, seed, data, recipe, options, stages, directory, towers)
 
 
 def _words(options: Options) -> tuple[str, ...]:

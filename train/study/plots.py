@@ -104,6 +104,8 @@ def learning_curves(variants: Variants, tasks: list[str]) -> Figure:
     for axis, task in zip(axes, tasks, strict=True):
         longest: dict[str, float] = {}
         for place, variant in enumerate(variants.values()):
+            if not any(run.stages for run in variant.runs):  # a rival without a network
+                continue
             seen, height, ends = mean_curve(variant.runs, f"{task}/{METRIC}")
             color = COLORS[place % len(COLORS)]
             axis.plot(seen, height, "o-", color=color, markersize=2.5, linewidth=1.2, label=variant.title)

@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 
 from cma_clip.settings import StrictModel, read_json
 from model.networks import NETWORKS
+from train.rivals.table import RIVALS
 
 REFERENCE = "full"
 # How tables and plots name a variant, in their order; others follow under their own names.
@@ -20,7 +21,7 @@ NAMES = {
     "full": "full",
     "no_mwa": "without MWA",
     "no_mwa_no_swa": "without MWA and SWA",
-} | {name: row.title for name, row in NETWORKS.items() if name != "cma_clip"}
+} | {name: row.title for name, row in (NETWORKS | RIVALS).items() if name != "cma_clip"}
 COUNTS = ("products", "left_out")
 Numbers = dict[str, int | float | None]
 
@@ -85,11 +86,15 @@ class StageResult(Measured):
 
 
 class RunResult(Measured):
-    """The content of a run's `result.json`."""
+    """The content of a run's `result.json`.
+
+    deterministic: chance has no part in it, so one run stands for every seed; it has no stages.
+    """
 
     data_set: str
     variant: str
     seed: int
+    deterministic: bool = False
     commit: str | None
     minutes: float
     hardware: str | dict[str, Any]
@@ -172,7 +177,7 @@ class Variant:
 
     Args:
         runs: one a seed.
-        reference: the runs that this variant is compared with, seed by seed.
+        reference: the runs that this variant is compared with, seed by seed; a deterministic one with each of them.
     Attributes:
         title: its name in tables and plots.
         figures: as RunResult's, and `drop/TASK/METRIC`: what the reference is better by.
@@ -184,9 +189,14 @@ class Variant:
         better = {run.seed: flat(run.test) for run in reference}
         values: dict[str, dict[int, float | None]] = {}
         for run in self.runs:
-            drop = subtract(better.get(run.seed, {}), flat(run.test))
-            for path, value in (run.figures() | flat(drop, "drop/")).items():
-                values.setdefault(path, {})[run.seed] = value
+            drops = {
+                seed: flat(subtract(theirs, flat(run.test)), "drop/")
+                for seed, theirs in better.items()
+                if run.deterministic or seed == run.seed
+            }
+            for seed, figures in [(run.seed, run.figures()), *drops.items()]:
+                for path, value in figures.items():
+                    values.setdefault(path, {})[seed] = value
         self.figures = {path: Summary(by_seed) for path, by_seed in values.items()}
 
     def __getitem__(self, path: str) -> Summary:

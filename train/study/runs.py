@@ -26,6 +26,7 @@ from train.study.measure import measure
 from train.study.plan import Run
 
 PACKAGES = ("torch", "deepspeed", "open_clip_torch", "triton")
+RIVAL_PACKAGES = ("scikit-learn", "scipy", "numpy")
 TOWERS = "towers.clip."
 
 
@@ -43,24 +44,30 @@ class Launcher:
         self.stopping = threading.Event()
 
     def stage(self, run: Run, stage: str) -> None:
-        """Train one stage, or what is left of it; the output goes to the run's log.txt.
+        """Train one stage, or what is left of it.
+
+        Raises:
+            Stopped, ValueError: as `work`.
+        """
+        words = ["train.launch", f"--num_accelerators={self.ranks}", f"--master_port={_free_port()}", "--"]
+        words += ["--stage", stage, "--config", str(run.recipe), "--data", str(run.data)]
+        self.work(run, f"stage {stage}", [*words, "--output", str(run.directory), *run.options])
+
+    def work(self, run: Run, what: str, words: list[str]) -> None:
+        """`python -m WORDS`; the output goes to the run's log.txt.
 
         Raises:
             Stopped: by `stop`.
             ValueError: it failed; with its last line.
         """
-        command = [sys.executable, "-m", "train.launch"]
-        command += [f"--num_accelerators={self.ranks}", f"--master_port={_free_port()}", "--"]
-        command += ["--stage", stage, "--config", str(run.recipe), "--data", str(run.data)]
-        command += ["--output", str(run.directory), *run.options]
         log = run.directory / "log.txt"
-        code = None if self.stopping.is_set() else self._wait(command, log)
+        code = None if self.stopping.is_set() else self._wait([sys.executable, "-m", *words], log)
         if code != 0 and self.stopping.is_set():
             raise Stopped("what is done is kept")
         if code:
             lines = log.read_text(errors="replace").splitlines()
             said = next((line for line in reversed(lines) if line.startswith("error: ")), f"exit code {code}")
-            raise ValueError(f"{run.name}, stage {stage}: {said.removeprefix('error: ')} (all of it: {log})")
+            raise ValueError(f"{run.name}, {what}: {said.removeprefix('error: ')} (all of it: {log})")
 
     def stop(self, *_: object) -> None:
         """End all children and start no more."""
@@ -85,7 +92,6 @@ class Launcher:
 
 def train(run: Run, launcher: Launcher) -> dict[str, float]:
     """All stages that are not finished; returns the minutes that each took in all its sittings."""
-    run.directory.mkdir(parents=True, exist_ok=True)
     times = run.directory / "minutes.json"
     minutes: dict[str, float] = json.loads(times.read_text()) if times.exists() else {}
     for stage in run.stages:
@@ -105,6 +111,7 @@ def train(run: Run, launcher: Launcher) -> dict[str, float]:
 def train_towers(run: Run, launcher: Launcher) -> None:
     """Train the towers and write them as a weight file that `model.pretrained` takes, unless it is there."""
     if not run.weights.exists():
+        run.directory.mkdir(parents=True, exist_ok=True)
         train(run, launcher)
         weights = load_file(run.directory / "contrastive/best/model.safetensors")
         clip = {name.removeprefix(TOWERS): tensor for name, tensor in weights.items() if name.startswith(TOWERS)}
@@ -112,7 +119,7 @@ def train_towers(run: Run, launcher: Launcher) -> None:
 
 
 def complete(run: Run, launcher: Launcher) -> None:
-    """Train and measure a run that has no result.
+    """Train, or fit, and measure a run that has no result.
 
     Raises:
         ValueError: it has one that was made with other settings, data or towers; or as Launcher.stage.
@@ -120,10 +127,12 @@ def complete(run: Run, launcher: Launcher) -> None:
     path = run.directory / "result.json"
     stamp = run.stamp(DatasetInfo.read(run.data).hash, file_sha256(run.towers) if run.towers else None)
     if not path.exists():
+        run.directory.mkdir(parents=True, exist_ok=True)
         minutes = train(run, launcher)
         began = time.monotonic()
-        result = judge(run, minutes) | {"stamp": stamp}
-        result["minutes"] += (time.monotonic() - began) / 60
+        measured = fit_and_judge(run, launcher) if run.rival else judge(run, minutes)
+        result = origin(run) | measured | {"stamp": stamp}
+        result["minutes"] = sum(minutes.values()) + (time.monotonic() - began) / 60
         write_atomically(path, json.dumps(result, indent=1) + "\n")
     elif (before := json.loads(path.read_text())["stamp"]) != stamp:
         raise ValueError(
@@ -132,8 +141,29 @@ def complete(run: Run, launcher: Launcher) -> None:
         )
 
 
+def origin(run: Run) -> dict[str, Any]:
+    """Where a result comes from; with what is measured it has the form of train.study.results.RunResult."""
+    packages = RIVAL_PACKAGES if run.rival else PACKAGES
+    return {
+        "data_set": run.study,
+        "variant": run.variant,
+        "seed": run.seed,
+        "commit": commit(),
+        "hardware": processor(),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def fit_and_judge(run: Run, launcher: Launcher) -> dict[str, Any]:
+    """Fit a rival in a process of its own, which can be stopped at any time, and measure it on the test split."""
+    path = run.directory / "measured.json"
+    words = ["train.study.rival", str(run.rival), "--data", str(run.data), "--output", str(path)]
+    launcher.work(run, f"rival {run.rival}", words)
+    return {"deterministic": True, "stages": {}, **json.loads(path.read_text())}
+
+
 def judge(run: Run, minutes: dict[str, float]) -> dict[str, Any]:
-    """Measure what the stages left on the test split; the form is that of train.study.results.RunResult."""
+    """Measure what the stages left on the test split."""
     *_, last = bundles = {stage: run.directory / stage / "best" for stage in run.stages}
     measured = measure(bundles[last], run.data)
     stages = {stage: stage_summary(run, stage) | {"minutes": minutes[stage]} for stage in run.stages}
@@ -142,13 +172,6 @@ def judge(run: Run, minutes: dict[str, float]) -> dict[str, Any]:
     stages[last]["test"] = measured["test"]
     weights = load_file(bundles[last] / "model.safetensors")
     return {
-        "data_set": run.study,
-        "variant": run.variant,
-        "seed": run.seed,
-        "commit": commit(),
-        "minutes": sum(minutes.values()),
-        "hardware": processor(),
-        "versions": {package: version(package) for package in PACKAGES},
         "parameters": sum(tensor.numel() for tensor in weights.values()),
         "weights": file_sha256(bundles[last] / "model.safetensors"),
         "stages": stages,
