@@ -48,7 +48,7 @@ def test_L1_concurrency_sweep(server, data, tmp_path, capsys):
         assert list(row["steps"]) == STEPS and not any(step["failed"] for step in row["steps"].values())
         on_server = sum(step["queue_ms"] + step["compute_ms"] for step in row["steps"].values())
         mean_ms = row["concurrency"] / row["throughput"] * 1000
-        assert 0.2 * mean_ms < on_server < 2 * mean_ms, "the steps account for most of a call"
+        assert 0.01 * mean_ms < on_server < 2 * mean_ms, "the steps are a part of a call, in the same unit"
     assert rows[0]["steps"]["engine"]["batch"] == 1 < rows[-1]["steps"]["engine"]["batch"]
     table = (tmp_path / "table.md").read_text()
     assert "| 64 | " in table and "yes  no failure but refusals of a full queue" in table

@@ -52,7 +52,7 @@ class Ranks:
         for process in self.processes:
             process.start()
 
-    def wait(self, timeout: float = 120) -> list[int]:
+    def wait(self, timeout: float = 300) -> list[int]:
         """Exit codes of the ranks; like the launcher, it sends SIGTERM to the others where one has failed."""
         end, is_told = time.monotonic() + timeout, False
         while any(process.is_alive() for process in self.processes):

@@ -32,25 +32,26 @@ def table(tmp_path):
     return write_csv(tmp_path / "shop.csv", rows)
 
 
-SLOW = f"""
+HALTED = f"""
 import sys, time
 from dataset import parts
 from train.prepare import catalog
 from train.prepare.__main__ import main
 
-def slowly(*arguments):
-    for part in parts.cut_rows(*arguments):
-        time.sleep(0.1)
+def halted(*arguments):
+    for number, part in enumerate(parts.cut_rows(*arguments)):
+        if number == 10:
+            time.sleep(60)
         yield part
 
-parts.PART_ROWS, catalog.cut_rows = {PART_ROWS}, slowly
+parts.PART_ROWS, catalog.cut_rows = {PART_ROWS}, halted
 sys.exit(main(sys.argv[1:]))
 """
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    """In a process of its own, with parts small enough to be many and so slow that a signal comes among them."""
-    return subprocess.Popen([sys.executable, "-c", SLOW, *arguments], cwd=ROOT)
+    """In a process of its own, with parts small enough to be many, which halts among them until a signal comes."""
+    return subprocess.Popen([sys.executable, "-c", HALTED, *arguments], cwd=ROOT)
 
 
 def finished(output: Path) -> list[Path]:
