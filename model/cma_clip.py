@@ -36,7 +36,21 @@ class Network(nn.Module):
 
 
 class CMAClip(Network):
-    """CLIP towers, sequence-wise attention (or none), modality-wise attention and a head per task."""
+    """CLIP towers, sequence-wise attention (or none), modality-wise attention and a head per task.
+
+    Args:
+        reads_both: the heads take λ·T' and (1 - λ)·I' side by side, [.., 2 D], instead of their sum.
+    """
+
+    def __init__(
+        self,
+        towers: ClipTowers,
+        heads: nn.Module,
+        mixer: SequenceAttention | None = None,
+        reads_both: bool = False,
+    ) -> None:
+        super().__init__(towers, heads, mixer)
+        self.reads_both = reads_both
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         """Classify products.
@@ -52,9 +66,17 @@ class CMAClip(Network):
             image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
+        if self.reads_both:
+            # λ·[T', 0] + (1 - λ)·[0, I'] = [λ·T', (1 - λ)·I']
+            nothing_BD = torch.zeros_like(image_cls_BD)
+            text_cls_BD = torch.cat([text_cls_BD, nothing_BD], dim=1)
+            image_cls_BD = torch.cat([nothing_BD, image_cls_BD], dim=1)
         return Output(*self.modality_heads(text_cls_BD, image_cls_BD, present_B2))
 
 
 def cma_clip(parts: Parts) -> Network:
-    mixer = parts.mixer() if parts.config.sequence_attention else None
-    return CMAClip(parts.towers, parts.heads(learned_share=parts.config.modality_attention), mixer)
+    config, width = parts.config, parts.sizes[0]
+    mixer = parts.mixer() if config.sequence_attention else None
+    reads_both = config.head_inputs == "both"
+    heads = parts.heads(2 * width if reads_both else width, learned_share=config.modality_attention)
+    return CMAClip(parts.towers, heads, mixer, reads_both)

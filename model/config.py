@@ -68,8 +68,11 @@ class ModelConfig(StrictModel):
         pretrained: open_clip weight tag (`openai`) or a local weight file; None leaves the towers random.
         sequence_attention: False removes it (section 4, "without SWA").
         sequence_layers, sequence_heads: size of sequence-wise attention; its width is CLIP's embedding width.
-        sequence_norm: `post` as in BERT, or `pre`.
+        sequence_norm: `post` as in BERT, `pre`, or `gated`: `pre`, with each branch scaled by learned factors that
+            start at 0, so that training starts from CLIP's own features (as ReZero, arXiv 2003.04887).
         modality_attention: False fixes λ at 0.5 (section 4, "without MWA").
+        head_inputs: what a head's first layer reads: `sum` is λ·T' + (1 - λ)·I' (section 2.3); `both` has weights
+            for λ·T' and (1 - λ)·I' each, which contains the sum, and late fusion at λ = 0.5.
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.
         dropout: in sequence-wise attention and heads.
         kernels: what computes modality-wise attention and heads: `triton` (fused kernels, CUDA), `reference`
@@ -83,8 +86,9 @@ class ModelConfig(StrictModel):
     sequence_attention: bool = True
     sequence_layers: int = Field(12, ge=1)
     sequence_heads: int = Field(8, ge=1)
-    sequence_norm: Literal["post", "pre"] = "post"
+    sequence_norm: Literal["post", "pre", "gated"] = "post"
     modality_attention: bool = True
+    head_inputs: Literal["sum", "both"] = "sum"
     head_width: int | None = Field(None, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     kernels: Literal["auto", "triton", "reference"] = "auto"

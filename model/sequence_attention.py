@@ -28,13 +28,14 @@ class SequenceAttention(nn.Module):
         self.text_position = nn.Parameter(torch.empty(text_tokens, width))
         self.image_position = nn.Parameter(torch.empty(image_tokens, width))
         self.modality_type = nn.Parameter(torch.empty(2, width))
-        self.embedding_norm = nn.LayerNorm(width)
+        is_gated = config.sequence_norm == "gated"
+        self.embedding_norm = nn.Identity() if is_gated else nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, width) for _ in range(config.sequence_layers))
         self.final_norm = nn.LayerNorm(width) if config.sequence_norm == "pre" else nn.Identity()
         self.apply(_initialise)
         for embedding in (self.text_position, self.image_position, self.modality_type):
-            nn.init.normal_(embedding, std=0.02)
+            nn.init.normal_(embedding, std=0.0 if is_gated else 0.02)
 
     def forward(self, text_BTD: Tensor, image_BPD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Returns T'_CLS and I'_CLS, both [B, D].
@@ -59,23 +60,25 @@ class SequenceAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block as in BERT; `sequence_norm: pre` moves the norms to the branches' entrance."""
+    """One transformer block as in BERT; `pre` and `gated` move the norms to the branches' entrance."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
         if width % config.sequence_heads:
             raise ValueError(f"model.sequence_heads: {config.sequence_heads} does not divide the width {width}")
-        self.heads, self.norm_first = config.sequence_heads, config.sequence_norm == "pre"
+        self.heads, self.norm_first = config.sequence_heads, config.sequence_norm != "post"
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.attention_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.mlp_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
+        self.gates = nn.Parameter(torch.zeros(2, width)) if config.sequence_norm == "gated" else None
 
     def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        x_BSD = self._residual(x_BSD, self.attention_norm, lambda x: self.attend(x, mask_BS))
-        return self._residual(x_BSD, self.mlp_norm, self.mlp)
+        attention_gate, mlp_gate = (1.0, 1.0) if self.gates is None else self.gates
+        x_BSD = self._residual(x_BSD, self.attention_norm, lambda x: attention_gate * self.attend(x, mask_BS))
+        return self._residual(x_BSD, self.mlp_norm, lambda x: mlp_gate * self.mlp(x))
 
     def _residual(self, x: Tensor, norm: nn.LayerNorm, branch: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:

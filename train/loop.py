@@ -133,8 +133,7 @@ class StageLoop:
     def _objective(self) -> ClassificationObjective | ContrastiveObjective:
         if self.job.stage == "contrastive":
             return ContrastiveObjective(self.network, self.ranks.rank, self.ranks.world_size)
-        dropout = self.settings.modality_dropout
-        return ClassificationObjective(self.network, self.train.tasks, dropout, self.positive_weight_C)
+        return ClassificationObjective(self.network, self.train.tasks, self.settings, self.positive_weight_C)
 
     def _train_epoch(self) -> None:
         sampler = ShuffledBatches(

@@ -26,6 +26,8 @@ class StageConfig(StrictModel):
         learning_rate: peak, after a linear warm-up over warmup_fraction of the updates; then cosine to 0.
         gradient_clipping: largest norm of the gradient; 0 leaves it as it is.
         modality_dropout: share of the complete products that lose their title or image while training.
+        mismatched: share of the complete products that get another product's title (two of three) or image (one of
+            three) while training, and keep their labels, so that the network learns whom to believe.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -38,6 +40,7 @@ class StageConfig(StrictModel):
     warmup_fraction: float = Field(0.05, ge=0, le=1)
     gradient_clipping: float = Field(1.0, ge=0)
     modality_dropout: float = Field(0.0, ge=0, lt=1)
+    mismatched: float = Field(0.0, ge=0, lt=1)
 
 
 class Stages(StrictModel):

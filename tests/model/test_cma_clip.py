@@ -16,6 +16,7 @@ from model.tokenizer import build_tokenizer
 
 TITLES = ["Rosewood red dress!", "a very long ! title of a polka dot dress by Bluebell ! with ! pockets", ""]
 BOTH = torch.ones(3, 2, dtype=torch.bool)
+ROBUST = {"sequence_norm": "gated", "head_inputs": "both"}
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,10 @@ def test_cut_titles_give_the_same_answer_as_77_tokens(inputs):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("settings", [{}, ROBUST])
 @pytest.mark.parametrize(("present", "share"), [((True, False), 1.0), ((False, True), 0.0)])
-def test_P1_absent_modality_has_no_share_and_no_influence(inputs, present, share):
-    network = spread(tiny_network())
+def test_P1_absent_modality_has_no_share_and_no_influence(inputs, present, share, settings):
+    network = spread(tiny_network(tiny_config(**settings)))
     input_ids, pixels = inputs
     mask = torch.tensor([present]).expand(3, 2)
     logits, text_share = network(input_ids, pixels, mask)
@@ -97,6 +99,41 @@ def test_pre_norm_is_another_network(inputs):
         post = tiny_network().eval()(*inputs, BOTH).logits_BC
         pre = tiny_network(tiny_config(sequence_norm="pre")).eval()(*inputs, BOTH).logits_BC
     assert torch.isfinite(pre).all() and not torch.allclose(pre, post)
+
+
+@torch.no_grad()
+def test_gated_attention_starts_from_clips_own_features_and_leaves_them(inputs):
+    network = tiny_network(tiny_config(sequence_norm="gated")).eval()
+    text, image, mask = network.towers(*inputs)
+    mask = torch.cat([mask, BOTH[:, 1:].expand(-1, image.shape[1])], dim=1)
+    for mixed, own in zip(network.sequence_attention(text, image, mask), (text, image), strict=True):
+        torch.testing.assert_close(mixed, own[:, 0], rtol=0, atol=0)
+    for mixed, own in zip(spread(network).sequence_attention(text, image, mask), (text, image), strict=True):
+        assert not torch.allclose(mixed, own[:, 0], atol=1e-2)
+
+
+@torch.no_grad()
+def test_heads_that_read_both_contain_the_sum_and_late_fusion(inputs):
+    both = spread(tiny_network(tiny_config(head_inputs="both", sequence_attention=False))).double()
+    text, image = (tokens[:, 0] for tokens in both.towers(*inputs)[:2])
+    width, heads = text.shape[1], both.modality_heads
+    energy = text @ heads.relevance[:, :width].T - image @ heads.relevance[:, width:].T
+    for_text, for_image = heads.hidden_weight.split(width, dim=2)
+    logits, share = both(*inputs, BOTH)
+    torch.testing.assert_close(share, energy.sigmoid(), check_dtype=False)
+    weighted = share.T[..., None] * text, (1 - share.T[..., None]) * image
+    hidden = weighted[0] @ for_text.mT + weighted[1] @ for_image.mT + heads.hidden_bias[:, None]
+    outputs = zip(torch.nn.functional.gelu(hidden), heads.output_weight.split([3, 2]), strict=True)
+    expected = torch.cat([active @ weight.T for active, weight in outputs], dim=1) + heads.output_bias
+    torch.testing.assert_close(logits, expected, rtol=1e-6, atol=1e-6)
+
+    summed = tiny_network(tiny_config(sequence_attention=False)).eval().double()
+    weights = {name: tensor for name, tensor in both.state_dict().items() if name in summed.state_dict()}
+    weights["modality_heads.relevance"] = heads.relevance[:, :width]
+    weights["modality_heads.hidden_weight"] = for_text
+    summed.load_state_dict(weights)
+    heads.relevance[:, width:], heads.hidden_weight[:, :, width:] = heads.relevance[:, :width], for_text
+    torch.testing.assert_close(both(*inputs, BOTH).logits_BC, summed(*inputs, BOTH).logits_BC, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()

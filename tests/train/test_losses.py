@@ -13,7 +13,8 @@ from tiny import TASKS, tiny_network
 from model.tasks import MISSING, MultiLabel, TaskSet
 from train.contrastive import ContrastiveObjective
 from train.data import Batch
-from train.losses import ClassificationObjective, classification_losses, drop_modalities
+from train.losses import ClassificationObjective, classification_losses, drop_modalities, exchange_modalities
+from train.recipe import StageConfig
 
 TENSORS = ("input_ids_BT", "pixels_BHWC", "present_B2", "targets_BC", "readable_B")
 TAGS = MultiLabel(name="tags", labels=["a", "b"])
@@ -56,12 +57,12 @@ def test_weighted_labels_by_hand():
 def test_the_objective_weighs_and_its_checkpoints_do_not_hold_the_weights():
     tasks, weights = TaskSet([TASKS[0], TAGS]), torch.tensor([1.0, 1.0, 1.0, 3.0, 5.0])
     network = tiny_network(tasks=tasks).eval()
-    weighted = ClassificationObjective(network, tasks, 0.0, weights).eval()
+    weighted = ClassificationObjective(network, tasks, StageConfig(), weights).eval()
     result = weighted(batch())
     logits = result.output.logits_BC[:, 3:]
     expected = torch.nn.BCEWithLogitsLoss(pos_weight=weights[3:])(logits, batch().targets_BC[:, 3:])
     torch.testing.assert_close(result.parts["tags"], expected.detach())
-    plain = ClassificationObjective(network, tasks, 0.0).eval()
+    plain = ClassificationObjective(network, tasks, StageConfig()).eval()
     assert result.parts["tags"] > plain(batch()).parts["tags"]
     assert result.parts["color"] == plain(batch()).parts["color"]
     assert weighted.state_dict().keys() == plain.state_dict().keys()
@@ -177,7 +178,7 @@ def test_ranks_and_micro_batches_together_have_the_gradients_of_one_batch(monkey
 
 def test_objective_counts_each_label_the_same():
     network, inputs = tiny_network().eval(), batch()
-    objective = ClassificationObjective(network, TASKS, 0.0).eval()
+    objective = ClassificationObjective(network, TASKS, StageConfig()).eval()
     whole = objective(inputs)
     assert list(whole.parts) == ["color", "pattern"]
     assert whole.loss.item() == pytest.approx(sum(part.item() for part in whole.parts.values()))
@@ -201,7 +202,34 @@ def test_modality_dropout_hides_one_of_two_and_never_both():
 
 
 def test_modality_dropout_is_for_training_only():
-    objective = ClassificationObjective(tiny_network(), TASKS, 0.9)
+    objective = ClassificationObjective(tiny_network(), TASKS, StageConfig(modality_dropout=0.9))
+    inputs = batch()
+    assert objective.eval()(inputs).loss == objective(inputs).loss
+    torch.manual_seed(0)
+    assert objective.train()(inputs).loss != objective.eval()(inputs).loss
+
+
+def test_exchanged_titles_and_images_are_another_products():
+    torch.manual_seed(0)
+    inputs, titles, images = batch(200), 0, 0
+    inputs.present_B2[:20, 0], inputs.present_B2[20:40, 1] = False, False
+    for _ in range(50):
+        changed = exchange_modalities(inputs, 0.3)
+        assert changed.targets_BC is inputs.targets_BC and changed.present_B2 is inputs.present_B2
+        other_title_B = (changed.input_ids_BT != inputs.input_ids_BT).any(dim=1)
+        other_image_B = (changed.pixels_BHWC != inputs.pixels_BHWC).flatten(1).any(dim=1)
+        assert not (other_title_B & other_image_B).any() and not (other_title_B | other_image_B)[:40].any()
+        titles, images = titles + other_title_B.sum().item(), images + other_image_B.sum().item()
+    assert (titles + images) / 50 / 160 == pytest.approx(0.3 * 0.9, abs=0.02)  # a tenth would get what is not there
+    assert titles / images == pytest.approx(2, abs=0.3)
+
+
+def test_a_product_alone_has_nobody_to_exchange_with():
+    assert torch.equal(exchange_modalities(batch(1), 0.9).input_ids_BT, batch(1).input_ids_BT)
+
+
+def test_titles_are_exchanged_in_training_only():
+    objective = ClassificationObjective(tiny_network(), TASKS, StageConfig(mismatched=0.9))
     inputs = batch()
     assert objective.eval()(inputs).loss == objective(inputs).loss
     torch.manual_seed(0)
