@@ -108,7 +108,7 @@ def build(recipe: Recipe, stage: StageName, tasks: TaskSet) -> ClassificationObj
     network, _ = build_network(recipe.model, tasks)
     architecture = NETWORKS[recipe.model.architecture]
     freeze(network, stage, architecture)
-    objective = ClassificationObjective(network, tasks, modality_dropout=0.0).to(device()).train()
+    objective = ClassificationObjective(network, tasks, StageConfig()).to(device()).train()
     train_mode(network, stage, architecture)
     return objective
 
