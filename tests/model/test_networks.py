@@ -231,11 +231,21 @@ def test_a_bundle_remembers_its_architecture(inputs, name: str, tmp_path: Path):
     assert torch.equal(loaded(*inputs).logits_BC, network(*inputs).logits_BC)
 
 
-@pytest.mark.parametrize("name", ["clip_linear_probe", "mmbt"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"architecture": "clip_linear_probe"},
+        {"architecture": "mmbt"},
+        {"sequence_norm": "gated", "head_inputs": "both"},
+    ],
+)
 @torch.no_grad()
-def test_a_rival_can_be_exported_for_any_batch(inputs, name: str, tmp_path: Path):
-    config = tiny_bundle_config(tiny_config(architecture=name))
-    save_bundle(tmp_path / "bundle", config, network_of(name))
+def test_every_form_can_be_exported_for_any_batch(inputs, settings: dict[str, str], tmp_path: Path):
+    config = tiny_bundle_config(tiny_config(**settings))
+    network = tiny_network(config.model).eval()
+    for parameter in network.parameters():  # gates that are open, among others
+        parameter += 0.02
+    save_bundle(tmp_path / "bundle", config, network)
     bundle = load_bundle(tmp_path / "bundle")
     write_onnx(bundle, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
