@@ -33,7 +33,7 @@ def table(tmp_path):
 
 
 HALTED = f"""
-import sys, time
+import signal, sys, time
 from dataset import parts
 from train.prepare import catalog
 from train.prepare.__main__ import main
@@ -44,6 +44,7 @@ def halted(*arguments):
             time.sleep(60)
         yield part
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 parts.PART_ROWS, catalog.cut_rows = {PART_ROWS}, halted
 sys.exit(main(sys.argv[1:]))
 """
