@@ -77,15 +77,22 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 def verdict(data: bytes) -> str:
     """`decoded`, the refusal's code, or what went wrong."""
-    start = time.thread_time()
+    for _ in range(3):  # what else the machine does only adds
+        start = time.thread_time()
+        found = _outcome(data)
+        if time.thread_time() - start <= MOST_SECONDS:
+            return found
+    return f"too long: {found}"
+
+
+def _outcome(data: bytes) -> str:
     try:
         pixels = image_to_pixels(data, CONFIG)
-        found = "decoded" if pixels.shape == (CONFIG.image_size, CONFIG.image_size, 3) else f"shape {pixels.shape}"
     except Refusal as refusal:
-        found = str(refusal.code)
+        return str(refusal.code)
     except Exception as error:
         return f"no code: {type(error).__name__}"
-    return found if time.thread_time() - start <= MOST_SECONDS else f"too long: {found}"
+    return "decoded" if pixels.shape == (CONFIG.image_size, CONFIG.image_size, 3) else f"shape {pixels.shape}"
 
 
 @command
