@@ -305,7 +305,7 @@ def test_F11_not_ready_before_the_warm_up_has_passed(server, tmp_path):
     image = repository / "preprocess/warmup/image"
     image.write_bytes(image.read_bytes()[:-2] + bytes(2))
     said: list[str] = []
-    for _ in range(3):  # 2.51 may crash as it gives up, before it has said why
+    for _ in range(8):  # 2.51 may crash as it gives up, before it has said why
         with pytest.raises(RuntimeError, match=GAVE_UP):
             ServerProcess(repository, tmp_path / "log").start()
         said.append((tmp_path / "log").read_text())
