@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageCms
 from tqdm import tqdm
 
+from bench.fuzzing import in_time
 from bench.image_limits import encoded
 from bench.preprocessing import encode_jpeg, photograph
 from cma_clip.command import command
@@ -77,12 +77,7 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 def verdict(data: bytes) -> str:
     """`decoded`, the refusal's code, or what went wrong."""
-    for _ in range(3):  # what else the machine does only adds
-        start = time.thread_time()
-        found = _outcome(data)
-        if time.thread_time() - start <= MOST_SECONDS:
-            return found
-    return f"too long: {found}"
+    return in_time(lambda: _outcome(data), MOST_SECONDS, tries=3)
 
 
 def _outcome(data: bytes) -> str:

@@ -12,7 +12,6 @@ import argparse
 import html
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,6 +22,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from bench.fuzzing import in_time
 from cma_clip.command import command
 from model.config import PreprocessConfig
 from model.preprocess import LONGEST_READ, TitleTokenizer, pixels_and_presence
@@ -77,12 +77,7 @@ def tokenizer() -> TitleTokenizer:
 
 def verdict(title: str | bytes) -> str:
     """`read`, `absent`, the refusal's code, or what went wrong."""
-    for _ in range(2):  # the garbage collector may be at work in one
-        start = time.thread_time()
-        found = _outcome(title)
-        if time.thread_time() - start <= MOST_SECONDS:
-            return found
-    return f"too long: {found}"
+    return in_time(lambda: _outcome(title), MOST_SECONDS, tries=2)
 
 
 def _outcome(title: str | bytes) -> str:
