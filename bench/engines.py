@@ -2,7 +2,8 @@
 
     python -m bench.engines BUNDLE --runtime torch --batch 1 8 64
 
-The engine is exported first, which compares it with torch: one that differs is not timed. It is called as the server
+The engine is exported first, which compares it with torch: one that differs is not timed. --deploy takes one that was
+exported from this bundle before. It is called as the server
 calls it, NumPy in and NumPy out, and so is the same network in eager torch: in bf16 by autocast on a GPU, else float32.
 """
 
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from bench.device import Memory, device
 from bench.harness import Report, in_turn, percentiles, seconds_of
 from cma_clip.command import command
+from cma_clip.files import file_sha256
 from cma_clip.tables import markdown
 from model.bundle import Bundle, load_bundle
 from model.config import BundleConfig
@@ -32,6 +34,7 @@ from serve.engines import Run
 from serve.export.parity import Inputs, random_inputs
 from serve.export.publish import export
 from serve.runtimes import RUNTIMES, engine_class, load_engine, row_of
+from serve.stamp import EngineStamp
 
 ROUNDS, SECONDS = 5, 10.0
 COLUMNS = ("B", "T", "engine", "median ms", "p20", "p80", "products/s", "times eager", "memory MB")
@@ -91,6 +94,21 @@ def measure(
         yield rows
 
 
+def exported(bundle: Bundle, deploy: Path, runtime: str) -> dict[str, Any]:
+    """The parity report of the engine in `deploy`.
+
+    Raises:
+        ValueError: there is none, it is damaged, of another bundle, or does not fit this machine.
+    """
+    file, served = deploy / "engine/1" / row_of(runtime).file, deploy / "bundle.json"
+    stamp = EngineStamp.read(file)
+    if BundleConfig.read(served) != bundle.config:
+        raise ValueError(f"{served}: is of another bundle; export this one, or leave out --deploy")
+    if reason := stamp.mismatch(file, file_sha256(served), *engine_class(runtime).machine()) or stamp.damage(file):
+        raise ValueError(reason)
+    return stamp.parity
+
+
 def table(result: dict[str, Any]) -> str:
     """Shape by shape."""
     rows, lines = result["rows"], []
@@ -121,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", choices=list(RUNTIMES), required=True)
     parser.add_argument("--precision", help="of the matrix products (default: the runtime's own)")
     parser.add_argument("--data", type=Path, help="data set to compare on and to calibrate int8 on")
+    parser.add_argument("--deploy", type=Path, help="model repository that holds the engine (default: exported anew)")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--length", type=int, nargs="+", help="ids a title (default: second and longest of the bundle)")
     parser.add_argument("--calls", type=int, default=200, help="at most, for each figure")
@@ -130,8 +149,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shapes = list(itertools.product(args.batch, args.length or bundle.config.preprocess.title_lengths[1::3]))
     parameters = {"precision": args.precision} if args.precision and args.runtime == "tensorrt" else {}
     with tempfile.TemporaryDirectory() as folder:
-        deploy = Path(folder) / "deploy"
-        reports = export(args.bundle, deploy, args.runtime, args.precision, args.data)
+        deploy = args.deploy or Path(folder) / "deploy"
+        if args.deploy:
+            reports = exported(bundle, deploy, args.runtime)
+        else:
+            reports = export(args.bundle, deploy, args.runtime, args.precision, args.data)
         loaders: dict[str, Callable[[], Run]] = {
             args.runtime: lambda: load_engine(args.runtime, deploy / "engine/1" / file, parameters),
             f"eager {'bf16' if torch.cuda.is_available() else 'f32'}": lambda: eager(bundle),

@@ -40,7 +40,7 @@ SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 
 # float32 once by ordinary arithmetic, once by the matrix units in TF32.
 PRECISIONS = {"float32": "highest", "tf32": "high", "bfloat16": "highest", "float16": "highest"}
 # One batch and one number of labels for each entry of the tables of tiles.
-BATCHES = (64, 4096)
+BATCHES = (64, 128, 4096)
 LABELS = (32, 128, 1024)
 KERNELS = {k.__name__: k for k in (_forward_kernel, _backward_rows_kernel, _backward_sums_kernel)}
 UNITS = ("tcgen05.mma", "wgmma.mma", "mma.sync")

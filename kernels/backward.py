@@ -264,12 +264,14 @@ def row_tiles(batch: int, max_labels: int, dtype: torch.dtype) -> Tiles:
     if dtype == torch.float32:
         return Tiles(16, 64, 32, 32, 4, 3) if batch <= 64 else Tiles(64, 64, 32, 32, 8, 2)
     labels = 32 if max_labels <= 32 else 128
-    return Tiles(16, 64, 64, labels, 4, 3) if batch <= 64 else Tiles(64, 128, 64, labels, 8, 2)
+    return Tiles(16, 64 if batch <= 64 else 128, 64, labels, 4, 3)
 
 
-def sum_tiles(dtype: torch.dtype) -> Tiles:
+def sum_tiles(batch: int, dtype: torch.dtype) -> Tiles:
     """Of the second launch."""
-    return Tiles(32, 64, 32, 32, 8, 2) if dtype == torch.float32 else Tiles(64, 64, 64, 64, 8, 3)
+    if dtype == torch.float32:
+        return Tiles(32, 64, 32, 32, 8, 2)
+    return Tiles(32, 64, 64, 64, 4, 3) if batch <= 64 else Tiles(128, 64, 64, 64, 8, 2)
 
 
 def backward(
@@ -292,7 +294,7 @@ def backward(
     text, image, present, relevance, w1, b1, w2, b2, first_label = inputs
     (batch, width, hidden, tasks, labels), dtype = inputs.sizes(), saved.dtype
     strides, tf32 = (text.stride(0), image.stride(0)), torch.get_float32_matmul_precision() != "highest"
-    r, s = row_tiles(batch, max_labels, dtype), sum_tiles(dtype)
+    r, s = row_tiles(batch, max_labels, dtype), sum_tiles(batch, dtype)
     d_first, d_fused = torch.empty_like(saved), text.new_empty(tasks, batch, width, dtype=dtype)
     parts = text.new_empty(width // r.width, tasks, batch, dtype=torch.float32)
     wrap_triton(_backward_rows_kernel)[((batch + r.rows - 1) // r.rows, width // r.width, tasks)](

@@ -10,8 +10,9 @@ from torch.library import wrap_triton
 
 from kernels.blocks import DROPPED, Inputs, Tiles, dot, gelu, tokens
 
-# Up to so many rows the hidden units of a task are split over programs (a guess until it is measured).
-MOST_SPLIT_ROWS = 1024
+# The hidden units of a task are split over programs as long as all of them together have at most so many warps: eight
+# on each of 128 multiprocessors (measured on an H200).
+MOST_WARPS = 1024
 # Row tiles times tasks times label tiles, where the hidden units are split.
 MOST_COUNTERS = 16 * 16 * 16
 
@@ -122,14 +123,30 @@ def _forward_kernel(
         tl.store(logits + places, (total + bias).to(DTYPE), mask=valid)
 
 
-def tiles(batch: int, max_labels: int, dtype: torch.dtype) -> Tiles:
-    """Small tiles spread few rows over the GPU, large ones read the weights less often."""
+def tiles(batch: int, tasks: int, max_labels: int, dtype: torch.dtype) -> Tiles:
+    """Small tiles spread few rows over the GPU, large ones read the weights less often.
+
+    `batch` may be symbolic between 1 and 64, and is compared with no number in between.
+    """
     if dtype == torch.float32:
         return Tiles(16, 32, 32, 32 if max_labels <= 32 else 64, 4, 3) if batch <= 64 else Tiles(64, 32, 32, 128, 8, 2)
-    labels = 32 if max_labels <= 32 else 128
-    if batch <= 64:
-        return Tiles(16, 128, 64, labels, 4, 4 if labels == 32 else 3)
+    few = max_labels <= 32
+    labels = 32 if few else 128
+    if batch <= 64 or batch * tasks <= 512:
+        return Tiles(16, 128, 64, labels, 4 if few else 8, 3)
+    if batch * tasks <= (1024 if few else 2048):
+        return Tiles(16, 128, 128, labels, 4, 3)
     return Tiles(64, 64, 128, labels, 8, 3)
+
+
+def splits_of(batch: int, tasks: int, label_tiles: int, hidden: int, tile: Tiles) -> int:
+    """Over how many programs the hidden units of a task are split, a power of two."""
+    rows = 32 if batch <= 64 else batch  # the same for every small batch, which may be symbolic
+    programs = (rows + tile.rows - 1) // tile.rows * tasks * label_tiles
+    splits, steps = 1, hidden // tile.hidden
+    while steps % (2 * splits) == 0 and 2 * splits * programs * tile.warps <= MOST_WARPS:
+        splits *= 2
+    return splits
 
 
 def forward(
@@ -154,13 +171,14 @@ def forward(
         without `save`.
     """
     text, (batch, width, hidden, tasks, labels) = inputs.text, inputs.sizes()
-    t = tiles(batch, max_labels, dtype)
-    splits = hidden // t.hidden if batch <= MOST_SPLIT_ROWS else 1
+    t = tiles(batch, tasks, max_labels, dtype)
+    label_tiles = (max_labels + t.labels - 1) // t.labels
+    splits = splits_of(batch, tasks, label_tiles, hidden, t)
     logits = text.new_empty(batch, labels, dtype=dtype)
     share = text.new_empty(batch, tasks, dtype=torch.float32)
     saved = text.new_empty((tasks, batch, hidden) if save else (0,), dtype=dtype)
     partial = text.new_empty((splits, batch, labels) if splits > 1 else (0,), dtype=torch.float32)
-    grid = ((batch + t.rows - 1) // t.rows, splits, tasks * ((max_labels + t.labels - 1) // t.labels))
+    grid = ((batch + t.rows - 1) // t.rows, splits, tasks * label_tiles)
     if counters is None:
         counters = torch.zeros(grid[0] * grid[2] if splits > 1 else 0, dtype=torch.int32, device=text.device)
     wrap_triton(_forward_kernel)[grid](

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from model.bundle import Bundle
 from model.cma_clip import Network
 from model.modality_heads import ModalityHeads
+from model.sequence_attention import Block
 from serve.engines.torch import LARGEST_BATCH, TorchEngine, versions
 from serve.export.built import Built, Candidate, Order, Target
 from serve.export.graph import dynamic_shapes, tracing
@@ -27,6 +28,7 @@ from serve.export.parity import random_inputs
 
 PRECISIONS = {"cuda": "bf16", "cpu": "f32"}
 TYPICAL_BATCH = 32
+OLD_TORCH = torch.torch_version.TorchVersion(torch.__version__) < "2.14"
 # Threads are those of the machine that serves, not of the one that compiles.
 OPTIONS = {"cpp.dynamic_threads": True}
 
@@ -53,6 +55,21 @@ class PackedAttention(nn.Module):
         return self.out(mixed_BNTE.transpose(1, 2).reshape(batch, length, width)), None
 
 
+class HeadsAsBatch(Block):
+    """A block of sequence attention whose heads lie in the batch.
+
+    In torch before 2.14 (tried: 2.11), attention under a mask rules out a batch of one; of heads there are several.
+    """
+
+    def attend(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        batch, length, width = x_BSD.shape
+        qkv = self.qkv(x_BSD).view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unsqueeze(2).unbind(0)  # each [B * N, 1, S, E]
+        mask = mask_BS[:, None].expand(batch, self.heads, length).flatten(0, 1)[:, None, None]
+        mixed_BNSE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).view(batch, self.heads, length, -1)
+        return self.out(mixed_BNSE.transpose(1, 2).reshape(batch, length, width))
+
+
 class ServedNetwork(nn.Module):
     """The network as it is packaged.
 
@@ -69,6 +86,8 @@ class ServedNetwork(nn.Module):
             for name, child in parent.named_children():
                 if isinstance(child, nn.MultiheadAttention):
                     setattr(parent, name, PackedAttention(child))
+                elif isinstance(child, Block) and child.heads > 1 and OLD_TORCH:
+                    child.__class__ = HeadsAsBatch
         network.towers.clip.visual.register_forward_hook(_with_patches_side_by_side)
         if precision == "bf16":
             _round_matrices(network)
