@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.clip_towers import ClipTowers
 from model.parts import Parts
 from model.sequence_attention import SequenceAttention
+from model.wide import Wide, WidePart
 
 # B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
 
@@ -28,11 +29,18 @@ class Network(nn.Module):
         towers: CLIP's.
         heads: of all tasks; gives logits and λ.
         mixer: a transformer over tokens, where there is one.
+        wide: what goes past the towers, where there is such a part.
     """
 
-    def __init__(self, towers: ClipTowers, heads: nn.Module, mixer: SequenceAttention | None = None) -> None:
+    def __init__(
+        self,
+        towers: ClipTowers,
+        heads: nn.Module,
+        mixer: SequenceAttention | None = None,
+        wide: WidePart | None = None,
+    ) -> None:
         super().__init__()
-        self.towers, self.sequence_attention, self.modality_heads = towers, mixer, heads
+        self.towers, self.sequence_attention, self.modality_heads, self.wide = towers, mixer, heads, wide
 
 
 class CMAClip(Network):
@@ -48,8 +56,9 @@ class CMAClip(Network):
         heads: nn.Module,
         mixer: SequenceAttention | None = None,
         reads_both: bool = False,
+        wide: WidePart | None = None,
     ) -> None:
-        super().__init__(towers, heads, mixer)
+        super().__init__(towers, heads, mixer, wide)
         self.reads_both = reads_both
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
@@ -66,12 +75,19 @@ class CMAClip(Network):
             image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
+        beside: Wide | None = None
+        if self.wide is not None:
+            beside = self.wide(input_ids_BT, text_mask_BT, pixels_BHWC)
+            image_cls_BD = image_cls_BD + beside.image_BD
         if self.reads_both:
             # λ·[T', 0] + (1 - λ)·[0, I'] = [λ·T', (1 - λ)·I']
             nothing_BD = torch.zeros_like(image_cls_BD)
             text_cls_BD = torch.cat([text_cls_BD, nothing_BD], dim=1)
             image_cls_BD = torch.cat([nothing_BD, image_cls_BD], dim=1)
-        return Output(*self.modality_heads(text_cls_BD, image_cls_BD, present_B2))
+        logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2)
+        if self.wide is not None and beside is not None:
+            logits_BC = logits_BC + self.wide.weigh(beside, text_share_BK)
+        return Output(logits_BC, text_share_BK)
 
 
 def cma_clip(parts: Parts) -> Network:
@@ -79,4 +95,4 @@ def cma_clip(parts: Parts) -> Network:
     mixer = parts.mixer() if config.sequence_attention else None
     reads_both = config.head_inputs == "both"
     heads = parts.heads(2 * width if reads_both else width, learned_share=config.modality_attention)
-    return CMAClip(parts.towers, heads, mixer, reads_both)
+    return CMAClip(parts.towers, heads, mixer, reads_both, parts.wide() if config.wide else None)

@@ -73,6 +73,8 @@ class ModelConfig(StrictModel):
         modality_attention: False fixes λ at 0.5 (section 4, "without MWA").
         head_inputs: what a head's first layer reads: `sum` is λ·T' + (1 - λ)·I' (section 2.3); `both` has weights
             for λ·T' and (1 - λ)·I' each, which contains the sum, and late fusion at λ = 0.5.
+        wide: words of the title and statistics of the image go past the towers, straight to the labels (model.wide);
+            of `cma_clip` only. For data sets on which the towers alone see too little.
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.
         dropout: in sequence-wise attention and heads.
         kernels: what computes modality-wise attention and heads: `triton` (fused kernels, CUDA), `reference`
@@ -89,6 +91,7 @@ class ModelConfig(StrictModel):
     sequence_norm: Literal["post", "pre", "gated"] = "post"
     modality_attention: bool = True
     head_inputs: Literal["sum", "both"] = "sum"
+    wide: bool = False
     head_width: int | None = Field(None, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     kernels: Literal["auto", "triton", "reference"] = "auto"

@@ -7,6 +7,7 @@ from model.config import ModelConfig, PreprocessConfig
 from model.modality_heads import ModalityHeads
 from model.sequence_attention import SequenceAttention
 from model.tasks import TaskSet
+from model.wide import WidePart
 
 
 class Parts:
@@ -23,12 +24,15 @@ class Parts:
     """
 
     def __init__(self, config: ModelConfig, preprocess: PreprocessConfig, tasks: TaskSet, clip: OpenClip) -> None:
-        self.config, self.tasks, self.clip = config, tasks, clip
+        self.config, self.preprocess, self.tasks, self.clip = config, preprocess, tasks, clip
         self.towers = ClipTowers(clip, preprocess)
         self.sizes = (self.towers.width, preprocess.context_length, self.towers.image_tokens)
 
     def mixer(self) -> SequenceAttention:
         return SequenceAttention(self.config, *self.sizes)
+
+    def wide(self) -> WidePart:
+        return WidePart(self.tasks, self.sizes[0], self.preprocess.vocab_size, self.preprocess.image_size)
 
     def heads(self, width: int | None = None, learned_share: bool = False) -> ModalityHeads:
         """CMA-CLIP's heads.

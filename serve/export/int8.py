@@ -12,7 +12,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from model.bundle import Bundle
 from serve.engines import INPUTS
 from serve.export.graph import write_onnx
-from serve.export.mixed_precision import FLOAT32_PART, PRODUCTS, module_scopes
+from serve.export.mixed_precision import FLOAT32_PARTS, PRODUCTS, module_scopes
 from serve.export.parity import Inputs, product_cases
 
 CALIBRATED_ON = 128
@@ -34,7 +34,8 @@ def write_int8(bundle: Bundle, path: Path, data: Path | None) -> None:
     exact = path.with_name("exact.onnx")
     write_onnx(bundle, exact)
     graph = ir.load(exact).graph
-    heads = [node.name for node in graph if node.op_type in PRODUCTS and FLOAT32_PART in module_scopes(node)]
+    products = [node for node in graph if node.op_type in PRODUCTS]
+    heads = [node.name for node in products if not FLOAT32_PARTS.isdisjoint(module_scopes(node))]
     logging.disable(logging.WARNING)  # it advises a pre-processing that torch's exporter has already done
     try:
         quantize_static(

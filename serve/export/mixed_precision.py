@@ -19,7 +19,7 @@ PRODUCTS = {"MatMul", "Gemm", "Conv"}
 # They move values and compute none, so they pass on whichever type they get.
 SHAPING = {"Concat", "Expand", "Gather", "GatherElements", "Reshape", "Shape", "Slice", "Split"}
 SHAPING |= {"Squeeze", "Transpose", "Unsqueeze"}
-FLOAT32_PART = "modality_heads"
+FLOAT32_PARTS = {"modality_heads", "wide"}
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -86,7 +86,7 @@ class _Narrowing:
         if node.op_type in PRODUCTS and values:
             if not (scopes := module_scopes(node)):
                 raise ValueError(f"{node.name} ({node.op_type}): the graph does not say which module it belongs to")
-            return FLOAT32_PART not in scopes
+            return FLOAT32_PARTS.isdisjoint(scopes)
         if node.op_type in SHAPING or self._adds_bias(node):
             return any(value.dtype == self.narrow for value in values) and all(
                 value.dtype == self.narrow or value.is_initializer() for value in values

@@ -13,7 +13,9 @@ from tiny import tiny_bundle_config, tiny_network
 
 from bench import engines as benchmark
 from model.bundle import load_bundle, save_bundle
+from model.config import BundleConfig
 from serve.export.graph import write_onnx
+from serve.export.publish import export
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,21 @@ def test_one_run_on_this_machine(bundle_dir: Path, exported_once, tmp_path: Path
     assert {"python", "torch", "onnxruntime"} <= set(result["machine"]["versions"]) and result["machine"]["cpu"]
     assert list(result["engine"]) == ["onnxruntime"]
     assert "| 2 | 16 | onnxruntime |" in (tmp_path / "table.md").read_text()
+
+
+def test_an_engine_that_was_exported_before_is_timed_as_it_is(
+    bundle_dir: Path, exported_once, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    deploy = tmp_path / "deploy"
+    reports = export(bundle_dir, deploy, "onnxruntime")
+    monkeypatch.setattr(benchmark, "export", lambda *_: pytest.fail("it was exported again"))
+    shape = ["--batch", "1", "--length", "16", "--calls", "1", "--output", str(tmp_path / "out")]
+    arguments = [str(bundle_dir), "--runtime", "onnxruntime", "--deploy", str(deploy), *shape]
+    assert benchmark.main(arguments) == 0
+    assert json.loads((tmp_path / "out/result.json").read_text())["parity"] == reports
+    other = BundleConfig.read(bundle_dir / "config.json").model_copy(update={"provenance": {"of": "another"}})
+    (deploy / "bundle.json").write_text(other.model_dump_json())
+    assert benchmark.main(arguments) == 2 and "is of another bundle" in capsys.readouterr().err
 
 
 def test_E6_an_engine_that_differs_is_not_timed(

@@ -237,10 +237,11 @@ def test_a_bundle_remembers_its_architecture(inputs, name: str, tmp_path: Path):
         {"architecture": "clip_linear_probe"},
         {"architecture": "mmbt"},
         {"sequence_norm": "gated", "head_inputs": "both"},
+        {"sequence_norm": "gated", "head_inputs": "both", "wide": True},
     ],
 )
 @torch.no_grad()
-def test_every_form_can_be_exported_for_any_batch(inputs, settings: dict[str, str], tmp_path: Path):
+def test_every_form_can_be_exported_for_any_batch(inputs, settings: dict[str, object], tmp_path: Path):
     config = tiny_bundle_config(tiny_config(**settings))
     network = tiny_network(config.model).eval()
     for parameter in network.parameters():  # gates that are open, among others

@@ -18,11 +18,13 @@ from tiny import ROOT, TASKS, tiny_bundle_config, tiny_network
 from torch import Tensor, nn
 
 from model.bundle import Bundle, load_bundle, save_bundle
+from model.config import ModelConfig
+from model.sequence_attention import Block
 from model.tasks import MultiLabel
 from serve.engines.torch import TorchEngine
 from serve.export import torch_package
 from serve.export.parity import random_inputs
-from serve.export.torch_package import PackedAttention, ServedNetwork, build_package
+from serve.export.torch_package import HeadsAsBatch, PackedAttention, ServedNetwork, build_package
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,16 @@ def test_packed_attention_is_multi_head_attention(causal: bool):
     expected, _ = attention(x_BTV, x_BTV, x_BTV, need_weights=False, attn_mask=mask_TT)
     actual, _ = PackedAttention(attention)(x_BTV, x_BTV, x_BTV, need_weights=False, attn_mask=mask_TT)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_heads_in_the_batch_are_the_blocks_own_attention():
+    torch.manual_seed(0)
+    block = Block(ModelConfig(sequence_heads=4), 32).double().eval()
+    x_BSD, mask_BS = torch.randn(3, 9, 32, dtype=torch.float64), torch.rand(3, 9) < 0.7
+    mask_BS[:, 0] = True
+    expected = block(x_BSD, mask_BS)
+    block.__class__ = HeadsAsBatch
+    torch.testing.assert_close(block(x_BSD, mask_BS), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_E1_bf16_is_autocast_with_the_weights_rounded_once(bundle: Bundle):

@@ -1,0 +1,132 @@
+"""What an image shows, by operators that need no training: colours, edges, textures and a thumbnail, inside the graph.
+
+The same figures as train.rivals.image_features takes of a batch in NumPy, out of operators that every engine knows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# B batch, H and W image size, S side of what is looked at, G cells along a side, N windows, F features
+
+SIDE = 64
+COLOR_LEVELS = 4  # of each channel
+CELLS, DIRECTIONS = 8, 9
+FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
+WINDOWS = (64, 32, 16)
+RINGS, SECTORS = 8, 8
+NO_POWER = 1e-3
+FEATURES = 5 * COLOR_LEVELS**3 + CELLS**2 * DIRECTIONS + len(WINDOWS) * RINGS * SECTORS + CELLS**2 * 3
+
+
+class ImageStatistics(nn.Module):
+    """Histograms of colours and of oriented gradients, log power spectra, and a thumbnail.
+
+    Args:
+        image_size: side of the square images, pixels; at another size than SIDE they are averaged down or up to it.
+    """
+
+    area: Tensor | None
+    gray: Tensor
+    levels: Tensor
+    directions: Tensor
+    ends: Tensor
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self._constant("area", None if image_size == SIDE else _area_weights(image_size))
+        self._constant("gray", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1))
+        self._constant("levels", torch.arange(COLOR_LEVELS**3, dtype=torch.float32).view(1, -1, 1, 1))
+        self._constant("directions", torch.arange(DIRECTIONS, dtype=torch.float32).view(1, -1, 1, 1))
+        ends = torch.full((SIDE,), 0.5)
+        ends[[0, -1]] = 1.0  # differences there reach one pixel, elsewhere two
+        self._constant("ends", ends)
+        for side in WINDOWS:
+            hann = torch.hann_window(side + 2, periodic=False)[1:-1]
+            angles = 2 * math.pi / side * torch.outer(torch.arange(side), torch.arange(side)).float()
+            self._constant(f"hann{side}", torch.outer(hann, hann))
+            self._constant(f"cosine{side}", torch.cos(angles))
+            self._constant(f"sine{side}", torch.sin(angles))
+            self._constant(f"bins{side}", _polar_bins(side))
+
+    def _constant(self, name: str, value: Tensor | None) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def forward(self, pixels_BHWC: Tensor) -> Tensor:
+        """float32 [B, FEATURES]; pixels are uint8."""
+        image_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float()
+        image_B3SS = image_B3HW if self.area is None else self.area @ image_B3HW @ self.area.T
+        parts = [self.colors(image_B3SS), self.gradients(image_B3SS / 255), self.spectra(image_B3SS / 255)]
+        thumbnail = F.avg_pool2d(image_B3SS / 255, SIDE // CELLS).permute(0, 2, 3, 1)
+        return torch.cat([part.flatten(1) for part in (*parts, thumbnail)], dim=1)
+
+    def colors(self, image_B3SS: Tensor) -> Tensor:
+        """Share of each of 64 colours in the image and in its quarters, as its root: [B, 5, 64]."""
+        red, green, blue = torch.floor(image_B3SS / (256 // COLOR_LEVELS)).unbind(1)
+        color_B1SS = ((red * COLOR_LEVELS + green) * COLOR_LEVELS + blue).unsqueeze(1)
+        quarters_B4C = F.avg_pool2d((color_B1SS == self.levels).float(), SIDE // 2).flatten(2).transpose(1, 2)
+        return torch.cat([quarters_B4C.mean(dim=1, keepdim=True), quarters_B4C], dim=1).sqrt()
+
+    def gradients(self, image_B3SS: Tensor) -> Tensor:
+        """Strength of edges by direction in each cell, over that of the 3 x 3 cells around it: [B, G * G, directions].
+
+        Direction 0 is a gradient along x. The channel with the strongest gradient counts.
+        """
+        padded = F.pad(image_B3SS, (1, 1, 1, 1), mode="replicate")
+        right = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) * self.ends
+        down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) * self.ends[:, None]
+        strongest = (right**2 + down**2).argmax(dim=1, keepdim=True)
+        right, down = right.gather(1, strongest), down.gather(1, strongest)
+        # Not atan2, which is exported as a quotient that is NaN where there is no gradient.
+        angle = torch.atan(down / torch.where(right.abs() < 1e-12, torch.full_like(right, 1e-12), right))
+        place = torch.where(angle < 0, angle + math.pi, angle) * (DIRECTIONS / math.pi)
+        distance = (place - self.directions).abs()
+        near = (1 - torch.minimum(distance, DIRECTIONS - distance)).clamp(min=0)
+        cells_BDGG = F.avg_pool2d(near * (right**2 + down**2).sqrt(), SIDE // CELLS)
+        energy = F.pad((cells_BDGG**2).sum(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        around = F.avg_pool2d(energy, 3, stride=1)
+        return (cells_BDGG / (around + FLAT).sqrt()).flatten(2).transpose(1, 2)
+
+    def spectra(self, image_B3SS: Tensor) -> Tensor:
+        """Log power by frequency (rings, rising) and direction (sectors): [B, windows, rings * sectors]."""
+        gray_BSS = (image_B3SS * self.gray).sum(dim=1)
+        return torch.stack([self._spectrum(gray_BSS, side) for side in WINDOWS], dim=1)
+
+    def _spectrum(self, gray_BSS: Tensor, side: int) -> Tensor:
+        """The mean power of all windows that overlap by half; the Fourier transform is two matrix products."""
+        starts = range(0, SIDE - side + 1, side // 2)
+        windows = [gray_BSS[:, top : top + side, left : left + side] for top in starts for left in starts]
+        windows_BNss = torch.stack(windows, dim=1)
+        centred = (windows_BNss - windows_BNss.mean(dim=(2, 3), keepdim=True)) * self.get_buffer(f"hann{side}")
+        cosine, sine = self.get_buffer(f"cosine{side}"), self.get_buffer(f"sine{side}")
+        half = side // 2 + 1  # the rest is the mirror image
+        along_x = centred @ cosine[:, :half], centred @ sine[:, :half]
+        real = cosine @ along_x[0] - sine @ along_x[1]
+        imaginary = cosine @ along_x[1] + sine @ along_x[0]
+        power = (real**2 + imaginary**2).mean(dim=1).flatten(1)
+        return (power @ self.get_buffer(f"bins{side}") + NO_POWER).log()
+
+
+def _area_weights(size: int) -> Tensor:
+    """[SIDE, size]: each row is the mean over one of SIDE equal parts of `size` pixels."""
+    edges = torch.arange(SIDE + 1, dtype=torch.float64) * size / SIDE
+    pixels = torch.arange(size, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return (overlap.clamp(min=0) * SIDE / size).float()
+
+
+def _polar_bins(side: int) -> Tensor:
+    """Which frequencies each bin is the mean of, as weights [side * (side // 2 + 1), rings * sectors]."""
+    v, u = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    radius, angle = np.hypot(u, v).ravel(), np.arctan2(v, u).ravel() % np.pi
+    ring = np.digitize(radius, np.geomspace(1 / side, 0.5, RINGS + 1)[1:-1])
+    sector = np.round(angle * SECTORS / np.pi).astype(int) % SECTORS
+    is_mirrored = ((u > 0) & (u < 0.5)).ravel()  # the half that is not computed is as strong
+    weight = ((radius > 0) & (radius <= 0.5)) * (1 + is_mirrored)
+    bins = np.eye(RINGS * SECTORS)[ring * SECTORS + sector] * weight[:, None]
+    return torch.from_numpy((bins / np.maximum(bins.sum(axis=0), 1)).astype(np.float32))

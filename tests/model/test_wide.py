@@ -1,0 +1,108 @@
+"""The wide part: its statistics against NumPy's, its words against a loop, and who may speak."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import TASKS, tiny_config, tiny_network
+
+from model.image_statistics import FEATURES, ImageStatistics
+from model.wide import BOOST, PAIRS, WidePart
+from train.rivals.image_features import image_features
+
+VOCAB = 8192
+WIDE = {"wide": True, "sequence_norm": "gated", "head_inputs": "both"}
+
+
+def images(count: int, size: int) -> np.ndarray:
+    """Smooth, noisy, striped and plain ones."""
+    rng, place = np.random.default_rng(0), np.arange(size)
+    waves = [127 + 120 * np.sin(place * rng.uniform(0.05, 3) + channel) for channel in range(3) for _ in range(count)]
+    striped = np.stack(waves).reshape(count, 3, 1, size).transpose(0, 2, 3, 1) * np.ones((1, size, 1, 1))
+    noisy = rng.integers(0, 256, (count, size, size, 3))
+    plain = np.full((count, size, size, 3), 255)
+    return np.concatenate([striped, striped.transpose(0, 2, 1, 3), noisy, plain]).astype(np.uint8)
+
+
+def wide_part() -> WidePart:
+    torch.manual_seed(0)
+    part = WidePart(TASKS, 16, VOCAB, 64)
+    for parameter in part.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape)
+    return part
+
+
+def test_statistics_equal_those_of_numpy():
+    pixels = images(3, 64)
+    found = ImageStatistics(64)(torch.from_numpy(pixels)).numpy()
+    assert found.shape == (12, FEATURES) and found.dtype == np.float32
+    np.testing.assert_allclose(found, image_features(pixels), rtol=1e-3, atol=1e-3)
+
+
+def test_images_of_another_size_count_by_the_mean_of_their_parts():
+    small = images(2, 64)
+    large = small.repeat(3, axis=1).repeat(3, axis=2)
+    expected, found = (ImageStatistics(x.shape[1])(torch.from_numpy(x)).numpy() for x in (small, large))
+    np.testing.assert_allclose(found[4:], expected[4:], rtol=1e-2, atol=1e-2)  # in stripes colours lie on a limit
+    assert ImageStatistics(224)(torch.from_numpy(images(1, 224))).isfinite().all()
+
+
+def test_titles_count_by_words_and_pairs_of_words():
+    part = wide_part()
+    start, end = VOCAB - 2, VOCAB - 1
+    titles = [[start, 5, 9, 5, end], [start, 7, end], [start, end]]
+    ids, mask = torch.zeros(3, 7, dtype=torch.int32), torch.zeros(3, 7, dtype=torch.bool)
+    for row, title in enumerate(titles):
+        ids[row, : len(title)], mask[row, : len(title)] = torch.tensor(title), True
+    found = part.title_logits(ids, mask)
+    for row, title in enumerate(titles):
+        pairs = [(a * 31337 + b * 7919 + 13) % PAIRS + VOCAB for a, b in zip(title, title[1:], strict=False)]
+        rows = part.words.weight[torch.tensor([*title[1:-1], *pairs])]
+        torch.testing.assert_close(found[row], BOOST * rows.sum(dim=0) / len(rows) ** 0.5)
+    longer = torch.nn.functional.pad(ids, (0, 70)), torch.nn.functional.pad(mask, (0, 70))
+    torch.testing.assert_close(part.title_logits(*longer), found)
+
+
+def test_pairs_of_clips_largest_ids_fit_in_32_bits():
+    part = WidePart(TASKS, 16, 49_408, 64)
+    torch.nn.init.normal_(part.words.weight)
+    ids = torch.tensor([[49_406, 49_405, 49_407]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    torch.testing.assert_close(part.title_logits(ids.int(), mask), part.title_logits(ids.long(), mask))
+
+
+def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
+    part, pixels = wide_part(), torch.from_numpy(images(40, 64))
+    part.fit(pixels)
+    found = part.standardised(pixels).double() * FEATURES**0.5
+    varies = found.std(dim=0) > 0
+    assert 0.9 * FEATURES < varies.sum() < FEATURES, "no image here has every colour"
+    torch.testing.assert_close(found.mean(dim=0), torch.zeros_like(found[0]), rtol=0, atol=1e-3)
+    deviation = found.std(dim=0, correction=0)[varies]
+    torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@torch.no_grad()
+def test_an_absent_modality_says_nothing(side: int):
+    network = tiny_network(tiny_config(**WIDE)).eval()
+    for parameter in network.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    ids = torch.tensor([[8190, 40, 50, 8191], [8190, 60, 70, 8191]], dtype=torch.int32)
+    pixels = torch.from_numpy(images(1, 64)[[0, 2]])
+    present = torch.ones(2, 2, dtype=torch.bool)
+    present[:, side] = False
+    other = [ids.flip(0), pixels] if side == 0 else [ids, pixels.flip(0)]
+    expected, found = (network(*inputs, present).logits_BC for inputs in ([ids, pixels], other))
+    torch.testing.assert_close(found, expected)
+    both = torch.ones_like(present)
+    assert not torch.allclose(network(*other, both).logits_BC, network(ids, pixels, both).logits_BC, atol=1e-2)
+
+
+@torch.no_grad()
+def test_it_starts_as_nothing_but_what_joins_the_image():
+    inputs = torch.tensor([[8190, 40, 8191]]), torch.from_numpy(images(1, 64)[:1]), torch.tensor([[True, False]])
+    wide, plain = (tiny_network(tiny_config(**WIDE | {"wide": wide})).eval() for wide in (True, False))
+    assert not wide.load_state_dict(plain.state_dict(), strict=False).unexpected_keys
+    torch.testing.assert_close(wide(*inputs).logits_BC, plain(*inputs).logits_BC)
