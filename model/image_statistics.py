@@ -59,7 +59,8 @@ class ImageStatistics(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """float32 [B, FEATURES]; pixels are uint8."""
-        image_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float()
+        # Laid out anew: with the channels last, pooling could not be exported for a batch of one.
+        image_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
         image_B3SS = image_B3HW if self.area is None else self.area @ image_B3HW @ self.area.T
         parts = [self.colors(image_B3SS), self.gradients(image_B3SS / 255), self.spectra(image_B3SS / 255)]
         thumbnail = F.avg_pool2d(image_B3SS / 255, SIDE // CELLS).permute(0, 2, 3, 1)
@@ -105,9 +106,10 @@ class ImageStatistics(nn.Module):
         centred = (windows_BNss - windows_BNss.mean(dim=(2, 3), keepdim=True)) * self.get_buffer(f"hann{side}")
         cosine, sine = self.get_buffer(f"cosine{side}"), self.get_buffer(f"sine{side}")
         half = side // 2 + 1  # the rest is the mirror image
-        along_x = centred @ cosine[:, :half], centred @ sine[:, :half]
-        real = cosine @ along_x[0] - sine @ along_x[1]
-        imaginary = cosine @ along_x[1] + sine @ along_x[0]
+        # Turned and laid out anew between the two: a product from the left could not be exported for a batch of one.
+        over_x = (centred @ matrix[:, :half] for matrix in (cosine, sine))
+        a, b = (part.transpose(2, 3).clone(memory_format=torch.contiguous_format) for part in over_x)
+        real, imaginary = a @ cosine - b @ sine, b @ cosine + a @ sine
         power = (real**2 + imaginary**2).mean(dim=1).flatten(1)
         return (power @ self.get_buffer(f"bins{side}") + NO_POWER).log()
 
@@ -121,8 +123,8 @@ def _area_weights(size: int) -> Tensor:
 
 
 def _polar_bins(side: int) -> Tensor:
-    """Which frequencies each bin is the mean of, as weights [side * (side // 2 + 1), rings * sectors]."""
-    v, u = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    """Which frequencies (along x, then y) each bin is the mean of: [(side // 2 + 1) * side, rings * sectors]."""
+    u, v = np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side), indexing="ij")
     radius, angle = np.hypot(u, v).ravel(), np.arctan2(v, u).ravel() % np.pi
     ring = np.digitize(radius, np.geomspace(1 / side, 0.5, RINGS + 1)[1:-1])
     sector = np.round(angle * SECTORS / np.pi).astype(int) % SECTORS

@@ -42,11 +42,17 @@ class WidePart(nn.Module):
     center: Tensor
     scale: Tensor
     task_C: Tensor
+    before: Tensor
+    behind: Tensor
 
     def __init__(self, tasks: Sequence[Task], width: int, vocab_size: int, image_size: int) -> None:
         super().__init__()
         columns = sum(task.columns for task in tasks)
         self.vocab_size = vocab_size
+        # A pair's row is the sum of two numbers, modulo PAIRS: engines that multiply integers as float32 agree on it.
+        ids = torch.arange(vocab_size)
+        self.register_buffer("before", (ids * 31337 + 13) % PAIRS, persistent=False)
+        self.register_buffer("behind", ids * 7919 % PAIRS, persistent=False)
         self.words = nn.Embedding(vocab_size + PAIRS, columns)
         self.statistics = ImageStatistics(image_size)
         self.to_logits, self.to_width = nn.Linear(FEATURES, columns), nn.Linear(FEATURES, width)
@@ -62,12 +68,13 @@ class WidePart(nn.Module):
 
         mask_BT is True up to the end token. Start and end make pairs with their neighbours and are no words.
         """
-        before, behind = input_ids_BT[:, :-1], input_ids_BT[:, 1:]
-        pairs = (before * 31337 + behind * 7919 + 13) % PAIRS + self.vocab_size  # below 2**31 with CLIP's 49,408 ids
+        ids_BT = input_ids_BT.long()
+        sums = self.before[ids_BT[:, :-1]] + self.behind[ids_BT[:, 1:]]
+        pairs = torch.where(sums < PAIRS, sums, sums - PAIRS) + self.vocab_size
         is_pair, is_word = mask_BT[:, 1:], torch.cat([mask_BT[:, 1:], torch.zeros_like(mask_BT[:, :1])], dim=1)
         is_word = is_word & (torch.arange(mask_BT.shape[1], device=mask_BT.device) > 0)
         counts = torch.cat([is_word, is_pair], dim=1).to(self.words.weight.dtype)
-        rows = self.words(torch.cat([input_ids_BT, pairs], dim=1))
+        rows = self.words(torch.cat([ids_BT, pairs], dim=1))
         total_BC = (rows * counts[:, :, None]).sum(dim=1)
         return BOOST * total_BC / counts.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
 

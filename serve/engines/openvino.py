@@ -23,7 +23,8 @@ class OpenVINOEngine:
     Args:
         path: ONNX file.
         parameters: OpenVINO properties. By default there is a thread a core. INFERENCE_PRECISION_HINT `auto` is bf16
-            where the CPU multiplies it in hardware (AMX, AVX512-BF16), f32 elsewhere.
+            where the CPU multiplies it in hardware (AMX, AVX512-BF16), f32 elsewhere, and for a network with a wide
+            part: its statistics do not survive bf16, and OpenVINO has one precision for all of a network.
     Raises:
         ValueError: OpenVINO cannot compile the file.
     """
@@ -31,10 +32,11 @@ class OpenVINOEngine:
     def __init__(self, path: Path, parameters: Mapping[str, str]) -> None:
         core = openvino.Core()
         properties = {"INFERENCE_NUM_THREADS": str(usable_cores())} | dict(parameters)
-        if properties.get("INFERENCE_PRECISION_HINT", "auto") == "auto":
-            properties["INFERENCE_PRECISION_HINT"] = fastest_precision(core)
         try:
-            self.model = core.compile_model(path, "CPU", properties)
+            graph = core.read_model(path)
+            if properties.get("INFERENCE_PRECISION_HINT", "auto") == "auto":
+                properties["INFERENCE_PRECISION_HINT"] = "f32" if has_wide_part(graph) else fastest_precision(core)
+            self.model = core.compile_model(graph, "CPU", properties)
         except RuntimeError as error:
             raise ValueError(f"{path}: OpenVINO cannot load it: {' '.join(str(error).split())[:300]}") from error
         self.precision = properties["INFERENCE_PRECISION_HINT"]
@@ -47,6 +49,11 @@ class OpenVINOEngine:
     @staticmethod
     def machine() -> tuple[dict[str, str], str | None]:
         return {"openvino": openvino.__version__}, None
+
+
+def has_wide_part(graph: openvino.Model) -> bool:
+    """Its weights have the names that they have in the network."""
+    return any(name.startswith("wide.") for op in graph.get_ops() for out in op.outputs() for name in out.get_names())
 
 
 def fastest_precision(core: openvino.Core) -> str:

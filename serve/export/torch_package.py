@@ -109,7 +109,9 @@ def _with_patches_side_by_side(visual: nn.Module, inputs: tuple[Tensor], outputs
 def _round_matrices(network: Network) -> None:
     clip = network.towers.clip
     factors = [(clip, "text_projection"), (clip.visual, "proj")]
-    for module in network.modules():
+    for path, module in network.named_modules():
+        if path.startswith("wide."):  # float32, also in training
+            continue
         if isinstance(module, nn.Linear | nn.Conv2d | PackedAttention):
             factors += [(module, name) for name, _ in module.named_parameters(recurse=False)]
         elif isinstance(module, ModalityHeads):

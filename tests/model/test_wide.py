@@ -64,14 +64,6 @@ def test_titles_count_by_words_and_pairs_of_words():
     torch.testing.assert_close(part.title_logits(*longer), found)
 
 
-def test_pairs_of_clips_largest_ids_fit_in_32_bits():
-    part = WidePart(TASKS, 16, 49_408, 64)
-    torch.nn.init.normal_(part.words.weight)
-    ids = torch.tensor([[49_406, 49_405, 49_407]])
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    torch.testing.assert_close(part.title_logits(ids.int(), mask), part.title_logits(ids.long(), mask))
-
-
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
     part, pixels = wide_part(), torch.from_numpy(images(40, 64))
     part.fit(pixels)
