@@ -41,7 +41,7 @@ class ImageStatistics(nn.Module):
         super().__init__()
         self._constant("area", None if image_size == SIDE else _area_weights(image_size))
         self._constant("gray", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1))
-        self._constant("levels", torch.arange(COLOR_LEVELS**3, dtype=torch.float32).view(1, -1, 1, 1))
+        self._constant("levels", torch.arange(COLOR_LEVELS, dtype=torch.float32).view(1, 1, -1, 1, 1))
         self._constant("directions", torch.arange(DIRECTIONS, dtype=torch.float32).view(1, -1, 1, 1))
         ends = torch.full((SIDE,), 0.5)
         ends[[0, -1]] = 1.0  # differences there reach one pixel, elsewhere two
@@ -68,9 +68,16 @@ class ImageStatistics(nn.Module):
 
     def colors(self, image_B3SS: Tensor) -> Tensor:
         """Share of each of 64 colours in the image and in its quarters, as its root: [B, 5, 64]."""
-        red, green, blue = torch.floor(image_B3SS / (256 // COLOR_LEVELS)).unbind(1)
-        color_B1SS = ((red * COLOR_LEVELS + green) * COLOR_LEVELS + blue).unsqueeze(1)
-        quarters_B4C = F.avg_pool2d((color_B1SS == self.levels).float(), SIDE // 2).flatten(2).transpose(1, 2)
+        level_B31SS = torch.floor(image_B3SS / (256 // COLOR_LEVELS)).unsqueeze(2)
+        red, green, blue = (level_B31SS == self.levels).float().unbind(1)  # each [B, levels, S, S]
+        red_green = (red.unsqueeze(2) * green.unsqueeze(1)).flatten(1, 2)
+        half, counts = SIDE // 2, []
+        for top in (0, half):
+            for left in (0, half):
+                part = (..., slice(top, top + half), slice(left, left + half))
+                pixels_first = blue[part].flatten(2).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+                counts.append((red_green[part].flatten(2) @ pixels_first).flatten(1))
+        quarters_B4C = torch.stack(counts, dim=1) / half**2
         return torch.cat([quarters_B4C.mean(dim=1, keepdim=True), quarters_B4C], dim=1).sqrt()
 
     def gradients(self, image_B3SS: Tensor) -> Tensor:
