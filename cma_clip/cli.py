@@ -36,7 +36,9 @@ COMMANDS = {
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),
     "bench-kernels": Command("bench.kernels", "train", "time the fused kernels on a GPU"),
     "bench-kernel-resources": Command("bench.kernel_resources", "train", "registers and memory of the kernels, no GPU"),
-    "bench-kernel-tiles": Command("bench.kernel_tiles", "train", "time every tile that might suit the kernels, on a GPU"),
+    "bench-kernel-tiles": Command(
+        "bench.kernel_tiles", "train", "time every tile that might suit the kernels, on a GPU"
+    ),
     "bench-load": Command("bench.load.__main__", "train", "put load on a server: sweep, overload, soak, compare"),
     "bench-preprocessing": Command("bench.preprocessing", "train", "time image preprocessing beside Pillow"),
     "bench-training": Command("bench.training", "train", "time training's stages beside a plain PyTorch loop"),

@@ -96,6 +96,12 @@ class ModelConfig(StrictModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     kernels: Literal["auto", "triton", "reference"] = "auto"
 
+    @model_validator(mode="after")
+    def _only_cma_clip_is_wide(self) -> ModelConfig:
+        if self.wide and self.architecture != "cma_clip":
+            raise ValueError(f"wide: only cma_clip has a wide part, not {self.architecture}")
+        return self
+
 
 class BundleConfig(StrictModel):
     """All of a bundle but its weights and its tokenizer; the content of `config.json`.

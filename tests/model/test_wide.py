@@ -109,6 +109,11 @@ def test_it_starts_as_nothing_but_what_joins_the_image():
     torch.testing.assert_close(wide(*inputs).logits_BC, plain(*inputs).logits_BC)
 
 
+def test_other_architectures_do_not_ignore_the_setting():
+    with pytest.raises(ValueError, match="only cma_clip has a wide part, not late_fusion"):
+        tiny_config(architecture="late_fusion", wide=True)
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """With weights that are not small, and statistics of images."""
