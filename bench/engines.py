@@ -3,8 +3,8 @@
     python -m bench.engines BUNDLE --runtime torch --batch 1 8 64
 
 The engine is exported first, which compares it with torch: one that differs is not timed. --deploy takes one that was
-exported from this bundle before. It is called as the server
-calls it, NumPy in and NumPy out, and so is the same network in eager torch: in bf16 by autocast on a GPU, else float32.
+exported from this bundle before. It is called as the server calls it, NumPy in and NumPy out, and so is the network
+in eager torch: in bf16 by autocast on a GPU, else float32.
 """
 
 from __future__ import annotations

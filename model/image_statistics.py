@@ -1,6 +1,7 @@
 """What an image shows, by operators that need no training: colours, edges, textures and a thumbnail, inside the graph.
 
-The same figures as train.rivals.image_features takes of a batch in NumPy, out of operators that every engine knows.
+The same figures as train.rivals.image_features takes of a batch in NumPy, out of operators that every engine knows. The
+sizes of both stand here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SIDE = 64
 COLOR_LEVELS = 4  # of each channel
 CELLS, DIRECTIONS = 8, 9
 FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
-WINDOWS = (64, 32, 16)
+WINDOWS = (64, 32, 16)  # sides in pixels; the mean of all that overlap by half
 RINGS, SECTORS = 8, 8
 NO_POWER = 1e-3
 FEATURES = 5 * COLOR_LEVELS**3 + CELLS**2 * DIRECTIONS + len(WINDOWS) * RINGS * SECTORS + CELLS**2 * 3
@@ -52,7 +53,7 @@ class ImageStatistics(nn.Module):
             self._constant(f"hann{side}", torch.outer(hann, hann))
             self._constant(f"cosine{side}", torch.cos(angles))
             self._constant(f"sine{side}", torch.sin(angles))
-            self._constant(f"bins{side}", _polar_bins(side))
+            self._constant(f"bins{side}", torch.from_numpy(polar_bins(side)).flatten(0, 1).float())
 
     def _constant(self, name: str, value: Tensor | None) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -62,8 +63,9 @@ class ImageStatistics(nn.Module):
         # Laid out anew: with the channels last, pooling could not be exported for a batch of one.
         image_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
         image_B3SS = image_B3HW if self.area is None else self.area @ image_B3HW @ self.area.T
-        parts = [self.colors(image_B3SS), self.gradients(image_B3SS / 255), self.spectra(image_B3SS / 255)]
-        thumbnail = F.avg_pool2d(image_B3SS / 255, SIDE // CELLS).permute(0, 2, 3, 1)
+        unit_B3SS = image_B3SS / 255
+        parts = [self.colors(image_B3SS), self.gradients(unit_B3SS), self.spectra(unit_B3SS)]
+        thumbnail = F.avg_pool2d(unit_B3SS, SIDE // CELLS).permute(0, 2, 3, 1)
         return torch.cat([part.flatten(1) for part in (*parts, thumbnail)], dim=1)
 
     def colors(self, image_B3SS: Tensor) -> Tensor:
@@ -129,13 +131,13 @@ def _area_weights(size: int) -> Tensor:
     return (overlap.clamp(min=0) * SIDE / size).float()
 
 
-def _polar_bins(side: int) -> Tensor:
-    """Which frequencies (along x, then y) each bin is the mean of: [(side // 2 + 1) * side, rings * sectors]."""
+def polar_bins(side: int) -> np.ndarray:
+    """Which frequencies (along x, then y) each bin is the mean of: float64 [side // 2 + 1, side, rings * sectors]."""
     u, v = np.meshgrid(np.fft.rfftfreq(side), np.fft.fftfreq(side), indexing="ij")
-    radius, angle = np.hypot(u, v).ravel(), np.arctan2(v, u).ravel() % np.pi
+    radius, angle = np.hypot(u, v), np.arctan2(v, u) % np.pi
     ring = np.digitize(radius, np.geomspace(1 / side, 0.5, RINGS + 1)[1:-1])
     sector = np.round(angle * SECTORS / np.pi).astype(int) % SECTORS
-    is_mirrored = ((u > 0) & (u < 0.5)).ravel()  # the half that is not computed is as strong
+    is_mirrored = (u > 0) & (u < 0.5)  # the half that is not computed is as strong
     weight = ((radius > 0) & (radius <= 0.5)) * (1 + is_mirrored)
-    bins = np.eye(RINGS * SECTORS)[ring * SECTORS + sector] * weight[:, None]
-    return torch.from_numpy((bins / np.maximum(bins.sum(axis=0), 1)).astype(np.float32))
+    bins = np.eye(RINGS * SECTORS)[ring * SECTORS + sector] * weight[..., None]
+    return bins / np.maximum(bins.sum(axis=(0, 1)), 1)

@@ -67,7 +67,7 @@ def open_parts(job: StageJob) -> Parts:
     if len(train) < job.settings.batch_size:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
-    if network.wide is not None and job.stage == job.architecture.stages[0]:
+    if network.wide is not None and job.stage == job.architecture.stages[0] and not job.state.checkpoint:
         network.wide.fit(some_images(train))
     return Parts(network, train, validation)
 

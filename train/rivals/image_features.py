@@ -11,17 +11,22 @@ from collections.abc import Callable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from model.image_statistics import (
+    CELLS,
+    COLOR_LEVELS,
+    DIRECTIONS,
+    FLAT,
+    NO_POWER,
+    RINGS,
+    SECTORS,
+    WINDOWS,
+    polar_bins,
+)
+
 # B batch, H and W image size, G cells along a side, L values of a cell, F features
 
-COLOR_LEVELS = 4  # of each channel
 COLORS = COLOR_LEVELS**3
 COLOR_CELLS = 2
-GRADIENT_CELLS, DIRECTIONS = 8, 9
-FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
-WINDOWS = (64, 32, 16)  # sides in pixels; the mean of all that overlap by half
-RINGS, SECTORS = 8, 8
-NO_POWER = 1e-3
-THUMBNAIL_CELLS = 8
 GRAY = np.array([0.299, 0.587, 0.114], dtype=np.float32) / 255
 
 
@@ -53,10 +58,10 @@ def gradient_histogram(pixels_BHWC: np.ndarray) -> np.ndarray:
     down, right = (np.take_along_axis(part, strongest, axis=3)[..., 0] for part in (down, right))
     place = (np.arctan2(down, right) % np.pi) * (DIRECTIONS / np.pi)
     below, strength = np.floor(place).astype(int), np.hypot(down, right)
-    cells = _cell_sums(below % DIRECTIONS, DIRECTIONS, GRADIENT_CELLS, strength * (below + 1 - place))
-    cells += _cell_sums((below + 1) % DIRECTIONS, DIRECTIONS, GRADIENT_CELLS, strength * (place - below))
-    cells /= pixels_BHWC[0, ..., 0].size / GRADIENT_CELLS**2
-    energy = (cells**2).sum(axis=2).reshape(-1, GRADIENT_CELLS, GRADIENT_CELLS)
+    cells = _cell_sums(below % DIRECTIONS, DIRECTIONS, CELLS, strength * (below + 1 - place))
+    cells += _cell_sums((below + 1) % DIRECTIONS, DIRECTIONS, CELLS, strength * (place - below))
+    cells /= pixels_BHWC[0, ..., 0].size / CELLS**2
+    energy = (cells**2).sum(axis=2).reshape(-1, CELLS, CELLS)
     around = sliding_window_view(np.pad(energy, ((0, 0), (1, 1), (1, 1)), mode="edge"), (3, 3), axis=(1, 2))
     return cells / np.sqrt(around.mean(axis=(3, 4)) + FLAT).reshape(len(cells), -1, 1)
 
@@ -74,27 +79,16 @@ def _window_spectrum(gray_BHW: np.ndarray, side: int) -> np.ndarray:
     step, hann = side // 2, np.hanning(side + 2)[1:-1].astype(np.float32)
     windows = sliding_window_view(gray_BHW, (side, side), axis=(1, 2))[:, ::step, ::step]
     centred = windows - windows.mean(axis=(3, 4), keepdims=True)
+    bins = polar_bins(side).transpose(1, 0, 2).reshape(-1, RINGS * SECTORS)  # along y first, as rfft2 has them
     power = np.abs(np.fft.rfft2(centred * np.outer(hann, hann))) ** 2
-    means = power.mean(axis=(1, 2)).reshape(len(gray_BHW), -1) @ _polar_bins(side)
+    means = power.mean(axis=(1, 2)).reshape(len(gray_BHW), -1) @ bins
     return np.log(means + NO_POWER).reshape(-1, RINGS, SECTORS)
-
-
-def _polar_bins(side: int) -> np.ndarray:
-    """Which frequencies of rfft2 each bin is the mean of, as weights [side * (side // 2 + 1), rings * sectors]."""
-    v, u = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
-    radius, angle = np.hypot(u, v).ravel(), np.arctan2(v, u).ravel() % np.pi
-    ring = np.digitize(radius, np.geomspace(1 / side, 0.5, RINGS + 1)[1:-1])
-    sector = np.round(angle * SECTORS / np.pi).astype(int) % SECTORS
-    is_mirrored = ((u > 0) & (u < 0.5)).ravel()  # rfft2 leaves out the mirror image, which is as strong
-    weight = ((radius > 0) & (radius <= 0.5)) * (1 + is_mirrored)
-    bins = np.eye(RINGS * SECTORS)[ring * SECTORS + sector] * weight[:, None]
-    return bins / np.maximum(bins.sum(axis=0), 1)
 
 
 def thumbnail(pixels_BHWC: np.ndarray) -> np.ndarray:
     """Mean colours of cells, 0..1: [B, G, G, 3]."""
     batch, height, width, channels = pixels_BHWC.shape
-    side = THUMBNAIL_CELLS
+    side = CELLS
     cells = pixels_BHWC.reshape(batch, side, height // side, side, width // side, channels)
     return cells.mean(axis=(2, 4)) / 255
 
