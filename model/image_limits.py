@@ -23,7 +23,7 @@ class ImageLimit(StrictModel):
 
     pixels: int = Field(gt=0)
     parts: int = Field(16_384, gt=0)
-    scan_pixels: int = Field(400_000_000, gt=0)
+    scan_pixels: int = Field(370_000_000, gt=0)
 
 
 # Kind of image -> its limit. A photograph of a camera or telephone (24 megapixels, progressive too) is accepted.
@@ -34,7 +34,7 @@ IMAGE_LIMITS: dict[str, ImageLimit] = {
     "PROGRESSIVE_JPEG": ImageLimit(pixels=27_000_000, parts=1_000),
     # A fourth sample, and a copy for the colours.
     "CMYK_JPEG": ImageLimit(pixels=25_000_000, parts=1_000),
-    "PNG": ImageLimit(pixels=25_000_000),
+    "PNG": ImageLimit(pixels=24_000_000),
     # Twice the bytes to inflate and to filter.
     "PNG_16": ImageLimit(pixels=12_500_000),
     # libwebp's animation decoder holds several copies of the canvas: 16 bytes a pixel.

@@ -18,7 +18,7 @@ from model.colours import conversion_to_srgb
 from model.config import PreprocessConfig
 from model.image_header import Header, inspect
 from model.refusal import Code, Refusal
-from model.resize import pillow_resize_and_crop, resize_and_crop
+from model.resize import laid_out, pillow_resize_and_crop, resize_and_crop
 
 # H height, W width
 
@@ -32,7 +32,6 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: np.rot90,
 }
-TILE = 256  # pixels, of what is turned at a time
 ROWS_AT_A_TIME = 512  # of what is copied while an image becomes an array
 SMALL_PIXELS = 4_000_000  # copied at once, which takes a little less time
 SIMPLEJPEG_SPACE = {1: "GRAY", 3: "RGB", 4: "CMYK"}
@@ -55,7 +54,8 @@ def image_to_pixels(data: bytes, config: PreprocessConfig, header: Header | None
     if to_srgb is None:
         return resize_and_crop(_rgb(pixels), config.image_size)
     if pixels.shape[2] == 4:
-        return to_srgb(np.asarray(pillow_resize_and_crop(Image.fromarray(pixels, "CMYK"), config.image_size)))
+        image = Image.fromarray(laid_out(pixels), "CMYK")
+        return to_srgb(np.asarray(pillow_resize_and_crop(image, config.image_size)))
     return to_srgb(resize_and_crop(pixels, config.image_size))
 
 
@@ -67,7 +67,7 @@ def decode_pixels(data: bytes, config: PreprocessConfig) -> np.ndarray:
     Raises:
         Refusal: the image is refused, with an IMG_ code.
     """
-    return _rgb(_decode(inspect(data, config), data))
+    return laid_out(_rgb(_decode(inspect(data, config), data)))
 
 
 def decode_image(data: bytes, config: PreprocessConfig) -> Image.Image:
@@ -77,7 +77,7 @@ def decode_image(data: bytes, config: PreprocessConfig) -> Image.Image:
         Refusal: as decode_pixels.
     """
     header = inspect(data, config)
-    return Image.fromarray(_rgb(_upright(_decode_by_pillow(header, data), header)))
+    return Image.fromarray(laid_out(_rgb(_upright(_decode_by_pillow(header, data), header))))
 
 
 def _decode(header: Header, data: bytes) -> np.ndarray:
@@ -143,23 +143,15 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
         return pixels
     colours = np.empty((*pixels.shape[:2], 3), dtype=np.uint8)
     for top in range(0, len(pixels), ROWS_AT_A_TIME):
-        strip = Image.fromarray(pixels[top : top + ROWS_AT_A_TIME], "CMYK")
+        strip = Image.fromarray(laid_out(pixels[top : top + ROWS_AT_A_TIME]), "CMYK")
         colours[top : top + ROWS_AT_A_TIME] = np.asarray(strip.convert("RGB"))
     return colours
 
 
 def _upright(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """A view, which is laid out row by row where it is read."""
     turn = TURNS.get(header.orientation)
-    if turn is None:
-        return pixels
-    view = turn(pixels)
-    turned = np.empty(view.shape, dtype=np.uint8)
-    for top in range(0, len(view), TILE):  # tile by tile and sample by sample: several times as fast as one copy
-        for left in range(0, view.shape[1], TILE):
-            tile = np.s_[top : top + TILE, left : left + TILE]
-            for sample in range(view.shape[2]):
-                turned[(*tile, sample)] = view[(*tile, sample)]
-    return turned
+    return pixels if turn is None else turn(pixels)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

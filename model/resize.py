@@ -23,23 +23,39 @@ TALLEST = 2
 # The 8-bit kernel's weights have 15 bits: too coarse where few, large weights make a sample.
 LEAST_8_BIT_SCALE = 2.0
 ROWS_AT_A_TIME = 512  # the copies that the kernels need stay small
+TILE = 256  # pixels, of what is turned at a time
 CATMULL_ROM = ResizeAlg.convolution(FilterType.catmull_rom)
 SUPPORT = 2
 
 
 def resize_and_crop(pixels_HW3: np.ndarray, size: int) -> np.ndarray:
-    """The centre square with the image's shorter side scaled to `size` pixels, uint8 [S, S, 3]."""
+    """The centre square with the image's shorter side scaled to `size` pixels, uint8 [S, S, 3].
+
+    The pixels may be a view that turns an image: only strips of it are laid out row by row.
+    """
     height, width = pixels_HW3.shape[:2]
     if min(height, width) == size or height > TALLEST * width or width > LONGEST_EXACT * height:
-        return np.asarray(pillow_resize_and_crop(Image.fromarray(pixels_HW3), size))
+        return np.asarray(pillow_resize_and_crop(Image.fromarray(laid_out(pixels_HW3)), size))
     left, right, box_x = _span(width, int(size * width / min(width, height)), size)
     top, bottom, box_y = _span(height, int(size * height / min(width, height)), size)
-    rows = pixels_HW3.reshape(height, width * 3)[top:bottom, left * 3 : right * 3]
+    rows = pixels_HW3[top:bottom, left:right]
     wide = min(height, width) < LEAST_8_BIT_SCALE * size
-    strips = (rows[start : start + ROWS_AT_A_TIME] for start in range(0, len(rows), ROWS_AT_A_TIME))
+    strips = (laid_out(rows[start : start + ROWS_AT_A_TIME]) for start in range(0, len(rows), ROWS_AT_A_TIME))
     narrow = [_scale(strip, (size, len(strip)), box_x, (0.0, len(strip)), wide=wide) for strip in strips]
-    pixels = _scale(np.concatenate(narrow), (size, size), (0.0, size), box_y, wide=True)
-    return pixels.reshape(size, size, 3)
+    return _scale(np.concatenate(narrow), (size, size), (0.0, size), box_y, wide=True)
+
+
+def laid_out(view: np.ndarray) -> np.ndarray:
+    """The same samples row by row in memory, uint8 [H, W, samples]; a copy only where they are not."""
+    if view.strides[-1] == 1 and view.strides[1] == view.shape[2]:
+        return np.ascontiguousarray(view)
+    rows = np.empty(view.shape, dtype=np.uint8)
+    for top in range(0, len(view), TILE):  # tile by tile and sample by sample: several times as fast as one copy
+        for left in range(0, view.shape[1], TILE):
+            tile = np.s_[top : top + TILE, left : left + TILE]
+            for sample in range(view.shape[2]):
+                rows[(*tile, sample)] = view[(*tile, sample)]
+    return rows
 
 
 def pillow_resize_and_crop(image: Image.Image, size: int) -> Image.Image:
@@ -71,7 +87,7 @@ def _span(side: int, scaled: int, size: int) -> tuple[int, int, tuple[float, flo
 def _scale(
     rows: np.ndarray, size: tuple[int, int], box_x: tuple[float, float], box_y: tuple[float, float], *, wide: bool
 ) -> np.ndarray:
-    """Scale a box of rows of red, green, blue, uint8 [h, w * 3], to uint8 [height, width * 3].
+    """Scale a box of rows, uint8 [h, w, 3], to uint8 [height, width, 3].
 
     Args:
         size: width and height.
@@ -80,10 +96,10 @@ def _scale(
             16-bit values: rounding twice equals rounding once.
     """
     kind = PixelType.U16x3 if wide else PixelType.U8x3
-    values = rows.astype(np.uint16) * np.uint16(257) if wide else np.ascontiguousarray(rows)
-    source = ImageData(rows.shape[1] // 3, len(rows), kind, values.tobytes())
+    values = rows.astype(np.uint16) * np.uint16(257) if wide else rows
+    source = ImageData(rows.shape[1], len(rows), kind, values.tobytes())
     target = ImageData(*size, kind)
     box = CropBox(box_x[0], box_y[0], box_x[1], box_y[1])
     Resizer().resize(source, target, ResizeOptions(resize_alg=CATMULL_ROM, use_alpha=False, crop_box=box))
-    scaled = np.frombuffer(target.get_buffer(), values.dtype).reshape(size[1], size[0] * 3)
+    scaled = np.frombuffer(target.get_buffer(), values.dtype).reshape(size[1], size[0], 3)
     return ((scaled.astype(np.uint32) + 128) // 257).astype(np.uint8) if wide else scaled
