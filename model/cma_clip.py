@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.clip_towers import ClipTowers
+from model.convolutions import Convolutions
 from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 from model.wide import Wide, WidePart
@@ -30,6 +31,7 @@ class Network(nn.Module):
         heads: of all tasks; gives logits and λ.
         mixer: a transformer over tokens, where there is one.
         wide: what goes past the towers, where there is such a part.
+        convolutions: a small network beside the image tower, where there is one.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class Network(nn.Module):
         heads: nn.Module,
         mixer: SequenceAttention | None = None,
         wide: WidePart | None = None,
+        convolutions: Convolutions | None = None,
     ) -> None:
         super().__init__()
-        self.towers, self.sequence_attention, self.modality_heads, self.wide = towers, mixer, heads, wide
+        self.towers, self.sequence_attention, self.modality_heads = towers, mixer, heads
+        self.wide, self.convolutions = wide, convolutions
 
 
 class CMAClip(Network):
@@ -57,8 +61,9 @@ class CMAClip(Network):
         mixer: SequenceAttention | None = None,
         reads_both: bool = False,
         wide: WidePart | None = None,
+        convolutions: Convolutions | None = None,
     ) -> None:
-        super().__init__(towers, heads, mixer, wide)
+        super().__init__(towers, heads, mixer, wide, convolutions)
         self.reads_both = reads_both
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
@@ -75,6 +80,8 @@ class CMAClip(Network):
             image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
+        if self.convolutions is not None:
+            image_cls_BD = image_cls_BD + self.convolutions(pixels_BHWC)
         beside: Wide | None = None
         if self.wide is not None:
             beside = self.wide(input_ids_BT, text_mask_BT, pixels_BHWC)
@@ -95,4 +102,8 @@ def cma_clip(parts: Parts) -> Network:
     mixer = parts.mixer() if config.sequence_attention else None
     reads_both = config.head_inputs == "both"
     heads = parts.heads(2 * width if reads_both else width, learned_share=config.modality_attention)
-    return CMAClip(parts.towers, heads, mixer, reads_both, parts.wide() if config.wide else None)
+    wide, convolutions = (
+        (parts.wide() if config.wide else None),
+        (parts.convolutions() if config.convolutions else None),
+    )
+    return CMAClip(parts.towers, heads, mixer, reads_both, wide, convolutions)

@@ -75,6 +75,7 @@ class ModelConfig(StrictModel):
             for λ·T' and (1 - λ)·I' each, which contains the sum, and late fusion at λ = 0.5.
         wide: words of the title and statistics of the image go past the towers, straight to the labels (model.wide);
             of `cma_clip` only. For data sets on which the towers alone see too little.
+        convolutions: a small convolutional network over the image joins I' (model.convolutions); of `cma_clip` only.
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.
         dropout: in sequence-wise attention and heads.
         kernels: what computes modality-wise attention and heads: `triton` (fused kernels, CUDA), `reference`
@@ -92,14 +93,16 @@ class ModelConfig(StrictModel):
     modality_attention: bool = True
     head_inputs: Literal["sum", "both"] = "sum"
     wide: bool = False
+    convolutions: bool = False
     head_width: int | None = Field(None, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     kernels: Literal["auto", "triton", "reference"] = "auto"
 
     @model_validator(mode="after")
-    def _only_cma_clip_is_wide(self) -> ModelConfig:
-        if self.wide and self.architecture != "cma_clip":
-            raise ValueError(f"wide: only cma_clip has a wide part, not {self.architecture}")
+    def _only_cma_clip_has_parts_beside_the_towers(self) -> ModelConfig:
+        for part in ("wide", "convolutions"):
+            if getattr(self, part) and self.architecture != "cma_clip":
+                raise ValueError(f"{part}: only cma_clip has such a part beside its towers, not {self.architecture}")
         return self
 
 

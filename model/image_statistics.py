@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.small_image import SIDE, SmallImage
+
 # B batch, H and W image size, S side of what is looked at, G cells along a side, N windows, F features
 
-SIDE = 64
 COLOR_LEVELS = 4  # of each channel
 CELLS, DIRECTIONS = 8, 9
 FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
@@ -29,10 +30,9 @@ class ImageStatistics(nn.Module):
     """Histograms of colours and of oriented gradients, log power spectra, and a thumbnail.
 
     Args:
-        image_size: side of the square images, pixels; at another size than SIDE they are averaged down or up to it.
+        image_size: side of the square images, pixels.
     """
 
-    area: Tensor | None
     gray: Tensor
     levels: Tensor
     directions: Tensor
@@ -40,7 +40,7 @@ class ImageStatistics(nn.Module):
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
-        self._constant("area", None if image_size == SIDE else _area_weights(image_size))
+        self.small = SmallImage(image_size)
         self._constant("gray", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1))
         self._constant("levels", torch.arange(COLOR_LEVELS, dtype=torch.float32).view(1, 1, -1, 1, 1))
         self._constant("directions", torch.arange(DIRECTIONS, dtype=torch.float32).view(1, -1, 1, 1))
@@ -55,14 +55,12 @@ class ImageStatistics(nn.Module):
             self._constant(f"sine{side}", torch.sin(angles))
             self._constant(f"bins{side}", torch.from_numpy(polar_bins(side)).flatten(0, 1).float())
 
-    def _constant(self, name: str, value: Tensor | None) -> None:
+    def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """float32 [B, FEATURES]; pixels are uint8."""
-        # Laid out anew: with the channels last, pooling could not be exported for a batch of one.
-        image_B3HW = pixels_BHWC.permute(0, 3, 1, 2).float().clone(memory_format=torch.contiguous_format)
-        image_B3SS = image_B3HW if self.area is None else self.area @ image_B3HW @ self.area.T
+        image_B3SS = self.small(pixels_BHWC)
         unit_B3SS = image_B3SS / 255
         parts = [self.colors(image_B3SS), self.gradients(unit_B3SS), self.spectra(unit_B3SS)]
         thumbnail = F.avg_pool2d(unit_B3SS, SIDE // CELLS).permute(0, 2, 3, 1)
@@ -121,14 +119,6 @@ class ImageStatistics(nn.Module):
         real, imaginary = a @ cosine - b @ sine, b @ cosine + a @ sine
         power = (real**2 + imaginary**2).mean(dim=1).flatten(1)
         return (power @ self.get_buffer(f"bins{side}") + NO_POWER).log()
-
-
-def _area_weights(size: int) -> Tensor:
-    """[SIDE, size]: each row is the mean over one of SIDE equal parts of `size` pixels."""
-    edges = torch.arange(SIDE + 1, dtype=torch.float64) * size / SIDE
-    pixels = torch.arange(size, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return (overlap.clamp(min=0) * SIDE / size).float()
 
 
 def polar_bins(side: int) -> np.ndarray:

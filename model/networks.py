@@ -72,7 +72,11 @@ class Architecture:
 
 # The linear probe's towers stay frozen.
 NETWORKS: dict[str, Architecture] = {
-    "cma_clip": Architecture("model.cma_clip:cma_clip", "CMA-CLIP", trained_as={"wide": "modality_heads"}),
+    "cma_clip": Architecture(
+        "model.cma_clip:cma_clip",
+        "CMA-CLIP",
+        trained_as={"wide": "modality_heads", "convolutions": "sequence_attention"},
+    ),
     "image_only": Architecture("model.rivals:image_only", "image only", unused=TEXT_ENCODER + WORDS),
     "text_only": Architecture(
         "model.rivals:text_only", "text only", unused=(*IMAGE_TOWER, "sequence_attention.image_position")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model.clip_towers import ClipTowers, OpenClip
 from model.config import ModelConfig, PreprocessConfig
+from model.convolutions import Convolutions
 from model.modality_heads import ModalityHeads
 from model.sequence_attention import SequenceAttention
 from model.tasks import TaskSet
@@ -33,6 +34,9 @@ class Parts:
 
     def wide(self) -> WidePart:
         return WidePart(self.tasks, self.sizes[0], self.preprocess.vocab_size, self.preprocess.image_size)
+
+    def convolutions(self) -> Convolutions:
+        return Convolutions(self.sizes[0], self.preprocess.image_size, self.config.dropout)
 
     def heads(self, width: int | None = None, learned_share: bool = False) -> ModalityHeads:
         """CMA-CLIP's heads.

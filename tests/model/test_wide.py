@@ -110,7 +110,7 @@ def test_it_starts_as_nothing_but_what_joins_the_image():
 
 
 def test_other_architectures_do_not_ignore_the_setting():
-    with pytest.raises(ValueError, match="only cma_clip has a wide part, not late_fusion"):
+    with pytest.raises(ValueError, match="wide: only cma_clip has such a part beside its towers, not late_fusion"):
         tiny_config(architecture="late_fusion", wide=True)
 
 
