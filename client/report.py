@@ -23,7 +23,7 @@ from client.protocol import Answer
 from cma_clip.command import command
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-from model.tasks import TaskSet
+from model.tasks import MISMATCH, TaskSet
 
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
 
@@ -74,6 +74,9 @@ def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[st
         verdict = "no label" if true is None else "right" if is_right else f"wrong, it is {true}"
         answer_text, score = task.stored(said["labels"]), max(said["scores"], default=0.0)
         lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
+    mismatch = answer.prediction.get(MISMATCH)
+    if mismatch and mismatch["accepted"]:
+        lines.append(f"title and image do not belong together  score {mismatch['scores'][0]:.3f}")
     return lines
 
 
@@ -102,7 +105,7 @@ def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: T
 
 
 def _draw_text_share(axes: Axes, answer: Answer, tasks: TaskSet) -> None:
-    names, shares = [task.name for task in tasks], answer.text_share
+    names, shares = [task.name for task in tasks], answer.text_share[: len(tasks)]
     axes.barh(names, shares, color=TEXT_COLOR)
     axes.barh(names, 1 - shares, left=shares, color=IMAGE_COLOR)
     axes.set_xlim(0, 1)

@@ -13,6 +13,8 @@ from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 from model.wide import Wide, WidePart
 
+NEVER = -30.0  # a logit
+
 # B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
 
 
@@ -52,7 +54,10 @@ class CMAClip(Network):
 
     Args:
         reads_both: the heads take λ·T' and (1 - λ)·I' side by side, [.., 2 D], instead of their sum.
+        needs_both_C: bool, the columns that say nothing (NEVER) of a product without title or image.
     """
+
+    needs_both_C: Tensor
 
     def __init__(
         self,
@@ -62,9 +67,11 @@ class CMAClip(Network):
         reads_both: bool = False,
         wide: WidePart | None = None,
         convolutions: Convolutions | None = None,
+        needs_both_C: Tensor | None = None,
     ) -> None:
         super().__init__(towers, heads, mixer, wide, convolutions)
         self.reads_both = reads_both
+        self.register_buffer("needs_both_C", needs_both_C, persistent=False)
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         """Classify products.
@@ -94,6 +101,8 @@ class CMAClip(Network):
         logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2)
         if self.wide is not None and beside is not None:
             logits_BC = logits_BC + self.wide.weigh(beside, text_share_BK)
+        if self.needs_both_C is not None:
+            logits_BC = logits_BC.masked_fill(self.needs_both_C & ~present_B2.all(dim=1, keepdim=True), NEVER)
         return Output(logits_BC, text_share_BK)
 
 
@@ -106,4 +115,6 @@ def cma_clip(parts: Parts) -> Network:
         (parts.wide() if config.wide else None),
         (parts.convolutions() if config.convolutions else None),
     )
-    return CMAClip(parts.towers, heads, mixer, reads_both, wide, convolutions)
+    is_mismatch_C = parts.tasks.is_mismatch_C
+    needs_both_C = torch.tensor(is_mismatch_C) if is_mismatch_C.any() else None
+    return CMAClip(parts.towers, heads, mixer, reads_both, wide, convolutions, needs_both_C)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MISSING = -1.0  # target of every label of a task that the product has no label for
 TOP_K = 3
+MISMATCH = "mismatch"  # the answer that tells whether title and image belong together
+Criterion = Literal["precision", "f1", "few_false_alarms"]
 MODALITY = {(True, True): "title_and_image", (True, False): "title_only", (False, True): "image_only"}
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
@@ -45,6 +47,7 @@ class Task(StrictModel):
         least_labels: how many labels a task must have.
         fitted_for: what thresholds are fitted for (train.thresholds.CRITERIA).
         weighs_labels: whether the loss takes class weights.
+        is_labelled: whether data sets have a column of its labels; else training makes its targets.
     """
 
     name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -54,8 +57,9 @@ class Task(StrictModel):
 
     several_labels: ClassVar[bool]
     least_labels: ClassVar[int]
-    fitted_for: ClassVar[Literal["precision", "f1"]]
+    fitted_for: ClassVar[Criterion]
     weighs_labels: ClassVar[bool]
+    is_labelled: ClassVar[bool] = True
 
     @model_validator(mode="wrap")
     @classmethod
@@ -199,7 +203,7 @@ class MultiLabel(Task):
 
     several_labels = True
     least_labels = 1
-    fitted_for = "f1"
+    fitted_for: ClassVar[Criterion] = "f1"
     weighs_labels = True
 
     @property
@@ -224,7 +228,27 @@ class MultiLabel(Task):
         return scores_NL, targets_NL
 
 
-KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel}
+class Mismatch(MultiLabel):
+    """Whether title and image do not belong together: one column, which training makes the targets of.
+
+    Attributes:
+        refuses: where it is accepted, no other answer for the product is.
+    """
+
+    name: str = MISMATCH
+    kind: Literal["mismatch"] = "mismatch"  # type: ignore[assignment]
+    labels: list[str] = [MISMATCH]
+    refuses: bool = False
+
+    fitted_for = "few_false_alarms"
+    weighs_labels = False
+    is_labelled = False
+
+    def encode(self, row: Mapping[str, Any]) -> np.ndarray:
+        return np.full(len(self.labels), MISSING, dtype=np.float32)
+
+
+KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel, "mismatch": Mismatch}
 
 
 class TaskSet(tuple[Task, ...]):
@@ -246,6 +270,26 @@ class TaskSet(tuple[Task, ...]):
     @classmethod
     def __get_pydantic_core_schema__(cls, _: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(cls, handler(tuple[SerializeAsAny[Task], ...]))
+
+    @property
+    def labelled(self) -> TaskSet:
+        """Those that data sets have labels of."""
+        return TaskSet(task for task in self if task.is_labelled)
+
+    @property
+    def is_mismatch_C(self) -> np.ndarray:
+        """Bool [C]: the columns of a Mismatch, of logits and targets."""
+        return np.concatenate([np.full(task.columns, isinstance(task, Mismatch)) for task in self])
+
+    def with_mismatch(self) -> TaskSet:
+        """These, and behind them what tells a title from another product's.
+
+        Raises:
+            ValueError: a task of that name is there.
+        """
+        if any(task.name == MISMATCH for task in self):
+            raise ValueError(f"a task of the data set is called {MISMATCH}: rename it, or set --mismatch false")
+        return TaskSet((*self, Mismatch()))
 
     @property
     def num_columns(self) -> int:
@@ -302,7 +346,19 @@ class TaskSet(tuple[Task, ...]):
             parts = zip(products, task.answers(own_BL), share_B, modalities, strict=True)
             for product, answer, share, modality in parts:
                 product[task.name] = answer | {"text_share": _number(share), "modality": modality}
+        for task in self:
+            if isinstance(task, Mismatch) and task.refuses:
+                _refuse_others(products, task.name)
         return products
+
+
+def _refuse_others(products: Iterable[dict[str, Answer]], name: str) -> None:
+    """Where the answer of that name is accepted, the others are not, and say why."""
+    for product in products:
+        if product[name]["accepted"]:
+            others = (answer for other, answer in product.items() if other != name)
+            for answer in others:
+                answer |= {"accepted": False, "refused": name}
 
 
 def _number(value: np.floating) -> float:

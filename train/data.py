@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dataset.format import DatasetInfo
 from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
-from model.tasks import MISSING
+from model.tasks import MISSING, TaskSet
 from model.tokenizer import build_tokenizer
 
 CACHE_BYTES = 2 << 30  # of row groups in a process; above it they would be shuffled among fewer
@@ -81,6 +81,7 @@ class ProductDataset(Dataset):
         preprocess: for images and titles.
         tokenizer: fits `preprocess`.
         cached_row_groups: row groups that each process keeps in memory, fewer if they are more than CACHE_BYTES.
+        tasks: what targets are of, where that is not the data set's own.
     Raises:
         ValueError: the split is missing or empty, or a shard is missing, unreadable or of another length.
     """
@@ -92,12 +93,13 @@ class ProductDataset(Dataset):
         preprocess: PreprocessConfig,
         tokenizer: TitleTokenizer,
         cached_row_groups: int = 64,
+        tasks: TaskSet | None = None,
     ) -> None:
         info = DatasetInfo.read(directory)
         if split not in info.splits or info.splits[split].rows == 0:
             raise ValueError(f"{directory}: the split {split!r} has no products; it has {sorted(info.splits)}")
         self.name = f"{directory}, split {split!r}"
-        self.tasks, self.preprocess, self.tokenizer = info.tasks, preprocess, tokenizer
+        self.tasks, self.preprocess, self.tokenizer = tasks or info.tasks, preprocess, tokenizer
         self.row_groups: list[tuple[Path, int]] = []
         self.starts, largest = [0], 1
         for shard in info.splits[split].shards:
@@ -178,11 +180,15 @@ class ProductDataset(Dataset):
             raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
 
 
-def open_splits(directory: Path, preprocess: PreprocessConfig, cached_row_groups: int) -> tuple[ProductDataset, ...]:
+def open_splits(
+    directory: Path, preprocess: PreprocessConfig, cached_row_groups: int, tasks: TaskSet
+) -> tuple[ProductDataset, ...]:
     """Those of training: train, which is shuffled among the cached row groups, and validation, which is not."""
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
     cached = {"train": cached_row_groups, "validation": IN_ORDER}
-    return tuple(ProductDataset(directory, split, preprocess, tokenizer, groups) for split, groups in cached.items())
+    return tuple(
+        ProductDataset(directory, split, preprocess, tokenizer, groups, tasks) for split, groups in cached.items()
+    )
 
 
 def _live_and_die_with_the_rank(_: int) -> None:

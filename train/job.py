@@ -11,6 +11,7 @@ from typing import Any
 from dataset.format import DatasetInfo
 from dataset.verify import check_sizes
 from model.networks import NETWORKS, Architecture, StageName
+from model.tasks import TaskSet
 from train.class_weights import check_class_weights
 from train.learnable import check_learnable
 from train.logs import read_log
@@ -58,6 +59,11 @@ class StageJob:
     def architecture(self) -> Architecture:
         return NETWORKS[self.recipe.model.architecture]
 
+    @property
+    def tasks(self) -> TaskSet:
+        """What the network answers."""
+        return answered(self.recipe, self.info)
+
     def next_command(self) -> str:
         """What to run when this stage is done. A single task needs no tuning (section 3.2.2)."""
         _, following = self.architecture.neighbours(self.stage)
@@ -85,6 +91,15 @@ class StageJob:
             raise ValueError(f"{self.directory}: another run has just gone on here; repeat the command")
 
 
+def answered(recipe: Recipe, info: DatasetInfo) -> TaskSet:
+    """The data set's tasks, and `mismatch` where the recipe asks for it.
+
+    Raises:
+        ValueError: the data set has a task of that name.
+    """
+    return info.tasks.with_mismatch() if recipe.mismatch else info.tasks
+
+
 def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     """Read all that decides the stage.
 
@@ -101,11 +116,12 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
     check_class_weights(recipe.class_weights, info.tasks)
     check_sizes(args.data, info)
     check_learnable(args.stage, args.data, info)
-    start = start_of(args.stage, args.output, recipe, info.tasks)
+    tasks = answered(recipe, info)
+    start = start_of(args.stage, args.output, recipe, tasks)
     fresh = StageState(
         world_size=launched(),
         data_hash=info.hash,
-        label_set=info.tasks.label_set_hash,
+        label_set=tasks.label_set_hash,
         start=start.sha256 if start else None,
     )
     state = None if args.restart else read_state(directory)

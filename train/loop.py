@@ -37,6 +37,7 @@ from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
 from train.stops import Stop, StopAgreed
 from train.thresholds import fit_thresholds, threshold_remarks
+from train.wrong_titles import judged_by
 
 READ_EVERY = 10
 MEASURED_ON = 2048  # images that the wide part standardises its statistics by
@@ -58,10 +59,10 @@ def open_parts(job: StageJob) -> Parts:
     """
     torch.manual_seed(job.recipe.seed)
     weights, preprocess = (job.start.weights, job.start.preprocess) if job.start else (None, None)
-    network, preprocess = build_network(job.recipe.model, job.info.tasks, preprocess, weights)
+    network, preprocess = build_network(job.recipe.model, job.tasks, preprocess, weights)
     check_shared_memory(job, preprocess)
     freeze(network, job.stage, job.architecture)
-    train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups)
+    train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups, job.tasks)
     if is_first_rank() and train.cache_size < job.recipe.shuffle_row_groups:
         print(f"{train.name}: its row groups are large, so products are shuffled among {train.cache_size} of them")
     if len(train) < job.settings.batch_size:
@@ -111,6 +112,8 @@ class StageLoop:
     def __init__(self, job: StageJob, parts: Parts, ranks: Ranks) -> None:
         self.job, self.state, self.settings = job, job.state, job.settings
         (self.network, self.train, self.validation), self.ranks = parts, ranks
+        if job.stage != "contrastive":
+            self.validation = judged_by(self.validation)
         self.micro_batch_size = job.ds_config["train_micro_batch_size_per_gpu"]
         self.accumulation = job.ds_config["gradient_accumulation_steps"]
         self.updates_per_epoch = len(self.train) // job.settings.batch_size

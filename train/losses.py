@@ -46,48 +46,57 @@ class ClassificationObjective(nn.Module):
     """All tasks' losses, divided by the number of products.
 
     So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
-    missing one counts nothing. In training, the stage's `modality_dropout` hides titles and images, and
-    `mismatched` exchanges some among the products of a micro-batch.
+    missing one counts nothing. In training, the stage's `mismatched` exchanges some titles and images among the
+    products of a micro-batch, which a Mismatch has to find, and `modality_dropout` hides some.
     `positive_weight_C` is as in `classification_losses`.
     """
 
     positive_weight_C: Tensor | None
+    is_mismatch_C: Tensor
 
     def __init__(
         self, network: Network, tasks: TaskSet, settings: StageConfig, positive_weight_C: Tensor | None = None
     ) -> None:
         super().__init__()
         self.network, self.tasks, self.settings = network, tasks, settings
+        self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), persistent=False)
         self.register_buffer("positive_weight_C", positive_weight_C, persistent=False)
 
     def forward(self, batch: Batch) -> Result:
+        present_B2, targets_BC = batch.present_B2, batch.targets_BC
         if self.training and self.settings.mismatched > 0:
-            batch = exchange_modalities(batch, self.settings.mismatched)
-        present_B2 = batch.present_B2
+            batch, exchanged_B = exchange_modalities(batch, self.settings.mismatched)
+            told_B = exchanged_B.to(targets_BC.dtype).where(batch.readable_B & present_B2.all(dim=1), MISSING)
+            targets_BC = torch.where(self.is_mismatch_C, told_B[:, None], targets_BC)
         if self.training and self.settings.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.settings.modality_dropout)
         output = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)
-        sums_K, counts_K = classification_losses(output.logits_BC, batch.targets_BC, self.tasks, self.positive_weight_C)
+        sums_K, counts_K = classification_losses(output.logits_BC, targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
         return Result(sums_K.sum() / len(present_B2), parts, output)
 
 
-def exchange_modalities(batch: Batch, share: float) -> Batch:
+def exchange_modalities(batch: Batch, share: float) -> tuple[Batch, Tensor]:
     """Give about `share` of the complete products another one's title (two of three) or image; labels stay.
 
-    Who would get one that is not there keeps its own.
+    Who would get one that is not there, or the title that it has, keeps its own.
+
+    Returns:
+        The batch, and bool [B]: which products got one.
     """
     count, device = len(batch.ids), batch.present_B2.device
     if count < 2:
-        return batch
+        return batch, torch.zeros(count, dtype=torch.bool, device=device)
     donor_B = (torch.arange(count, device=device) + torch.randint(1, count, (), device=device)) % count
     draw_B, complete_B = torch.rand(count, device=device), batch.present_B2.all(dim=1)
-    gets_title_B = complete_B & (draw_B < share * 2 / 3) & batch.present_B2[donor_B, 0]
+    differs_B = (batch.input_ids_BT != batch.input_ids_BT[donor_B]).any(dim=1)
+    gets_title_B = complete_B & (draw_B < share * 2 / 3) & batch.present_B2[donor_B, 0] & differs_B
     gets_image_B = complete_B & (draw_B >= share * 2 / 3) & (draw_B < share) & batch.present_B2[donor_B, 1]
     input_ids_BT = torch.where(gets_title_B[:, None], batch.input_ids_BT[donor_B], batch.input_ids_BT)
     wanted_B = torch.where(gets_image_B, donor_B, torch.arange(count, device=device))
-    return dataclasses.replace(batch, input_ids_BT=input_ids_BT, pixels_BHWC=batch.pixels_BHWC[wanted_B])
+    exchanged = dataclasses.replace(batch, input_ids_BT=input_ids_BT, pixels_BHWC=batch.pixels_BHWC[wanted_B])
+    return exchanged, gets_title_B | gets_image_B
 
 
 def drop_modalities(present_B2: Tensor, share: float) -> Tensor:

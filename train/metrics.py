@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from cma_clip.tables import aligned
 from model.tasks import TaskSet
@@ -22,6 +22,7 @@ NAMES = (
     "micro_f1",
     "macro_f1",
     "mean_average_precision",
+    "auroc",
     "recall_at_90_precision",
     "threshold",
     "calibration_error",
@@ -41,7 +42,8 @@ def task_metrics(
     Returns:
         task -> products, accuracy (multi-label: all labels right), micro_f1, macro_f1 (labels that
         neither occur nor are answered do not count), mean_average_precision (each label against the
-        rest, mean over those that occur), recall_at_90_precision (single-label: the share of all
+        rest, mean over those that occur), auroc (the same, over those that some products lack),
+        recall_at_90_precision (single-label: the share of all
         products that are answered correctly from the threshold on), threshold (the score from which
         precision is 90 %; 1.0 if it never is), calibration_error, text_share (mean λ). Metrics are
         None where they mean nothing: no product has the label, or no label occurs.
@@ -58,7 +60,8 @@ def task_metrics(
 def _measure(answers: Answers) -> dict[str, float | None]:
     right_L, answered_L, occurring_L = label_counts(answers)
     f1_scores = [f1_score(*counts) for counts in zip(right_L, answered_L, occurring_L, strict=True)]
-    precisions = [average_precision(*column) for column in zip(answers.scores_NL.T, answers.targets_NL.T, strict=True)]
+    columns = list(zip(answers.scores_NL.T, answers.targets_NL.T, strict=True))
+    precisions = [average_precision(*column) for column in columns]
     scores, right = (array_NT.flatten() for array_NT in answers.claims())
     hits, threshold = most_at_precision(scores, right)
     return {
@@ -66,6 +69,7 @@ def _measure(answers: Answers) -> dict[str, float | None]:
         "micro_f1": f1_score(sum(right_L), sum(answered_L), sum(occurring_L)),
         "macro_f1": _mean(f1_scores),
         "mean_average_precision": _mean(precisions),
+        "auroc": _mean([auroc(*column) for column in columns]),
         "recall_at_90_precision": ratio(hits, sum(occurring_L)),
         "threshold": threshold,
         "calibration_error": calibration_error(scores, right),
@@ -93,6 +97,11 @@ def average_precision(scores_N: Tensor, right_N: Tensor) -> float | None:
     return binary_average_precision(scores_N, right_N.int()).item() if right_N.any() else None
 
 
+def auroc(scores_N: Tensor, right_N: Tensor) -> float | None:
+    """How often a right score is above one that is not, equal ones half; None where all are one or the other."""
+    return binary_auroc(scores_N, right_N.int()).item() if right_N.any() and not right_N.all() else None
+
+
 def calibration_error(scores_N: Tensor, right_N: Tensor) -> float:
     """Expected calibration error (Naeini et al. 2015): how far scores are from the share that is right.
 
@@ -112,7 +121,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     """The metrics as a table for people, one line a task."""
     columns = ["products", *(name for name in NAMES if name != "threshold"), "text_share"]
-    heads = ["products", "accuracy", "micro F1", "macro F1", "mAP", "R@P90", "ECE", "text share λ"]
+    heads = ["products", "accuracy", "micro F1", "macro F1", "mAP", "AUROC", "R@P90", "ECE", "text share λ"]
     lines = [["task", *heads]]
     for name, values in metrics.items():
         lines.append([name, *("n/a" if values[c] is None else f"{values[c]:.4g}" for c in columns)])

@@ -78,7 +78,7 @@ def predict(
 def loss_and_metrics(
     predictions: Predictions, tasks: TaskSet, positive_weight_C: Tensor | None = None
 ) -> tuple[float, dict[str, Any]]:
-    """The loss, summed over the tasks' means over their labelled products, and the metrics of each task.
+    """The loss, summed over the labelled tasks' means over their products, and the metrics of each task.
 
     Args:
         tasks: with the thresholds that multi-label answers are counted by.
@@ -91,7 +91,8 @@ def loss_and_metrics(
     if not counts_K.any():
         raise ValueError("no product of this split has a label that could be read")
     metrics = task_metrics(predictions.logits_NC, predictions.text_share_NK, predictions.targets_NC, tasks)
-    return (sums_K / counts_K.clamp(min=1)).sum().item(), metrics
+    is_labelled_K = torch.tensor([task.is_labelled for task in tasks])
+    return (sums_K / counts_K.clamp(min=1))[is_labelled_K].sum().item(), metrics
 
 
 @torch.no_grad()
@@ -143,10 +144,11 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
     """
     bundle = load_bundle(directory)
     theirs = DatasetInfo.read(data).tasks
-    if theirs.label_set_hash != bundle.config.tasks.label_set_hash:
+    ours = bundle.config.tasks.labelled
+    if theirs.label_set_hash != ours.label_set_hash:
         raise ValueError(
             f"{data}: its tasks or labels are not those of the bundle {directory}:"
-            f" {_difference(theirs, bundle.config.tasks)}; --labels-of {directory} of train.prepare catalog prepares a"
+            f" {_difference(theirs, ours)}; --labels-of {directory} of train.prepare catalog prepares a"
             " table for it"
         )
     bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cma_clip.settings import StrictModel, one_line
 from model.config import ModelConfig
+from model.networks import NETWORKS
 
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -59,6 +60,8 @@ class Recipe(StrictModel):
         zero_level: DeepSpeed's ZeRO stage: what is sharded over the ranks.
         precision: of the matrix products; weights and optimizer stay float32. `auto` is bf16 on a GPU
             and fp32 on a CPU.
+        mismatch: the network also says how likely title and image do not belong together (model.tasks.Mismatch); it
+            learns that from the `mismatched` products of the stages. Of `cma_clip` only.
         class_weights: `inverse_frequency` weighs the labels that a product has by how rare they are (multi-label
             tasks only), in training and in the validation loss that decides which weights are kept.
         seed: of weights, order and dropout.
@@ -75,12 +78,23 @@ class Recipe(StrictModel):
     stages: Stages = Stages()
     zero_level: Literal[0, 1, 2, 3] = 1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    mismatch: bool = False
     class_weights: Literal["none", "inverse_frequency"] = "none"
     seed: int = 0
     loader_workers: int = Field(4, ge=0)
     shuffle_row_groups: int = Field(64, ge=1)
     checkpoint_minutes: float = Field(15.0, gt=0)
     max_reject_fraction: float = Field(0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _mismatch_can_be_learned(self) -> Recipe:
+        if self.mismatch and self.model.architecture != "cma_clip":
+            raise ValueError(f"mismatch: only cma_clip compares title and image, not {self.model.architecture}")
+        classifying = NETWORKS[self.model.architecture].stages
+        without = [name for name in classifying if getattr(self.stages, name).mismatched == 0]
+        if self.mismatch and without:
+            raise ValueError(f"mismatch: needs stages.{without[0]}.mismatched above 0, from which it is learned")
+        return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str]) -> Recipe:

@@ -26,6 +26,7 @@ from train.data import IN_ORDER, ProductDataset
 from train.metrics import format_table
 from train.predict import Predictions, answers_for, loss_and_metrics, open_bundle
 from train.thresholds import threshold_remarks
+from train.wrong_titles import judged_by
 
 
 @command
@@ -60,8 +61,9 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
         ValueError: the split cannot be read, or `output` holds something else.
     """
     check_output(output)
-    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER)
-    answers, tasks = answers_for(bundle, dataset, batch_size), bundle.config.tasks
+    tasks = bundle.config.tasks
+    dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER, tasks)
+    answers = answers_for(bundle, judged_by(dataset), batch_size)
     return write_score(output, split, tasks, dataset, answers, threshold_remarks(tasks))
 
 
@@ -94,13 +96,18 @@ def check_output(output: Path) -> None:
 
 
 def answer_table(tasks: TaskSet, dataset: ProductDataset, answers: Predictions) -> pa.Table:
-    """One row a product: id, title, and for each task the true label, the answer, its score and λ."""
+    """One row a product: id, title, and for each task the true label (where there are any), the answer and λ.
+
+    Answers behind those of the split, under wrong titles, are left out.
+    """
+    answers = answers.of(range(len(dataset)))
     scores = tasks.scores(answers.logits_NC.numpy())
     decoded = tasks.predictions(scores, answers.text_share_NK.numpy(), answers.present_N2.numpy())
-    stored = dataset.columns("id", "title", *(task.name for task in tasks))
+    stored = dataset.columns("id", "title", *(task.name for task in tasks if task.is_labelled))
     columns: dict[str, list[Any]] = {name: stored[name] for name in ("id", "title")}
     for task in tasks:
-        columns[f"{task.name}_true"] = stored[task.name]
+        if task.is_labelled:
+            columns[f"{task.name}_true"] = stored[task.name]
         columns[f"{task.name}_answer"] = [task.stored(answer[task.name]["labels"]) for answer in decoded]
         columns[f"{task.name}_top"] = [json.dumps(answer[task.name]["top"]) for answer in decoded]
         columns[f"{task.name}_text_share"] = [answer[task.name]["text_share"] for answer in decoded]

@@ -14,6 +14,7 @@ from train.answers import Answers, answers_by_task
 # N scores, T thresholds, L labels of one task
 
 PRECISION = 0.9
+FALSE_ALARMS = 0.01
 DEFAULT = 0.5
 
 
@@ -56,9 +57,20 @@ def best_f1_threshold(scores_N: Tensor, right_N: Tensor) -> float:
     return best[(best - DEFAULT).abs().argmin()].item()
 
 
+def few_false_alarms(scores_N: Tensor, right_N: Tensor) -> float:
+    """The lowest score that at most 1 % of those that are not right reach; 0.5 where all are right."""
+    wrong_N = scores_N[~right_N].sort(descending=True).values
+    if not len(wrong_N):
+        return DEFAULT
+    allowed = int(FALSE_ALARMS * len(wrong_N))
+    # Just above the first that must not reach it.
+    return min(1.0, torch.nextafter(wrong_N[allowed], torch.tensor(2.0)).item())
+
+
 CRITERIA: dict[str, Callable[[Tensor, Tensor], float]] = {
     "precision": lambda scores_N, right_N: most_at_precision(scores_N, right_N)[1],
     "f1": best_f1_threshold,
+    "few_false_alarms": few_false_alarms,
 }
 
 

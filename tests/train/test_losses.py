@@ -215,10 +215,11 @@ def test_exchanged_titles_and_images_are_another_products():
     inputs, titles, images = batch(200), 0, 0
     inputs.present_B2[:20, 0], inputs.present_B2[20:40, 1] = False, False
     for _ in range(50):
-        changed = exchange_modalities(inputs, 0.3)
+        changed, exchanged_B = exchange_modalities(inputs, 0.3)
         assert changed.targets_BC is inputs.targets_BC and changed.present_B2 is inputs.present_B2
         other_title_B = (changed.input_ids_BT != inputs.input_ids_BT).any(dim=1)
         other_image_B = (changed.pixels_BHWC != inputs.pixels_BHWC).flatten(1).any(dim=1)
+        assert torch.equal(exchanged_B, other_title_B | other_image_B)
         assert not (other_title_B & other_image_B).any() and not (other_title_B | other_image_B)[:40].any()
         titles, images = titles + other_title_B.sum().item(), images + other_image_B.sum().item()
     assert (titles + images) / 50 / 160 == pytest.approx(0.3 * 0.9, abs=0.02)  # a tenth would get what is not there
@@ -226,4 +227,5 @@ def test_exchanged_titles_and_images_are_another_products():
 
 
 def test_a_product_alone_has_nobody_to_exchange_with():
-    assert torch.equal(exchange_modalities(batch(1), 0.9).input_ids_BT, batch(1).input_ids_BT)
+    changed, exchanged_B = exchange_modalities(batch(1), 0.9)
+    assert torch.equal(changed.input_ids_BT, batch(1).input_ids_BT) and not exchanged_B.any()

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     _check_options(arguments)
     source = CsvSource(arguments.csv) if arguments.csv else ParquetSource(arguments.parquet)
-    bundle = BundleConfig.read(arguments.labels_of / "config.json").tasks if arguments.labels_of else None
+    bundle = BundleConfig.read(arguments.labels_of / "config.json").tasks.labelled if arguments.labels_of else None
     reading = _reading(arguments, source, bundle)
     reading.check_columns(source)
     found = survey(source, reading)
