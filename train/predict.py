@@ -46,6 +46,14 @@ class Predictions(NamedTuple):
         logits, share, targets, present = (tensor[index] for tensor in self[:4])
         return Predictions(logits, share, targets, present, [])
 
+    def labelled(self, tasks: TaskSet) -> Predictions:
+        """The answers to those of the tasks that data sets have labels of."""
+        column = ~torch.from_numpy(tasks.is_mismatch_C)
+        share = self.text_share_NK[:, [task.is_labelled for task in tasks]]
+        return self._replace(
+            logits_NC=self.logits_NC[:, column], text_share_NK=share, targets_NC=self.targets_NC[:, column]
+        )
+
 
 @torch.no_grad()
 def predict(
