@@ -76,7 +76,7 @@ def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[st
         lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
     mismatch = answer.prediction.get(MISMATCH)
     if mismatch and mismatch["accepted"]:
-        lines.append(f"title and image do not belong together  score {mismatch['scores'][0]:.3f}")
+        lines.append(f"title and image do not belong together  score {mismatch['score']:.3f}")
     return lines
 
 

@@ -247,6 +247,14 @@ class Mismatch(MultiLabel):
     def encode(self, row: Mapping[str, Any]) -> np.ndarray:
         return np.full(len(self.labels), MISSING, dtype=np.float32)
 
+    def answers(self, scores_BL: np.ndarray) -> list[Answer]:
+        """As those of other tasks; `label` is `mismatch` or `match`, `score` that of a mismatch, whichever it is."""
+        told = zip(super().answers(scores_BL), scores_BL, strict=True)
+        return [
+            {"label": MISMATCH if answer["accepted"] else "match", "score": _number(scores[0])} | answer
+            for answer, scores in told
+        ]
+
 
 KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel, "mismatch": Mismatch}
 
@@ -290,6 +298,18 @@ class TaskSet(tuple[Task, ...]):
         if any(task.name == MISMATCH for task in self):
             raise ValueError(f"a task of the data set is called {MISMATCH}: rename it, or set --mismatch false")
         return TaskSet((*self, Mismatch()))
+
+    def refusing(self) -> TaskSet:
+        """These, where a mismatch that is accepted refuses the other answers.
+
+        Raises:
+            ValueError: none of them tells mismatches.
+        """
+        if not self.is_mismatch_C.any():
+            raise ValueError("the network does not tell mismatches: train it with --mismatch true, or refuse none")
+        return TaskSet(
+            task.model_copy(update={"refuses": True}) if isinstance(task, Mismatch) else task for task in self
+        )
 
     @property
     def num_columns(self) -> int:

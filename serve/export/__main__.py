@@ -25,8 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = "; ".join(f"{name}: {', '.join(row.precisions)}" for name, row in RUNTIMES.items())
     parser.add_argument("--precision", help=f"of the matrix products; {own}; the first is the default")
     parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
+    parser.add_argument(
+        "--refuse-mismatches", action="store_true", help="accept no answer where title and image do not belong together"
+    )
     args = parser.parse_args(arguments)
-    for name, report in export(args.bundle, args.deploy, args.runtime, args.precision, args.data).items():
+    reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data, args.refuse_mismatches)
+    for name, report in reports.items():
         print(_described(name, report))
     server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
     config = RUNTIMES[args.runtime].config

@@ -27,6 +27,7 @@ def export(
     runtime: str = "openvino",
     precision: str | None = None,
     data: Path | None = None,
+    refuse_mismatches: bool = False,
 ) -> dict[str, Any]:
     """Fill a model repository from a bundle.
 
@@ -37,6 +38,7 @@ def export(
         runtime: one of RUNTIMES.
         precision: of the matrix products, one of the runtime's; None is the first of them.
         data: data set directory. Its validation split is compared too, on its training split int8 is calibrated.
+        refuse_mismatches: where title and image do not belong together, no answer is accepted.
     Returns:
         parity report of each candidate by name; also stored in the stamp beside the engine file.
     Raises:
@@ -47,6 +49,8 @@ def export(
     if precision not in (None, *row.precisions):
         raise ValueError(f"--precision {precision}: {runtime} has {', '.join(row.precisions)}")
     build, bundle = builder(runtime), load_bundle(bundle_dir)
+    if refuse_mismatches:
+        bundle.config = bundle.config.model_copy(update={"tasks": bundle.config.tasks.refusing()})
     prepare_repository(deploy)
     served_config = bundle.config.model_dump_json(indent=2) + "\n"
     bundle_sha256 = hashlib.sha256(served_config.encode()).hexdigest()

@@ -41,6 +41,12 @@ def test_a_bundle_keeps_it_with_its_threshold():
     assert again.tasks == config.tasks and isinstance(again.tasks[-1], Mismatch) and again.tasks[-1].refuses
 
 
+def test_only_a_network_that_tells_mismatches_can_be_made_to_refuse_them():
+    assert tasks().refusing() == tasks(refuses=True)
+    with pytest.raises(ValueError, match="the network does not tell mismatches: train it with --mismatch true"):
+        TASKS.refusing()
+
+
 def test_a_task_of_the_data_set_may_not_have_its_name():
     taken = TaskSet([SingleLabel(name="mismatch", labels=["a", "b"])])
     with pytest.raises(ValueError, match="a task of the data set is called mismatch: rename it, or set --mismatch fal"):
@@ -49,8 +55,9 @@ def test_a_task_of_the_data_set_may_not_have_its_name():
 
 def test_it_is_answered_from_its_threshold_on():
     low, high = answers([0.6, 0.8])
-    assert (low["mismatch"]["accepted"], low["mismatch"]["labels"]) == (False, [])
-    assert (high["mismatch"]["accepted"], high["mismatch"]["labels"]) == (True, ["mismatch"])
+    assert [low["mismatch"][key] for key in ("accepted", "label", "labels")] == [False, "match", []]
+    assert [high["mismatch"][key] for key in ("accepted", "label", "labels")] == [True, "mismatch", ["mismatch"]]
+    assert [answer["mismatch"]["score"] for answer in (low, high)] == pytest.approx([0.6, 0.8], abs=1e-6)
     assert high["mismatch"]["scores"] == [pytest.approx(0.8, abs=1e-6)]
     assert low["mismatch"]["top"] == [["mismatch", pytest.approx(0.6, abs=1e-6)]]
     assert low["color"]["accepted"] and high["color"]["accepted"] and "refused" not in high["color"]
