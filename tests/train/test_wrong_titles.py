@@ -18,8 +18,9 @@ from cma_clip.command import EXIT_BAD_INPUT
 from model.clip_towers import create_clip, preprocess_config
 from model.config import BundleConfig
 from model.preprocess import TitleTokenizer
-from model.tasks import MISSING, Mismatch, TaskSet
+from model.tasks import MISSING, Mismatch
 from model.tokenizer import build_tokenizer
+from serve.export.publish import export
 from train.data import Batch, ProductDataset
 from train.losses import ClassificationObjective, classification_losses
 from train.main import main as train
@@ -157,7 +158,7 @@ def test_what_it_cannot_be_learned_from_is_refused(
     assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_a_stage_learns_it_and_a_score_judges_it(tmp_path: Path):
+def test_a_stage_learns_it_a_score_judges_it_and_an_export_serves_it(tmp_path: Path):
     data, run = write_tagged(tmp_path / "data"), tmp_path / "run"
     options = [f"--stages.{name}.mismatched=0.5" for name in ("warmup", "end_to_end", "tuning")]
     for stage in ("contrastive", "warmup"):
@@ -171,7 +172,6 @@ def test_a_stage_learns_it_and_a_score_judges_it(tmp_path: Path):
     table = pq.read_table(tmp_path / "score/predictions.parquet")
     assert 0 <= metrics["auroc"] <= 1 and table.num_rows < metrics["products"] <= 2 * table.num_rows
     assert "mismatch_answer" in table.column_names and "mismatch_true" not in table.column_names
-    assert (
-        TaskSet(tasks.labelled).label_set_hash
-        == ProductDataset(data, "test", PREPROCESS, TOKENIZER).tasks.label_set_hash
-    )
+    export(run / "bundle", tmp_path / "deploy", refuse_mismatches=True)
+    served = BundleConfig.read(tmp_path / "deploy/bundle.json").tasks
+    assert served == tasks.refusing() != tasks and served.label_set_hash == tasks.label_set_hash
