@@ -257,6 +257,7 @@ class Mismatch(MultiLabel):
 
 
 KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel, "mismatch": Mismatch}
+LABELLED_KINDS = tuple(name for name, kind in KINDS.items() if kind.is_labelled)
 
 
 class TaskSet(tuple[Task, ...]):
