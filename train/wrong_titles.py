@@ -7,6 +7,8 @@ import numpy as np
 from model.tasks import MISSING
 from train.data import ProductDataset, Sample
 
+EMPTY = 2  # token ids of an empty title: start and end
+
 
 class WithWrongTitles(ProductDataset):
     """First the split as it is, then all of it again, each product under the title of the one half a split away.
@@ -29,14 +31,19 @@ class WithWrongTitles(ProductDataset):
         sample, is_wrong = super().__getitem__(index % self.products), index >= self.products
         is_complete = all(sample.present) and sample.problem is None
         if is_wrong:
-            donor = super().__getitem__((index + self.products // 2) % self.products)
-            is_another = donor.problem is None and donor.present[0]
-            is_complete &= is_another and not np.array_equal(donor.input_ids, sample.input_ids)
-            sample.input_ids, sample.problem = donor.input_ids, None
-            sample.targets[:] = MISSING
+            own, sample.input_ids = sample.input_ids, self._title((index + self.products // 2) % self.products)
+            is_complete &= len(sample.input_ids) > EMPTY and not np.array_equal(own, sample.input_ids)
+            sample.targets[:], sample.problem = MISSING, None
         if is_complete:
             sample.targets[self.tasks.is_mismatch_C] = float(is_wrong)
         return sample
+
+    def _title(self, index: int) -> np.ndarray:
+        """Token ids of a product's title, those of an empty one where it cannot be read."""
+        try:
+            return self.tokenizer.encode(self.product(index)["title"] or "")
+        except ValueError:
+            return self.tokenizer.encode("")
 
 
 def judged_by(split: ProductDataset) -> ProductDataset:
