@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from model.clip_towers import ClipTowers
 from model.convolutions import Convolutions
+from model.mismatch import MismatchPart
 from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 from model.wide import Wide, WidePart
-
-NEVER = -30.0  # a logit
 
 # B batch, T text tokens, P image tokens, S = T + P, D width, C labels of all tasks, K tasks
 
@@ -34,6 +33,7 @@ class Network(nn.Module):
         mixer: a transformer over tokens, where there is one.
         wide: what goes past the towers, where there is such a part.
         convolutions: a small network beside the image tower, where there is one.
+        mismatch: what compares title and image, where that is a task.
     """
 
     def __init__(
@@ -43,10 +43,11 @@ class Network(nn.Module):
         mixer: SequenceAttention | None = None,
         wide: WidePart | None = None,
         convolutions: Convolutions | None = None,
+        mismatch: MismatchPart | None = None,
     ) -> None:
         super().__init__()
         self.towers, self.sequence_attention, self.modality_heads = towers, mixer, heads
-        self.wide, self.convolutions = wide, convolutions
+        self.wide, self.convolutions, self.mismatch = wide, convolutions, mismatch
 
 
 class CMAClip(Network):
@@ -54,10 +55,7 @@ class CMAClip(Network):
 
     Args:
         reads_both: the heads take λ·T' and (1 - λ)·I' side by side, [.., 2 D], instead of their sum.
-        needs_both_C: bool, the columns that say nothing (NEVER) of a product without title or image.
     """
-
-    needs_both_C: Tensor
 
     def __init__(
         self,
@@ -67,11 +65,10 @@ class CMAClip(Network):
         reads_both: bool = False,
         wide: WidePart | None = None,
         convolutions: Convolutions | None = None,
-        needs_both_C: Tensor | None = None,
+        mismatch: MismatchPart | None = None,
     ) -> None:
-        super().__init__(towers, heads, mixer, wide, convolutions)
+        super().__init__(towers, heads, mixer, wide, convolutions, mismatch)
         self.reads_both = reads_both
-        self.register_buffer("needs_both_C", needs_both_C, persistent=False)
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
         """Classify products.
@@ -101,8 +98,8 @@ class CMAClip(Network):
         logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2)
         if self.wide is not None and beside is not None:
             logits_BC = logits_BC + self.wide.weigh(beside, text_share_BK)
-        if self.needs_both_C is not None:
-            logits_BC = logits_BC.masked_fill(self.needs_both_C & ~present_B2.all(dim=1, keepdim=True), NEVER)
+        if self.mismatch is not None:
+            logits_BC = self.mismatch(logits_BC, text_BTD[:, 0], image_BPD[:, 0], beside, present_B2)
         return Output(logits_BC, text_share_BK)
 
 
@@ -115,6 +112,5 @@ def cma_clip(parts: Parts) -> Network:
         (parts.wide() if config.wide else None),
         (parts.convolutions() if config.convolutions else None),
     )
-    is_mismatch_C = parts.tasks.is_mismatch_C
-    needs_both_C = torch.tensor(is_mismatch_C) if is_mismatch_C.any() else None
-    return CMAClip(parts.towers, heads, mixer, reads_both, wide, convolutions, needs_both_C)
+    mismatch = parts.mismatch() if parts.tasks.is_mismatch_C.any() else None
+    return CMAClip(parts.towers, heads, mixer, reads_both, wide, convolutions, mismatch)

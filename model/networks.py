@@ -75,7 +75,7 @@ NETWORKS: dict[str, Architecture] = {
     "cma_clip": Architecture(
         "model.cma_clip:cma_clip",
         "CMA-CLIP",
-        trained_as={"wide": "modality_heads", "convolutions": "sequence_attention"},
+        trained_as={"wide": "modality_heads", "convolutions": "sequence_attention", "mismatch": "modality_heads"},
     ),
     "image_only": Architecture("model.rivals:image_only", "image only", unused=TEXT_ENCODER + WORDS),
     "text_only": Architecture(

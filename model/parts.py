@@ -5,6 +5,7 @@ from __future__ import annotations
 from model.clip_towers import ClipTowers, OpenClip
 from model.config import ModelConfig, PreprocessConfig
 from model.convolutions import Convolutions
+from model.mismatch import MismatchPart
 from model.modality_heads import ModalityHeads
 from model.sequence_attention import SequenceAttention
 from model.tasks import TaskSet
@@ -37,6 +38,9 @@ class Parts:
 
     def convolutions(self) -> Convolutions:
         return Convolutions(self.sizes[0], self.preprocess.image_size, self.config.dropout)
+
+    def mismatch(self) -> MismatchPart:
+        return MismatchPart(self.tasks, self.config.wide)
 
     def heads(self, width: int | None = None, learned_share: bool = False) -> ModalityHeads:
         """CMA-CLIP's heads.

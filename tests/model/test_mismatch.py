@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
+from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
+from model.mismatch import MismatchPart
 from model.tasks import MISSING, Mismatch, SingleLabel, TaskSet
+from model.wide import Wide
+from serve.engines import INPUTS
+from serve.export.graph import write_onnx
+from serve.export.parity import random_inputs
+from serve.export.torch_package import ServedNetwork, export_program
 
 BOTH, TITLE, IMAGE = [True, True], [True, False], [False, True]
 
@@ -81,3 +90,41 @@ def test_a_product_without_title_or_image_has_none():
     scores = tasks().scores(logits.numpy())
     assert 0.1 < scores[0, 5] < 0.9 and (scores[1:, 5] < 1e-9).all() and (scores[:, :5] > 0.01).all()
     assert text_share.shape == (3, 3)
+
+
+@torch.no_grad()
+def test_title_and_image_are_compared_by_their_cosines():
+    torch.manual_seed(0)
+    part, own = MismatchPart(tasks(), has_wide=True), tasks()
+    logits, present = torch.randn(4, 6), torch.ones(4, 2, dtype=torch.bool)
+    text, image, wide = torch.randn(4, 8), torch.randn(4, 8), Wide(torch.randn(4, 6), torch.randn(4, 6), torch.zeros(1))
+    sides = [(text, image)]
+    for start, width in ((0, 3), (3, 2)):
+        sides.append(tuple(each[:, start : start + width] for each in wide[:2]))
+    cosines = [[float(a @ b / (a.norm() * b.norm())) for a, b in zip(*side, strict=True)] for side in sides]
+    found = part(logits, text, image, wide, present)
+    features = torch.tensor(cosines).T
+    hidden = torch.nn.functional.gelu(features @ part.hidden.weight.T + part.hidden.bias)
+    expected = logits[:, 5] + (hidden @ part.output.weight.T + part.output.bias)[:, 0]
+    torch.testing.assert_close(found[:, 5], expected)
+    torch.testing.assert_close(found[:, :5], logits[:, :5])
+    assert part.hidden.in_features == 3, "CLIP, color and pattern"
+    assert MismatchPart(own, has_wide=False)(logits, text, image, None, ~present)[:, 5].tolist() == [-30.0] * 4
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_it_can_be_exported_for_any_batch(wide: bool, tmp_path: Path):
+    config = tiny_bundle_config(tiny_config(sequence_norm="gated", head_inputs="both", wide=wide), tasks())
+    save_bundle(tmp_path / "bundle", config, tiny_network(config.model, tasks()))
+    bundle = load_bundle(tmp_path / "bundle")
+    write_onnx(bundle, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for batch in (1, 5):
+        inputs = random_inputs(bundle.config, batch, 12, seed=0)
+        with torch.no_grad():
+            expected = bundle.network(*map(torch.from_numpy, inputs))
+        found = session.run(None, dict(zip(INPUTS, inputs, strict=True)))
+        np.testing.assert_allclose(found[0], expected.logits_BC.numpy(), rtol=1e-3, atol=1e-4)
+    program = export_program(ServedNetwork(tiny_network(config.model, tasks()), "bf16"), bundle, "cpu")
+    ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
+    assert ranges == [(1, 64), (2, 77)]
