@@ -1,4 +1,4 @@
-"""What the server answers for some products of a data set, as text and as an image.
+"""What the server answers for some products of a data set, and for one under a wrong title, as text and as an image.
 
 python -m client.report --data data/apa_mini --output runs/apa_mini/report.png
 """
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("report.png"))
     args = parser.parse_args(arguments)
     tasks, products = read_products(args.data, args.split, args.products)
+    products += under_a_wrong_title(products, tasks)
     with Classifier(args.url) as classifier:
         classifier.wait_until_ready(args.wait)
         answers = [classifier.classify(product["title"], product["image"]) for product in products]
@@ -65,6 +66,17 @@ def read_products(data: Path, split: str, count: int) -> tuple[TaskSet, list[dic
     return info.tasks, [table.slice(i * shard.rows // count, 1).to_pylist()[0] for i in range(count)]
 
 
+def under_a_wrong_title(products: Sequence[dict[str, Any]], tasks: TaskSet) -> list[dict[str, Any]]:
+    """The last product under the title of another whose labels all differ; none where there is no such pair."""
+    for product in reversed(products):
+        for other in products:
+            labels = [(task.labels_in(product[task.name]), task.labels_in(other[task.name])) for task in tasks]
+            if product["image"] and other["title"] and all(a and b and not set(a) & set(b) for a, b in labels):
+                name = f"{product['id']} under the title of {other['id']}"
+                return [product | {"id": name, "title": other["title"]}]
+    return []
+
+
 def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[str]:
     """A line a task: answer, score, λ, and the true label where it differs."""
     lines = []
@@ -75,8 +87,8 @@ def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[st
         answer_text, score = task.stored(said["labels"]), max(said["scores"], default=0.0)
         lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
     mismatch = answer.prediction.get(MISMATCH)
-    if mismatch and mismatch["accepted"]:
-        lines.append(f"title and image do not belong together  score {mismatch['score']:.3f}")
+    if mismatch:
+        lines.append(f"{mismatch['label']}  score of a mismatch {mismatch['score']:.3f}")
     return lines
 
 

@@ -76,7 +76,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     )
     parser.add_argument("--stage", required=True, choices=get_args(StageName))
     paths = {
-        "--config": (Path("train/recipes/apa_mini.yaml"), "recipe"),
+        "--config": (Path("train/recipes/robust.yaml"), "recipe"),
         "--data": (Path("data/apa_mini"), "directory written by train.prepare"),
         "--output": (Path("runs/apa_mini"), "directory of the run, shared by its stages"),
     }

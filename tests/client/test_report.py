@@ -45,8 +45,8 @@ def test_text_and_image(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert report.main(["--data", str(data), "--products", "6", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
     _, products = report.read_products(data, "test", 6)
-    assert shown.count("color: red  score 0.750  λ 0.25") == 6 and shown.count("pattern: plain") == 6
-    assert "color: 6 of 6 accepted, pattern: 6 of 6 accepted\n" in shown
+    assert shown.count("color: red  score 0.750  λ 0.25") == 7 and shown.count("pattern: plain") == 7
+    assert "color: 7 of 7 accepted, pattern: 7 of 7 accepted\n" in shown and "mismatch" not in shown
     for product in products:
         assert repr(product["title"]) in shown
         verdict = "right" if product["pattern"] == "plain" else f"wrong, it is {product['pattern']}"
@@ -57,6 +57,32 @@ def test_text_and_image(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     for color in (report.TEXT_COLOR, report.IMAGE_COLOR):
         wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
         assert (pixels == wanted).all(axis=1).mean() > 0.01
+
+
+def test_the_last_is_shown_under_the_title_of_one_whose_labels_all_differ(data: Path):
+    tasks, products = report.read_products(data, "test", 6)
+    (wrong,) = report.under_a_wrong_title(products, tasks)
+    name, _, donor = wrong["id"].partition(" under the title of ")
+    own, other = (next(product for product in products if product["id"] == key) for key in (name, donor))
+    assert wrong == own | {"id": wrong["id"], "title": other["title"]}
+    assert own["color"] != other["color"] and own["pattern"] != other["pattern"]
+    assert report.under_a_wrong_title([own, own], tasks) == []
+    assert report.under_a_wrong_title([own | {"pattern": None}, other], tasks) == []
+    assert report.under_a_wrong_title([], tasks) == []
+
+
+def test_a_mismatch_is_a_line_of_its_own_and_no_bar(data: Path, tmp_path: Path, capsys, monkeypatch):
+    plain = FakeClassifier.classify
+
+    def classify(self: FakeClassifier, title: str, image: bytes) -> Answer:
+        answer = plain(self, title, image)
+        told = {"label": "mismatch", "score": 0.875, "labels": ["mismatch"], "accepted": True, "text_share": 0.5}
+        share = np.append(answer.text_share, np.float32(0.5))
+        return Answer(answer.prediction | {"mismatch": told}, answer.probabilities, share)
+
+    monkeypatch.setattr(FakeClassifier, "classify", classify)
+    assert report.main(["--data", str(data), "--products", "1", "--output", str(tmp_path / "report.png")]) == 0
+    assert capsys.readouterr().out.count("  mismatch  score of a mismatch 0.875\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         source="APA mini: dyed and printed dress photographs of Fashion-MNIST, made titles",
         settings=_settings(arguments, sizes, photographs),
         overwrite=arguments.overwrite,
-        next_stage="contrastive --config train/recipes/apa_mini.yaml",  # no pretrained towers are this small
+        next_stage="contrastive --config train/recipes/robust.yaml",  # no pretrained towers are this small
     )
     if already_there(new):
         return
