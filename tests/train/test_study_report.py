@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,27 @@ def test_files_hold_tables_numbers_and_pictures(study: Path, capsys: pytest.Capt
         assert f"![{name}](plots/{name}.png)" in text
         with Image.open(study / "plots" / f"{name}.png") as picture:
             assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
+
+
+def test_perturbations_that_a_result_lacks_are_empty(study: Path):
+    for seed in (1, 2):  # and not in seed 0, nor in the other variant
+        content = result("full", seed, FULL[seed])
+        cut = content["irrelevant"]["titles_blank"]["color"] | {"recall_at_90_precision": 0.4, "text_share": None}
+        content["irrelevant"] = {"titles_cut": {"color": cut}, **content["irrelevant"]}
+        write(study, content)
+    assert report.main([str(study)]) == 0
+    rows = [line for line in (study / "results.md").read_text().splitlines() if line.startswith("| titles cut")]
+    drops = [FULL[seed] / 2 - 0.4 for seed in (1, 2)]
+    error = abs(drops[0] - drops[1]) / 2
+    assert rows[0] == f"| titles cut | +{statistics.mean(drops):.3f} ± {error:.3f} |  |"
+    assert rows[2] == "| titles cut | n/a |  |"  # measured, but λ is not known
+
+
+def test_who_measured_again_is_told(study: Path):
+    again = {"commit": "def5678", "hardware": "another", "versions": {"torch": "2.15"}}
+    write(study, result("full", 1, FULL[1]) | {"measured_again": again})
+    report.report(study)
+    assert "torch 2.14. Measured again at commit def5678." in (study / "results.md").read_text()
 
 
 def test_one_seed_has_no_error(tmp_path: Path):
