@@ -174,7 +174,7 @@ def test_finished_runs_are_measured_again_and_nothing_is_trained(studied: tuple[
         assert after.pop("measured_again") == {name: content[name] for name in ("commit", "hardware", "versions")}
         assert after == content
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
-    assert not (copy / "small/probe/seed3/result.json").exists()
+    assert not (copy / "small/probe/seed3/result.json").exists() and (copy / "summary.json").exists()
 
 
 def test_other_weights_are_not_measured_into_a_result(studied: tuple[Path, Path], tmp_path: Path):

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
         raise
     report(args.output)
-    print(f"{done} runs: {args.output}/results.md, results.json and plots")
+    print(f"{done} runs: {args.output}/results.md, results.json, summary.json and plots")
 
 
 def _parser() -> argparse.ArgumentParser:
