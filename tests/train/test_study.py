@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import yaml
 from rank_processes import Ranks
 from tiny import ROOT, environment
 
-from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED, Stopped
 from dataset.format import DatasetInfo
 from train.prepare.__main__ import main as prepare
 from train.study import __main__ as study
 from train.study import rival
-from train.study.runs import Launcher
+from train.study.plan import Plan, read_study
+from train.study.runs import Launcher, measure_again
 
 
 def study_file(folder: Path, data: Path, **changes: object) -> Path:
@@ -153,6 +155,44 @@ def test_changed_settings_are_refused(studied: tuple[Path, Path], data: Path, tm
     changed = study_file(tmp_path, data, options={"stages.warmup.learning_rate": 0.01})
     code, (error,) = run_study(changed, output)
     assert code == EXIT_BAD_INPUT and "result.json: made with other settings, data or towers" in error
+
+
+def test_finished_runs_are_measured_again_and_nothing_is_trained(studied: tuple[Path, Path], tmp_path: Path):
+    file, output = studied
+    copy = shutil.copytree(output, tmp_path / "out")
+    (copy / "small/probe/seed3/result.json").unlink()
+    paths = [copy / f"small/{name}/seed3/result.json" for name in ("full", "words")]
+    before = [json.loads(path.read_text()) for path in paths]
+    for path, content in zip(paths, before, strict=True):
+        older = {name: tasks for name, tasks in content["irrelevant"].items() if name != "titles_cut"}
+        path.write_text(json.dumps(content | {"irrelevant": older, "test": {}}))
+    trained = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.suffix in (".safetensors", ".jsonl")}
+    assert len(trained) > 5
+    assert run_study(file, copy, "--measure-again") == (0, [])
+    for path, content in zip(paths, before, strict=True):
+        after = json.loads(path.read_text())
+        assert after.pop("measured_again") == {name: content[name] for name in ("commit", "hardware", "versions")}
+        assert after == content
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    assert not (copy / "small/probe/seed3/result.json").exists() and (copy / "summary.json").exists()
+
+
+def test_other_weights_are_not_measured_into_a_result(studied: tuple[Path, Path], tmp_path: Path):
+    file, output = studied
+    copy = shutil.copytree(output, tmp_path / "out")
+    shutil.copy(copy / "small/full/seed3/warmup/best/model.safetensors", copy / "small/full/seed3/tuning/best")
+    before = (copy / "small/full/seed3/result.json").read_bytes()
+    code, (error,) = run_study(file, copy, "--measure-again", "--variants", "full")
+    assert code == EXIT_BAD_INPUT and "seed3/result.json: of other weights or data than are there now" in error
+    assert (copy / "small/full/seed3/result.json").read_bytes() == before
+
+
+def test_measuring_again_stops_before_the_next_run(studied: tuple[Path, Path]):
+    file, output = studied
+    launcher = Launcher(1, 1)
+    launcher.stop()
+    with pytest.raises(Stopped):
+        measure_again(Plan(*read_study(str(file)), output, "fp32").runs()[0], launcher)
 
 
 def test_a_failing_stage_is_named_with_its_reason(data: Path, tmp_path: Path):

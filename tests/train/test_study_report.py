@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,68 @@ def test_files_hold_tables_numbers_and_pictures(study: Path, capsys: pytest.Capt
             assert min(picture.size) > 300 and len(picture.convert("L").getcolors()) > 20
 
 
+def read_strictly(path: Path) -> Any:
+    """JSON as others than Python read it, which know no NaN."""
+    return json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{path}: {word}"))
+
+
+def test_the_summary_is_what_the_runs_say(study: Path):
+    report.report(study)
+    written = read_strictly(study / "summary.json")
+    assert list(written) == ["toys"] and list(written["toys"]) == ["full", "no_mwa"]
+    for variant, tasks in written["toys"].items():
+        runs = [json.loads(path.read_text()) for path in (study / "toys" / variant).glob("*/result.json")]
+        stressed = [run["irrelevant"]["titles_blank"]["color"] for run in runs]
+        recalls = [part["recall_at_90_precision"] for part in stressed]
+        expected = {
+            **{name: [run["test"]["color"][name] for run in runs] for name in ("accuracy", "micro_f1")},
+            "recall_at_90_precision": [run["test"]["color"]["recall_at_90_precision"] for run in runs],
+            "stress:titles_blank": recalls,
+            "stress_drop:titles_blank": [
+                part["untouched"]["recall_at_90_precision"] - recall
+                for part, recall in zip(stressed, recalls, strict=True)
+            ],
+        }
+        assert list(tasks) == ["color"] and tasks["color"].keys() == expected.keys()  # no macro F1: nobody knows it
+        for name, values in expected.items():
+            error = float(np.std(values, ddof=1) / np.sqrt(3))
+            assert tasks["color"][name] == pytest.approx([statistics.mean(values), error, 3])
+
+
+def test_the_summary_of_one_seed_and_of_a_run_that_diverged(tmp_path: Path):
+    write(tmp_path, result("full", 0, 0.9))
+    write(tmp_path, result("no_mwa", 0, 0.5))
+    write(tmp_path, result("no_mwa", 1, float("nan")))
+    report.report(tmp_path)
+    written = read_strictly(tmp_path / "summary.json")["toys"]
+    assert written["full"]["color"]["accuracy"] == [0.9, None, 1]
+    assert written["no_mwa"]["color"]["accuracy"] == [None, None, 2]
+
+
+def test_perturbations_that_a_result_lacks_are_empty(study: Path):
+    for seed in (1, 2):  # and not in seed 0, nor in the other variant
+        content = result("full", seed, FULL[seed])
+        cut = content["irrelevant"]["titles_blank"]["color"] | {"recall_at_90_precision": 0.4, "text_share": None}
+        content["irrelevant"] = {"titles_cut": {"color": cut}, **content["irrelevant"]}
+        write(study, content)
+    assert report.main([str(study)]) == 0
+    rows = [line for line in (study / "results.md").read_text().splitlines() if line.startswith("| titles cut")]
+    drops = [FULL[seed] / 2 - 0.4 for seed in (1, 2)]
+    error = abs(drops[0] - drops[1]) / 2
+    assert rows[0] == f"| titles cut | +{statistics.mean(drops):.3f} ± {error:.3f} |  |"
+    assert rows[2] == "| titles cut | n/a |  |"  # measured, but λ is not known
+    summary = read_strictly(study / "summary.json")["toys"]
+    assert summary["full"]["color"]["stress:titles_cut"] == pytest.approx([0.4, 0, 2])
+    assert not any(name.endswith(":titles_cut") for name in summary["no_mwa"]["color"])
+
+
+def test_who_measured_again_is_told(study: Path):
+    again = {"commit": "def5678", "hardware": "another", "versions": {"torch": "2.15"}}
+    write(study, result("full", 1, FULL[1]) | {"measured_again": again})
+    report.report(study)
+    assert "torch 2.14. Measured again at commit def5678." in (study / "results.md").read_text()
+
+
 def test_one_seed_has_no_error(tmp_path: Path):
     write(tmp_path, result("full", 0, 0.9))
     report.report(tmp_path)
@@ -212,7 +275,7 @@ def test_a_broken_result_is_one_line(study: Path, change, message: str, capsys: 
     assert report.main([str(study)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
-    assert not {"results.json", "results.md", "plots"} & {path.name for path in study.iterdir()}
+    assert not {"results.json", "summary.json", "results.md", "plots"} & {path.name for path in study.iterdir()}
 
 
 def test_a_cut_file_and_an_empty_study_are_one_line(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,7 +3,8 @@
 python -m train.study apa_mini open_clipart --output runs/study
 
 Each run is a training like any other, by DeepSpeed's launcher; what is finished is not done again, so a study
-may be stopped at any time (Ctrl-C) and gone on with by the same command.
+may be stopped at any time (Ctrl-C) and gone on with by the same command. `--measure-again` trains nothing: it measures
+the bundles of finished runs anew, all of them, where what is measured has grown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cma_clip.command import Stopped, command
 from cma_clip.machine import processor
 from train.study.plan import DataSet, Plan, Run, Study, read_study
 from train.study.report import report
-from train.study.runs import Launcher, complete, train_towers
+from train.study.runs import Launcher, complete, measure_again, train_towers
 
 
 @command
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"tables of the runs that are done: python -m train.study.report {args.output}", file=sys.stderr)
         raise
     report(args.output)
-    print(f"{done} runs: {args.output}/results.md, results.json and plots")
+    print(f"{done} runs: {args.output}/results.md, results.json, summary.json and plots")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,11 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs", type=int, default=1, help="runs at once, each with its part of the cores (%(default)s)"
     )
+    parser.add_argument(
+        "--measure-again", action="store_true", help="measure the runs that have a result anew, and train nothing"
+    )
     return parser
 
 
 def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
-    """Do what is left of all runs; returns how many have a result.
+    """Do what is left of all runs, or measure those again that have a result; returns how many have one.
 
     Raises:
         Stopped: by a signal.
@@ -60,13 +64,20 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
     has_bf16 = not is_cpu or bool({"avx512_bf16", "amx_bf16"} & set(cpu["cpu_features"]))
     plans = [Plan(name, study, args.output, "bf16" if has_bf16 else "fp32") for name, study in studies.items()]
     runs = sorted((run for plan in plans for run in plan.runs(args.variants)), key=lambda run: run.seed)
-    for data in (data for study in studies.values() for data in (study.pretrain, study.data) if data):
-        prepare(data)
+    if args.measure_again:
+        runs = [run for run in runs if (run.directory / "result.json").exists()]
+    for study in studies.values():
+        if study.pretrain and not args.measure_again:
+            prepare(study.pretrain)
+        prepare(study.data)
     launcher = Launcher(1 if is_cpu else get_accelerator().device_count(), max(1, cpu["cores"] // args.jobs))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, launcher.stop)
     with ThreadPoolExecutor(args.jobs) as pool:
-        futures = _submit(pool, plans, runs, launcher)
+        if args.measure_again:
+            futures = [pool.submit(measure_again, run, launcher) for run in runs]
+        else:
+            futures = _submit(pool, plans, runs, launcher)
         for future in tqdm(as_completed(futures), "study", len(futures), unit="run"):
             if error := future.exception():
                 launcher.stop()

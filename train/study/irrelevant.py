@@ -1,4 +1,4 @@
-"""How much answers suffer from a title or an image that says nothing or contradicts, and whether λ gives way.
+"""How much answers suffer from a title or an image that says nothing, lies or is damaged, and whether λ gives way.
 
 python -m train.study.irrelevant runs/apa_mini/bundle --data data/apa_mini
 """
@@ -23,7 +23,7 @@ from model.tasks import MISSING, TaskSet
 from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
-from train.study.perturbed import PERTURBATIONS, PerturbedDataset
+from train.study.perturbed import PERTURBATIONS, NoDonors, PerturbedDataset
 
 BATCH_SIZE = 128
 Answer = Callable[[ProductDataset], Predictions]
@@ -60,10 +60,17 @@ def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Pr
     Returns:
         perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
         the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
+        A perturbation for which no product has a donor is left out, and stderr says so.
     Raises:
         ValueError: no product has both a title and an image.
     """
-    return {name: compare(answer, tasks, PerturbedDataset(dataset, name), untouched) for name in PERTURBATIONS}
+    results = {}
+    for name in PERTURBATIONS:
+        try:
+            results[name] = compare(answer, tasks, PerturbedDataset(dataset, name), untouched)
+        except NoDonors as reason:
+            print(f"left out: {reason}", file=sys.stderr)
+    return results
 
 
 def compare(

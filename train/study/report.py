@@ -16,6 +16,7 @@ from cma_clip.command import command
 from cma_clip.files import new_directory, write_atomically
 from train.study.plots import draw
 from train.study.results import aggregate, read_results
+from train.study.summary import summary
 from train.study.tables import results_markdown
 
 
@@ -25,11 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="the --output of train.study")
     args = parser.parse_args(arguments)
     report(args.study)
-    print(f"{args.study}/results.md, results.json and plots")
+    print(f"{args.study}/results.md, results.json, summary.json and plots")
 
 
 def report(study: Path) -> None:
-    """Write `results.json`, `results.md` and `plots/` into the study's directory.
+    """Write `results.json`, `summary.json`, `results.md` and `plots/` into the study's directory.
 
     Raises:
         ValueError: no run has a result, or one is broken.
@@ -38,6 +39,8 @@ def report(study: Path) -> None:
     with new_directory(study / "plots") as folder:
         drawn = {data_set: draw(data_set, variants, folder) for data_set, variants in studies.items()}
     write_atomically(study / "results.json", to_json(studies, indent=1, fallback=vars) + b"\n")
+    # A figure that is not finite, of a run that diverged, is null: not all readers of JSON know NaN.
+    write_atomically(study / "summary.json", to_json(summary(studies), indent=1, inf_nan_mode="null") + b"\n")
     images = {data_set: [f"plots/{path.name}" for path in paths] for data_set, paths in drawn.items()}
     write_atomically(study / "results.md", results_markdown(studies, images))
 

@@ -85,20 +85,27 @@ class StageResult(Measured):
     test: dict[str, Numbers] = {}
 
 
-class RunResult(Measured):
+class Origin(Measured):
+    """Where figures come from."""
+
+    commit: str | None
+    hardware: str | dict[str, Any]
+    versions: dict[str, str]
+
+
+class RunResult(Origin):
     """The content of a run's `result.json`.
 
     deterministic: chance has no part in it, so one run stands for every seed; it has no stages.
+    measured_again: of `python -m train.study --measure-again`, where that was done; the rest tells of the training.
     """
 
     data_set: str
     variant: str
     seed: int
     deterministic: bool = False
-    commit: str | None
+    measured_again: Origin | None = None
     minutes: float
-    hardware: str | dict[str, Any]
-    versions: dict[str, str]
     parameters: int
     stages: dict[str, StageResult]
     test: dict[str, Numbers]
@@ -155,14 +162,15 @@ class Summary:
         values: by seed; unknown ones do not count.
     Attributes:
         mean: None where none is known.
-        standard_error: of the mean; None for a single seed.
+        standard_error: of the mean; None for a single seed, and where a number is not finite, of a run that diverged.
     """
 
     def __init__(self, values: Mapping[int, float | None]) -> None:
         self.values = {seed: value for seed, value in values.items() if value is not None}
         numbers, n = list(self.values.values()), len(self.values)
         self.mean = statistics.fmean(numbers) if n else None
-        self.standard_error = statistics.stdev(numbers) / math.sqrt(n) if n > 1 else None
+        has_error = n > 1 and all(map(math.isfinite, numbers))
+        self.standard_error = statistics.stdev(numbers) / math.sqrt(n) if has_error else None
 
     def text(self, signed: bool = False, digits: int = 3) -> str:
         """As `0.956 ± 0.004`; n/a where it is not known."""
@@ -204,6 +212,11 @@ class Variant:
 
     def holds(self, prefix: str) -> bool:
         return any(path.startswith(f"{prefix}/") for path in self.figures)
+
+    @property
+    def perturbations(self) -> list[str]:
+        """Those that any of its runs was measured with; an older result may lack some."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.irrelevant))
 
 
 Variants = dict[str, Variant]

@@ -141,6 +141,42 @@ def complete(run: Run, launcher: Launcher) -> None:
         )
 
 
+def measure_again(run: Run, launcher: Launcher) -> None:
+    """Measure a finished run anew, by the bundles that it left; what its result says of the training stays.
+
+    Nothing is trained, but a rival, which leaves no bundle, is fitted again. Settings are not compared: recipes gain
+    keys from version to version, and the result's weights say which training it was.
+
+    Raises:
+        Stopped: by the launcher's `stop`.
+        ValueError: the result is of other weights or data; or as Launcher.work.
+    """
+    if launcher.stopping.is_set():
+        raise Stopped("what is done is kept")
+    path = run.directory / "result.json"
+    result = json.loads(path.read_text())
+    if not _is_of(result, run):
+        raise ValueError(f"{path}: of other weights or data than are there now; put those back, or remove it")
+    if run.rival:
+        result |= fit_and_judge(run, launcher)
+    else:
+        measured, tests = judge_bundles(run)
+        result |= measured | {"stages": _with_tests(result["stages"], tests)}
+    again = {name: value for name, value in origin(run).items() if name in ("commit", "hardware", "versions")}
+    write_atomically(path, json.dumps(result | {"measured_again": again}, indent=1) + "\n")
+
+
+def _is_of(result: dict[str, Any], run: Run) -> bool:
+    """Whether the run's weights, if it has any, and its data are still those that the result was measured with."""
+    data_hash = DatasetInfo.read(run.data).hash
+    if run.rival:
+        return result["stamp"] == run.stamp(data_hash, None)
+    last = run.directory / run.stages[-1]
+    state = read_state(last)
+    is_same_data = state is not None and state.data_hash == data_hash
+    return is_same_data and file_sha256(last / "best/model.safetensors") == result["weights"]
+
+
 def origin(run: Run) -> dict[str, Any]:
     """Where a result comes from; with what is measured it has the form of train.study.results.RunResult."""
     packages = RIVAL_PACKAGES if run.rival else PACKAGES
@@ -164,19 +200,28 @@ def fit_and_judge(run: Run, launcher: Launcher) -> dict[str, Any]:
 
 def judge(run: Run, minutes: dict[str, float]) -> dict[str, Any]:
     """Measure what the stages left on the test split."""
-    *_, last = bundles = {stage: run.directory / stage / "best" for stage in run.stages}
-    measured = measure(bundles[last], run.data)
-    stages = {stage: stage_summary(run, stage) | {"minutes": minutes[stage]} for stage in run.stages}
-    if "end_to_end" in stages and last != "end_to_end":
-        stages["end_to_end"]["test"] = measure(bundles["end_to_end"], run.data, suite=False)["test"]
-    stages[last]["test"] = measured["test"]
-    weights = load_file(bundles[last] / "model.safetensors")
+    measured, tests = judge_bundles(run)
+    stages: dict[str, Any] = {stage: stage_summary(run, stage) | {"minutes": minutes[stage]} for stage in run.stages}
+    weights = run.directory / run.stages[-1] / "best/model.safetensors"
     return {
-        "parameters": sum(tensor.numel() for tensor in weights.values()),
-        "weights": file_sha256(bundles[last] / "model.safetensors"),
-        "stages": stages,
+        "parameters": sum(tensor.numel() for tensor in load_file(weights).values()),
+        "weights": file_sha256(weights),
+        "stages": _with_tests(stages, tests),
         **measured,
     }
+
+
+def judge_bundles(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that is measured of the last stage's bundle, and stage -> `test` of it and of the end_to_end's."""
+    measured = measure(run.directory / run.stages[-1] / "best", run.data)
+    tests: dict[str, Any] = {run.stages[-1]: measured["test"]}
+    if "end_to_end" in run.stages[:-1]:
+        tests["end_to_end"] = measure(run.directory / "end_to_end/best", run.data, suite=False)["test"]
+    return measured, tests
+
+
+def _with_tests(stages: dict[str, Any], tests: dict[str, Any]) -> dict[str, Any]:
+    return stages | {stage: stages[stage] | {"test": test} for stage, test in tests.items()}
 
 
 def stage_summary(run: Run, stage: str) -> dict[str, Any]:

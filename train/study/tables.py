@@ -48,7 +48,9 @@ def _origin(variants: Variants) -> str:
     commits, hardware, versions = (
         list(dict.fromkeys(_plain(getattr(run, name)) for run in runs)) for name in ("commit", "hardware", "versions")
     )
-    return f"{len(runs)} runs. Commit {', '.join(commits)}; {'; '.join(hardware + versions)}."
+    again = dict.fromkeys(str(run.measured_again.commit) for run in runs if run.measured_again)
+    remark = f" Measured again at commit {', '.join(again)}." if again else ""
+    return f"{len(runs)} runs. Commit {', '.join(commits)}; {'; '.join(hardware + versions)}.{remark}"
 
 
 def _plain(value: Any) -> str:
@@ -80,7 +82,10 @@ def _tables(variants: Variants) -> Iterator[tuple[str, str, str]]:
     note = "Products with title, picture and label; a title names a label by a whole word."
     head = ["titles that name it", "λ named", "λ not named", "difference", "R@P90 named", "R@P90 not named"]
     yield "λ by what the title names", note, by_task("named", head, _named)
-    note = "First line: all products as they are. Then the drop (for λ the change) of the same products."
+    note = (
+        "First line: all products as they are. Then the drop (for λ the change) of the same products. Empty: not"
+        " measured; `python -m train.study --measure-again` does it."
+    )
     for task in tasks:
         for metric, (label, _) in CHANGES.items():
             yield f"Irrelevant modality: {label} of {task}", note, _irrelevant(variants, task, metric)
@@ -118,9 +123,12 @@ def _named(variant: Variant, task: str) -> list[str]:
 
 def _irrelevant(variants: Variants, task: str, metric: str) -> str:
     rows = [["untouched", *(variant[f"test/{task}/{metric}"].text() for variant in variants.values())]]
-    for name in dict.fromkeys(name for variant in variants.values() for name in variant.runs[0].irrelevant):
+    for name in dict.fromkeys(name for variant in variants.values() for name in variant.perturbations):
         path = f"irrelevant/{name}/{task}/{CHANGES[metric][1]}/{metric}"
-        rows.append([name.replace("_", " "), *(variant[path].text(signed=True) for variant in variants.values())])
+        cells = (
+            variant[path].text(signed=True) if name in variant.perturbations else "" for variant in variants.values()
+        )
+        rows.append([name.replace("_", " "), *cells])
     return markdown(["", *(variant.title for variant in variants.values())], rows)
 
 
