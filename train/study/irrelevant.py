@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
 from train.study.perturbed import PERTURBATIONS, NoDonors, PerturbedDataset
+from train.study.wrong_pairs import Answer, format_pairs, wrong_pairs
 
 BATCH_SIZE = 128
-Answer = Callable[[ProductDataset], Predictions]
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
 
 
@@ -39,16 +39,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="default: irrelevant-SPLIT beside the bundle")
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
-    bundle = open_bundle(args.bundle, args.data)
-    dataset = ProductDataset(args.data, args.split, bundle.config.preprocess, bundle.tokenizer)
-    answer = partial(answers_for, bundle, batch_size=BATCH_SIZE)
-    results = suite(answer, bundle.config.tasks, dataset, answer(dataset))
+    answer, dataset = open_answers(args.bundle, args.data, args.split)
+    labelled = of_labelled(answer)
+    results = suite(labelled, dataset.tasks.labelled, dataset, labelled(dataset))
+    told = wrong_pairs(answer, dataset)
     output.mkdir(parents=True, exist_ok=True)
-    summary = {"split": args.split, "perturbations": results}
+    summary = {"split": args.split, "perturbations": results} | ({"mismatch": told} if told else {})
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_suite(results))
+    if told:
+        print(format_pairs(told))
     print(f"as JSON: {output / 'irrelevant.json'}")
+
+
+def open_answers(bundle_dir: Path, data: Path, split: str) -> tuple[Answer, ProductDataset]:
+    """What classifies a split as a bundle does, and the split, whose tasks are the bundle's.
+
+    Raises:
+        ValueError: bundle or data set cannot be read, or do not fit each other.
+    """
+    bundle = open_bundle(bundle_dir, data)
+    config = bundle.config
+    dataset = ProductDataset(data, split, config.preprocess, bundle.tokenizer, tasks=config.tasks)
+    return partial(answers_for, bundle, batch_size=BATCH_SIZE), dataset
+
+
+def of_labelled(answer: Answer) -> Answer:
+    """The same, of the tasks that data sets have labels of."""
+    return lambda split: answer(split).labelled(split.tasks)
 
 
 def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dataset.format import DatasetInfo
 from model.tasks import MISSING, TaskSet
 from train.answers import answers_by_task
 from train.class_table import confusion_matrix
 from train.data import ProductDataset
-from train.metrics import auroc, task_metrics
-from train.predict import Predictions, answers_for, open_bundle
+from train.metrics import task_metrics
+from train.predict import Predictions
 from train.study import irrelevant
 from train.study.naming import Naming
-from train.study.perturbed import PerturbedDataset
+from train.study.wrong_pairs import wrong_pairs
 
 BINS = 20
-EXCHANGES = ("titles_shuffled", "titles_contradicting", "pictures_shuffled")
 GROUPS = {"named": True, "not_named": False}
 
 
@@ -31,37 +28,10 @@ def measure(bundle_dir: Path, data: Path, *, suite: bool = True) -> dict[str, An
     Raises:
         ValueError: bundle or data set cannot be read, or do not fit each other.
     """
-    bundle = open_bundle(bundle_dir, data)
-    tasks = bundle.config.tasks
-    dataset = ProductDataset(data, "test", bundle.config.preprocess, bundle.tokenizer, tasks=tasks)
-    answer = partial(answers_for, bundle, batch_size=irrelevant.BATCH_SIZE)
-    result = measured(
-        lambda split: answer(split).labelled(tasks), tasks.labelled, dataset, DatasetInfo.read(data), suite=suite
-    )
-    return result | ({"mismatch": wrong_pairs(answer, dataset)} if tasks.is_mismatch_C.any() else {})
-
-
-def wrong_pairs(answer: irrelevant.Answer, dataset: ProductDataset) -> dict[str, dict[str, Any]]:
-    """How well the answer `mismatch` tells exchanged titles and images from a product's own.
-
-    Returns:
-        perturbation -> products, auroc; told and false_alarms: the share of the exchanged pairs, and of the same
-        products' own, that reach its threshold.
-    """
-    (task,) = (task for task in dataset.tasks if not task.is_labelled)
-    column, result = torch.from_numpy(dataset.tasks.is_mismatch_C), {}
-    own = answer(dataset)
-    for perturbation in EXCHANGES:
-        changed = PerturbedDataset(dataset, perturbation)
-        logits = own.of(changed.products).logits_NC, answer(changed).logits_NC
-        right, wrong = (torch.from_numpy(task.scores(each[:, column].numpy())) for each in logits)
-        is_wrong = torch.cat([torch.zeros(len(right)), torch.ones(len(wrong))]).bool()
-        shares = {
-            name: task.accepted(each.numpy()).mean().item() for name, each in (("told", wrong), ("false_alarms", right))
-        }
-        area = auroc(torch.cat([right, wrong])[:, 0], is_wrong)
-        result[perturbation] = {"products": len(right), "auroc": area, **shares}
-    return result
+    answer, dataset = irrelevant.open_answers(bundle_dir, data, "test")
+    labelled = irrelevant.of_labelled(answer)
+    result = measured(labelled, dataset.tasks.labelled, dataset, DatasetInfo.read(data), suite=suite)
+    return result | ({"mismatch": told} if suite and (told := wrong_pairs(answer, dataset)) else {})
 
 
 def measured(
