@@ -88,8 +88,7 @@ class ImageStatistics(nn.Module):
         padded = F.pad(image_B3SS, (1, 1, 1, 1), mode="replicate")
         right = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) * self.ends
         down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) * self.ends[:, None]
-        strongest = (right**2 + down**2).argmax(dim=1, keepdim=True)
-        right, down = right.gather(1, strongest), down.gather(1, strongest)
+        right, down = _of_the_strongest(right, down)
         # Not atan2, which is exported as a quotient that is NaN where there is no gradient.
         angle = torch.atan(down / torch.where(right.abs() < 1e-12, torch.full_like(right, 1e-12), right))
         place = torch.where(angle < 0, angle + math.pi, angle) * (DIRECTIONS / math.pi)
@@ -119,6 +118,17 @@ class ImageStatistics(nn.Module):
         real, imaginary = a @ cosine - b @ sine, b @ cosine + a @ sine
         power = (real**2 + imaginary**2).mean(dim=1).flatten(1)
         return (power @ self.get_buffer(f"bins{side}") + NO_POWER).log()
+
+
+def _of_the_strongest(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of the channel where it is longest, [B, 1, S, S] each; of equal ones that of the first channel."""
+    squared = right**2 + down**2  # compared one by one: argmax takes several times as long
+    best = squared[:, :1], right[:, :1], down[:, :1]
+    for channel in range(1, squared.shape[1]):
+        own = tuple(values[:, channel : channel + 1] for values in (squared, right, down))
+        is_longer = own[0] > best[0]
+        best = tuple(torch.where(is_longer, new, old) for new, old in zip(own, best, strict=True))
+    return best[1], best[2]
 
 
 def polar_bins(side: int) -> np.ndarray:
