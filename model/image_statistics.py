@@ -123,12 +123,14 @@ class ImageStatistics(nn.Module):
 def _of_the_strongest(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of the channel where it is longest, [B, 1, S, S] each; of equal ones that of the first channel."""
     squared = right**2 + down**2  # compared one by one: argmax takes several times as long
-    best = squared[:, :1], right[:, :1], down[:, :1]
+    longest, best_right, best_down = squared[:, :1], right[:, :1], down[:, :1]
     for channel in range(1, squared.shape[1]):
-        own = tuple(values[:, channel : channel + 1] for values in (squared, right, down))
-        is_longer = own[0] > best[0]
-        best = tuple(torch.where(is_longer, new, old) for new, old in zip(own, best, strict=True))
-    return best[1], best[2]
+        own = slice(channel, channel + 1)
+        is_longer = squared[:, own] > longest
+        best_right = torch.where(is_longer, right[:, own], best_right)
+        best_down = torch.where(is_longer, down[:, own], best_down)
+        longest = torch.where(is_longer, squared[:, own], longest)
+    return best_right, best_down
 
 
 def polar_bins(side: int) -> np.ndarray:
