@@ -22,7 +22,7 @@ RUN := runs/apa_mini
 CAPTIONS := data/apa_mini_captions
 RECIPE := train/recipes/robust.yaml
 # Sized for 8 minutes on two cores; `train.prepare apa_mini` by itself makes 10,000 products to train on.
-SIZE := 6000
+SIZE := 4500
 EPOCHS := --stages.contrastive.epochs=2 --stages.warmup.epochs=1 --stages.end_to_end.epochs=2 --stages.tuning.epochs=1
 LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
 SERVER := .venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS)

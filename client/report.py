@@ -39,10 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("report.png"))
     args = parser.parse_args(arguments)
     tasks, products = read_products(args.data, args.split, args.products)
-    products += under_a_wrong_title(products, tasks)
     with Classifier(args.url) as classifier:
         classifier.wait_until_ready(args.wait)
         answers = [classifier.classify(product["title"], product["image"]) for product in products]
+        lies = under_a_wrong_title(products, answers, tasks)
+        answers += [classifier.classify(product["title"], product["image"]) for product in lies]
+    products += lies
     for product, answer in zip(products, answers, strict=True):
         print("\n  ".join([f"{product['id']}: {product['title']!r}", *verdicts(product, answer, tasks)]))
     print(", ".join(acceptance(answers, tasks)))
@@ -66,14 +68,21 @@ def read_products(data: Path, split: str, count: int) -> tuple[TaskSet, list[dic
     return info.tasks, [table.slice(i * shard.rows // count, 1).to_pylist()[0] for i in range(count)]
 
 
-def under_a_wrong_title(products: Sequence[dict[str, Any]], tasks: TaskSet) -> list[dict[str, Any]]:
-    """The last product under the title of another whose labels all differ; none where there is no such pair."""
-    for product in reversed(products):
-        for other in products:
-            labels = [(task.labels_in(product[task.name]), task.labels_in(other[task.name])) for task in tasks]
-            if product["image"] and other["title"] and all(a and b and not set(a) & set(b) for a, b in labels):
-                name = f"{product['id']} under the title of {other['id']}"
-                return [product | {"id": name, "title": other["title"]}]
+def under_a_wrong_title(
+    products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: TaskSet
+) -> list[dict[str, Any]]:
+    """The title that says most (by its largest λ), on the last product whose labels all differ.
+
+    If there is none, the title that says most but for that, and so on; nothing where no two products differ.
+    """
+    shares = [answer.text_share[: len(tasks)].max() for answer in answers]
+    for place in sorted(range(len(products)), key=lambda place: -shares[place]):
+        donor = products[place]
+        for product in reversed(products):
+            labels = [(task.labels_in(product[task.name]), task.labels_in(donor[task.name])) for task in tasks]
+            if product["image"] and donor["title"] and all(a and b and not set(a) & set(b) for a, b in labels):
+                name = f"{product['id']} under the title of {donor['id']}"
+                return [product | {"id": name, "title": donor["title"]}]
     return []
 
 

@@ -61,14 +61,18 @@ def test_text_and_image(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_last_is_shown_under_the_title_of_one_whose_labels_all_differ(data: Path):
     tasks, products = report.read_products(data, "test", 6)
-    (wrong,) = report.under_a_wrong_title(products, tasks)
+    shares = np.linspace(0.1, 0.6, 6)
+    answers = [Answer({}, np.zeros(29, np.float32), np.array([0.0, share, 1.0])) for share in shares]
+    (wrong,) = report.under_a_wrong_title(products, answers, tasks)
     name, _, donor = wrong["id"].partition(" under the title of ")
     own, other = (next(product for product in products if product["id"] == key) for key in (name, donor))
     assert wrong == own | {"id": wrong["id"], "title": other["title"]}
     assert own["color"] != other["color"] and own["pattern"] != other["pattern"]
-    assert report.under_a_wrong_title([own, own], tasks) == []
-    assert report.under_a_wrong_title([own | {"pattern": None}, other], tasks) == []
-    assert report.under_a_wrong_title([], tasks) == []
+    says_more = [p for p, share in zip(products, shares, strict=True) if share > shares[products.index(other)]]
+    assert all(any(p[task.name] == q[task.name] for task in tasks) for p in says_more for q in products)
+    assert report.under_a_wrong_title([own, own], answers[:2], tasks) == []
+    assert report.under_a_wrong_title([own | {"pattern": None}, other], answers[:2], tasks) == []
+    assert report.under_a_wrong_title([], [], tasks) == []
 
 
 def test_a_mismatch_is_a_line_of_its_own_and_no_bar(data: Path, tmp_path: Path, capsys, monkeypatch):
