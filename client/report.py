@@ -116,7 +116,7 @@ def draw(products: Sequence[dict[str, Any]], answers: Sequence[Answer], tasks: T
             photo.imshow(Image.open(io.BytesIO(product["image"])).convert("RGB"))
         photo.axis("off")
         text.axis("off")
-        lines = [product["title"], "", *verdicts(product, answer, tasks)]
+        lines = [f"{product['id']}:", product["title"], "", *verdicts(product, answer, tasks)]
         text.text(0, 0.5, "\n".join(lines), va="center", fontsize=9, parse_math=False, wrap=True)
         _draw_text_share(bars, answer, tasks)
     parts = [Patch(color=TEXT_COLOR, label="title (λ)"), Patch(color=IMAGE_COLOR, label="image (1 - λ)")]
