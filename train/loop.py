@@ -27,7 +27,7 @@ from train.engine import attention_kernel, create_engine, has_finite_gradients, 
 from train.job import StageJob
 from train.logs import RunLog
 from train.loss_window import LossWindow
-from train.losses import ClassificationObjective
+from train.losses import ClassificationObjective, task_weights
 from train.predict import loss_and_metrics, mean_loss, predict
 from train.ranks import AllRefuse, Ranks, is_first_rank
 from train.sampler import ShuffledBatches
@@ -154,7 +154,8 @@ class StageLoop:
     def _objective(self) -> ClassificationObjective | ContrastiveObjective:
         if self.job.stage == "contrastive":
             return ContrastiveObjective(self.network, self.ranks.rank, self.ranks.world_size)
-        return ClassificationObjective(self.network, self.train.tasks, self.settings, self.positive_weight_C)
+        weight_K = task_weights(self.train.tasks, self.job.recipe.multi_label_weight)
+        return ClassificationObjective(self.network, self.train.tasks, self.settings, self.positive_weight_C, weight_K)
 
     def _train_epoch(self) -> None:
         sampler = ShuffledBatches(
@@ -293,7 +294,8 @@ class StageLoop:
             predictions = predict(classify, self.validation, self.micro_batch_size, *own)
             self._count_rejects(predictions.problems)
             tasks = fit_thresholds(predictions.logits_NC, predictions.targets_NC, tasks)
-            loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C)
+            weight = self.job.recipe.multi_label_weight
+            loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C, weight)
         if not math.isfinite(loss):
             raise ValueError(f"the validation loss of stage {self.job.stage} is {loss} in epoch {epoch}")
         is_best = self.state.best_loss is None or loss < self.state.best_loss

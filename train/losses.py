@@ -34,6 +34,12 @@ def classification_losses(
     return torch.stack(sums), torch.stack(counts)
 
 
+def task_weights(tasks: TaskSet, multi_label_weight: float) -> Tensor:
+    """How many times each task's loss counts, float32 [K]: those of several labels as often as said, others once."""
+    several = [task.several_labels and task.is_labelled for task in tasks]
+    return torch.where(torch.tensor(several), multi_label_weight, 1.0)
+
+
 class Result(NamedTuple):
     """loss: to minimise. parts: mean loss of each task over its labelled products. output: of the network."""
 
@@ -48,19 +54,26 @@ class ClassificationObjective(nn.Module):
     So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
     missing one counts nothing. In training, the stage's `mismatched` exchanges some titles and images among the
     products of a micro-batch, which a Mismatch has to find, and `modality_dropout` hides some.
-    `positive_weight_C` is as in `classification_losses`.
+    `positive_weight_C` is as in `classification_losses`; `weight_K` as `task_weights`, 1 unless given.
     """
 
     positive_weight_C: Tensor | None
+    weight_K: Tensor
     is_mismatch_C: Tensor
 
     def __init__(
-        self, network: Network, tasks: TaskSet, settings: StageConfig, positive_weight_C: Tensor | None = None
+        self,
+        network: Network,
+        tasks: TaskSet,
+        settings: StageConfig,
+        positive_weight_C: Tensor | None = None,
+        weight_K: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network, self.tasks, self.settings = network, tasks, settings
         self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), persistent=False)
         self.register_buffer("positive_weight_C", positive_weight_C, persistent=False)
+        self.register_buffer("weight_K", torch.ones(len(tasks)) if weight_K is None else weight_K, persistent=False)
 
     def forward(self, batch: Batch) -> Result:
         present_B2, targets_BC = batch.present_B2, batch.targets_BC
@@ -74,7 +87,7 @@ class ClassificationObjective(nn.Module):
         sums_K, counts_K = classification_losses(output.logits_BC, targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
-        return Result(sums_K.sum() / len(present_B2), parts, output)
+        return Result((self.weight_K * sums_K).sum() / len(present_B2), parts, output)
 
 
 def exchange_modalities(batch: Batch, share: float) -> tuple[Batch, Tensor]:

@@ -17,7 +17,7 @@ from model.bundle import Bundle, load_bundle
 from model.cma_clip import Output
 from model.tasks import TaskSet
 from train.data import Batch, ProductDataset
-from train.losses import classification_losses
+from train.losses import classification_losses, task_weights
 from train.metrics import task_metrics
 from train.ranks import Ranks
 from train.sampler import OrderedBatches
@@ -84,13 +84,16 @@ def predict(
 
 
 def loss_and_metrics(
-    predictions: Predictions, tasks: TaskSet, positive_weight_C: Tensor | None = None
+    predictions: Predictions,
+    tasks: TaskSet,
+    positive_weight_C: Tensor | None = None,
+    multi_label_weight: float = 1.0,
 ) -> tuple[float, dict[str, Any]]:
     """The loss, summed over the labelled tasks' means over their products, and the metrics of each task.
 
     Args:
         tasks: with the thresholds that multi-label answers are counted by.
-        positive_weight_C: that of training, for the loss that training lowers.
+        positive_weight_C, multi_label_weight: those of training, for the loss that training lowers.
 
     Raises:
         ValueError: no product has any label.
@@ -100,7 +103,8 @@ def loss_and_metrics(
         raise ValueError("no product of this split has a label that could be read")
     metrics = task_metrics(predictions.logits_NC, predictions.text_share_NK, predictions.targets_NC, tasks)
     is_labelled_K = torch.tensor([task.is_labelled for task in tasks])
-    return (sums_K / counts_K.clamp(min=1))[is_labelled_K].sum().item(), metrics
+    means_K = task_weights(tasks, multi_label_weight) * sums_K / counts_K.clamp(min=1)
+    return means_K[is_labelled_K].sum().item(), metrics
 
 
 @torch.no_grad()

@@ -64,6 +64,8 @@ class Recipe(StrictModel):
             learns that from the `mismatched` products of the stages. Of `cma_clip` only.
         class_weights: `inverse_frequency` weighs the labels that a product has by how rare they are (multi-label
             tasks only), in training and in the validation loss that decides which weights are kept.
+        multi_label_weight: how many times the loss of a multi-label task counts, which is the mean over its labels, in
+            training and in the validation loss that decides which weights are kept.
         seed: of weights, order and dropout.
         loader_workers: processes a rank that decode images; 0 decodes in the training process.
         shuffle_row_groups: Parquet row groups among which products are shuffled and that a loader
@@ -80,6 +82,7 @@ class Recipe(StrictModel):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     mismatch: bool = False
     class_weights: Literal["none", "inverse_frequency"] = "none"
+    multi_label_weight: float = Field(1.0, gt=0)
     seed: int = 0
     loader_workers: int = Field(4, ge=0)
     shuffle_row_groups: int = Field(64, ge=1)

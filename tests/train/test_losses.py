@@ -13,7 +13,13 @@ from tiny import TASKS, tiny_network
 from model.tasks import MISSING, MultiLabel, TaskSet
 from train.contrastive import ContrastiveObjective
 from train.data import Batch
-from train.losses import ClassificationObjective, classification_losses, drop_modalities, exchange_modalities
+from train.losses import (
+    ClassificationObjective,
+    classification_losses,
+    drop_modalities,
+    exchange_modalities,
+    task_weights,
+)
 from train.recipe import StageConfig
 
 TENSORS = ("input_ids_BT", "pixels_BHWC", "present_B2", "targets_BC", "readable_B")
@@ -229,3 +235,16 @@ def test_exchanged_titles_and_images_are_another_products():
 def test_a_product_alone_has_nobody_to_exchange_with():
     changed, exchanged_B = exchange_modalities(batch(1), 0.9)
     assert torch.equal(changed.input_ids_BT, batch(1).input_ids_BT) and not exchanged_B.any()
+
+
+def test_a_multi_label_task_counts_as_often_as_it_is_told_to():
+    tasks = TaskSet([TASKS[0], TAGS]).with_mismatch()
+    assert task_weights(tasks, 5.0).tolist() == [1, 5, 1]
+    network, inputs = tiny_network(tasks=tasks).eval(), batch()
+    inputs.targets_BC = torch.cat([inputs.targets_BC, torch.ones(6, 1)], dim=1)
+    plain, weighted = (
+        ClassificationObjective(network, tasks, StageConfig(), weight_K=weight).eval()(inputs)
+        for weight in (None, task_weights(tasks, 5.0))
+    )
+    assert weighted.loss.item() == pytest.approx(plain.loss.item() + 4 * plain.parts["tags"].item(), rel=1e-5)
+    assert weighted.parts == plain.parts

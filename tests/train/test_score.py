@@ -231,3 +231,18 @@ def test_a_batch_of_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     for size in ("0", "-1"):
         assert main([str(tmp_path), "--data", str(tmp_path), "--batch_size", size]) == 2
         assert capsys.readouterr().err == f"error: --batch_size {size}: expected 1 or more\n"
+
+
+def test_the_loss_weighs_multi_label_tasks_as_training_does():
+    tasks = TaskSet([COLOR, TAGS]).with_mismatch()
+    torch.manual_seed(0)
+    logits, targets = torch.randn(8, tasks.num_columns), torch.zeros(8, tasks.num_columns)
+    targets[:, 0] = 1
+    answers = Predictions(logits, torch.full((8, 3), 0.5), targets, torch.ones(8, 2, dtype=torch.bool), [])
+    once, five_times = (loss_and_metrics(answers, tasks, None, weight)[0] for weight in (1.0, 5.0))
+    color, tags = len(COLOR.labels), len(TAGS.labels)
+    columns = slice(color, color + tags)
+    of_tags = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, columns], targets[:, columns]).item()
+    of_color = torch.nn.functional.cross_entropy(logits[:, :color], targets[:, :color]).item()
+    assert once == pytest.approx(of_color + of_tags, rel=1e-5), "a mismatch has no part in it"
+    assert five_times == pytest.approx(of_color + 5 * of_tags, rel=1e-5)
