@@ -13,13 +13,15 @@ from model.bundle import save_bundle
 from model.clip_towers import create_clip, preprocess_config
 from model.config import BundleConfig, ModelConfig
 from model.networks import create_network
-from model.tasks import SingleLabel
+from model.tasks import SingleLabel, TaskSet
 from serve.export.publish import export
 
-TASKS = [
-    SingleLabel(name="color", labels=[f"color {i}" for i in range(17)]),
-    SingleLabel(name="pattern", labels=[f"pattern {i}" for i in range(12)]),
-]
+TASKS = TaskSet(
+    [
+        SingleLabel(name="color", labels=[f"color {i}" for i in range(17)]),
+        SingleLabel(name="pattern", labels=[f"pattern {i}" for i in range(12)]),
+    ]
+)
 _FOLDER = tempfile.TemporaryDirectory(prefix="full-size-")
 
 
