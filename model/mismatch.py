@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.tasks import TaskSet
 from model.wide import Wide
 
-# B batch, D width, C labels of all tasks, K tasks, A ways to compare
+# B batch, D width, C labels of all tasks
 
 HIDDEN = 32
 NEVER = -30.0  # a logit
