@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dataset.label_values import folded, label_text, listed
 from model.refusal import Code, Refusal
-from model.tasks import KINDS, LABELLED_KINDS, Task, TaskSet
+from model.tasks import KINDS, Task, TaskSet, labelled_kinds
 
 RESERVED = ("id", "image", "title", "split")
 MOST_LABELS = 100_000
@@ -70,8 +70,8 @@ def parse_task(option: str) -> TaskColumn:
     """
     name, _, rest = option.partition(":")
     kind, _, separator = rest.partition(":")
-    if kind not in LABELLED_KINDS:
-        kinds = ", ".join(LABELLED_KINDS)
+    if kind not in labelled_kinds():
+        kinds = ", ".join(labelled_kinds())
         raise ValueError(f"--task {option}: expected COLUMN:KIND[:SEPARATOR] with KIND one of {kinds}")
     if name in RESERVED or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(

@@ -257,7 +257,11 @@ class Mismatch(MultiLabel):
 
 
 KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel, "mismatch": Mismatch}
-LABELLED_KINDS = tuple(name for name, kind in KINDS.items() if kind.is_labelled)
+
+
+def labelled_kinds() -> list[str]:
+    """The kinds that a column of a data set may have."""
+    return [name for name, kind in KINDS.items() if kind.is_labelled]
 
 
 class TaskSet(tuple[Task, ...]):
@@ -287,8 +291,13 @@ class TaskSet(tuple[Task, ...]):
 
     @property
     def is_mismatch_C(self) -> np.ndarray:
-        """Bool [C]: the columns of a Mismatch, of logits and targets."""
+        """Bool [C]: the columns of the logits that are a Mismatch's."""
         return np.concatenate([np.full(task.columns, isinstance(task, Mismatch)) for task in self])
+
+    @property
+    def is_mismatch_L(self) -> np.ndarray:
+        """Bool [L]: the same of targets and scores."""
+        return np.concatenate([np.full(len(task.labels), isinstance(task, Mismatch)) for task in self])
 
     def with_mismatch(self) -> TaskSet:
         """These, and behind them what tells a title from another product's.

@@ -59,7 +59,7 @@ class ClassificationObjective(nn.Module):
 
     positive_weight_C: Tensor | None
     weight_K: Tensor
-    is_mismatch_C: Tensor
+    is_mismatch_L: Tensor
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class ClassificationObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.network, self.tasks, self.settings = network, tasks, settings
-        self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), persistent=False)
+        self.register_buffer("is_mismatch_L", torch.from_numpy(tasks.is_mismatch_L), persistent=False)
         self.register_buffer("positive_weight_C", positive_weight_C, persistent=False)
         self.register_buffer("weight_K", torch.ones(len(tasks)) if weight_K is None else weight_K, persistent=False)
 
@@ -80,7 +80,7 @@ class ClassificationObjective(nn.Module):
         if self.training and self.settings.mismatched > 0:
             batch, exchanged_B = exchange_modalities(batch, self.settings.mismatched)
             told_B = exchanged_B.to(targets_BC.dtype).where(batch.readable_B & present_B2.all(dim=1), MISSING)
-            targets_BC = torch.where(self.is_mismatch_C, told_B[:, None], targets_BC)
+            targets_BC = torch.where(self.is_mismatch_L, told_B[:, None], targets_BC)
         if self.training and self.settings.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.settings.modality_dropout)
         output = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)

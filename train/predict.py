@@ -48,11 +48,10 @@ class Predictions(NamedTuple):
 
     def labelled(self, tasks: TaskSet) -> Predictions:
         """The answers to those of the tasks that data sets have labels of."""
-        column = ~torch.from_numpy(tasks.is_mismatch_C)
+        column_C, label_L = (~torch.from_numpy(own) for own in (tasks.is_mismatch_C, tasks.is_mismatch_L))
         share = self.text_share_NK[:, [task.is_labelled for task in tasks]]
-        return self._replace(
-            logits_NC=self.logits_NC[:, column], text_share_NK=share, targets_NC=self.targets_NC[:, column]
-        )
+        logits, targets = self.logits_NC[:, column_C], self.targets_NC[:, label_L]
+        return self._replace(logits_NC=logits, text_share_NK=share, targets_NC=targets)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ class WithWrongTitles(ProductDataset):
             is_complete &= len(sample.input_ids) > EMPTY and not np.array_equal(own, sample.input_ids)
             sample.targets[:], sample.problem = MISSING, None
         if is_complete:
-            sample.targets[self.tasks.is_mismatch_C] = float(is_wrong)
+            sample.targets[self.tasks.is_mismatch_L] = float(is_wrong)
         return sample
 
     def _title(self, index: int) -> np.ndarray:

@@ -128,3 +128,14 @@ def test_it_can_be_exported_for_any_batch(wide: bool, tmp_path: Path):
     program = export_program(ServedNetwork(tiny_network(config.model, tasks()), "bf16"), bundle, "cpu")
     ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
     assert ranges == [(1, 64), (2, 77)]
+
+
+def test_columns_of_logits_and_of_targets_may_be_other_ones():
+    class Steps(SingleLabel):
+        @property
+        def columns(self) -> int:
+            return len(self.labels) - 1
+
+    own = TaskSet([Steps(name="size", labels=["s", "m", "l"]), Mismatch()])
+    assert own.is_mismatch_C.tolist() == [False] * 2 + [True]
+    assert own.is_mismatch_L.tolist() == [False] * 3 + [True]

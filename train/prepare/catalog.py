@@ -19,7 +19,7 @@ from dataset.survey import Survey, survey, twins
 from dataset.table import CsvSource, ParquetSource, Source, state_of
 from dataset.writer import NewDataset, already_there, write_dataset
 from model.config import BundleConfig
-from model.tasks import LABELLED_KINDS, TaskSet
+from model.tasks import TaskSet, labelled_kinds
 from train.prepare.options import add_common_arguments, check_ranges
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COLUMN:KIND[:SEPARATOR]",
-        help=f"KIND {' or '.join(LABELLED_KINDS)}, SEPARATOR of labels in a text cell (|); repeatable",
+        help=f"KIND {' or '.join(labelled_kinds())}, SEPARATOR of labels in a text cell (|); repeatable",
     )
     parser.add_argument(
         "--labels",
