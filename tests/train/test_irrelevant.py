@@ -241,8 +241,8 @@ def test_the_suite_compares_the_same_products(products: Path, bundle_dir: Path):
     bundle = open_bundle(bundle_dir, products)
     dataset = untouched(products)
     answer = partial(answers_for, bundle, batch_size=4)
-    results = irrelevant.suite(answer, bundle.config.tasks, dataset, answer(dataset))
-    assert list(results) == list(PERTURBATIONS)
+    results, told = irrelevant.suite(answer, bundle.config.tasks, dataset, answer(dataset))
+    assert list(results) == list(PERTURBATIONS) and told == {}
     absent = results["titles_absent"]
     assert absent["color"]["products"] == 4 and absent["tags"]["products"] == 5  # complete, labelled and readable
     assert absent["color"]["text_share"] == 0 and results["pictures_absent"]["tags"]["text_share"] == 1
@@ -257,7 +257,7 @@ def test_the_suite_compares_the_same_products(products: Path, bundle_dir: Path):
 def test_one_task_has_no_near_products_and_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     one_task = TaskSet(TASKS[:1])
     dataset = untouched(write_split(tmp_path / "one", [(f"test{n}", *ROWS[n]) for n in range(3)], one_task))
-    results = irrelevant.suite(always_red, one_task, dataset, always_red(dataset))
+    results = irrelevant.suite(always_red, one_task, dataset, always_red(dataset)).perturbations
     assert list(results) == [name for name in PERTURBATIONS if name != "titles_of_a_near_product"]
     assert results["titles_cut"]["color"]["accuracy"] == pytest.approx(2 / 3)
     (said,) = capsys.readouterr().err.splitlines()
@@ -280,7 +280,8 @@ def test_an_unreadable_donor_counts_on_neither_side(products: Path, bundle_dir: 
     receiver = dataset.products[dataset.donors.index(UNREADABLE)]
     colored = {n for n in COMPLETE if ROWS[n][2] and n not in (UNREADABLE, receiver)}
     answer = partial(answers_for, bundle, batch_size=4)
-    values = irrelevant.compare(answer, bundle.config.tasks, dataset, answer(untouched(products)))["color"]
+    before = answer(untouched(products)).of(dataset.products)
+    values = irrelevant.compare(before, answer(dataset), bundle.config.tasks, dataset.left_out)["color"]
     assert values["products"] == len(colored) and values["left_out"] == 2
 
 

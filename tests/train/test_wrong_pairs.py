@@ -19,8 +19,8 @@ from train.data import ProductDataset
 from train.predict import Predictions
 from train.study import irrelevant
 from train.study.measure import measure
-from train.study.perturbed import PerturbedDataset
-from train.study.wrong_pairs import EXCHANGES, wrong_pairs
+from train.study.perturbed import PERTURBATIONS, PerturbedDataset
+from train.study.wrong_pairs import told_apart
 
 PREPROCESS = preprocess_config(create_clip(tiny_config()))
 TOKENIZER = TitleTokenizer(build_tokenizer(PREPROCESS.vocab_size), PREPROCESS)
@@ -33,39 +33,44 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_products(tmp_path_factory.mktemp("pairs") / "data")
 
 
-def opened(products: Path, tasks: TaskSet) -> ProductDataset:
-    return ProductDataset(products, "test", PREPROCESS, TOKENIZER, tasks=tasks)
+def answers(*mismatch: float) -> Predictions:
+    """Answers whose last column, of the task that tells, holds these logits."""
+    logits_NC = torch.full((len(mismatch), TOLD.num_columns), -1.0)
+    logits_NC[:, -1] = torch.tensor(mismatch)
+    present_N2 = torch.ones(len(mismatch), 2, dtype=torch.bool)
+    return Predictions(logits_NC, torch.full((len(mismatch), 3), 0.5), torch.full_like(logits_NC, -1.0), present_N2, [])
 
 
-def answers(split: ProductDataset) -> Predictions:
-    """Exchanged pairs score 1, 0, 1, 0 … as logits, a product's own -1 each."""
-    count, is_changed = len(split), isinstance(split, PerturbedDataset)
-    logits = torch.full((count, TOLD.num_columns), -1.0)
-    if is_changed:
-        logits[:, -1] = (torch.arange(count) % 2 == 0).float()
-    nothing = torch.full_like(logits, -1.0)
-    return Predictions(logits, torch.full((count, 3), 0.5), nothing, torch.ones(count, 2, dtype=torch.bool), [])
+def test_from_scripted_answers():
+    told = told_apart(answers(-1, -2, 0.5, -3), answers(0, 2, -2.5, 1), TOLD)
+    # Of 16 pairs (own, exchanged) 12 stand in the right order: -2.5 is above -3 alone, 0 below 0.5.
+    assert told == {"products": 4, "auroc": 12 / 16, "told": 3 / 4, "false_alarms": 1 / 4}, "0 reaches the threshold"
 
 
-def test_from_scripted_answers(products: Path):
-    told = wrong_pairs(answers, opened(products, TOLD))
-    assert list(told) == list(EXCHANGES)
-    for values in told.values():
-        count = values["products"]
-        assert values["auroc"] == 1.0 and values["false_alarms"] == 0.0
-        assert values["told"] == 1.0, "0 is a score of 0.5, which reaches the threshold"
-        assert 1 <= count <= 7
-    assert told["titles_shuffled"]["products"] == 7
+def test_equal_scores_tell_nothing():
+    told = told_apart(answers(-1, -1, -1), answers(-1, -1, -1), TOLD)
+    assert told == {"products": 3, "auroc": 0.5, "told": 0.0, "false_alarms": 0.0}
 
 
-def test_equal_scores_tell_nothing(products: Path):
-    same = lambda split: answers(opened(products, TOLD)).of(range(len(split)))  # noqa: E731
-    told = wrong_pairs(same, opened(products, TOLD))["titles_shuffled"]
-    assert told == {"products": 7, "auroc": 0.5, "told": 0.0, "false_alarms": 0.0}
+def test_a_network_that_does_not_tell_is_not_judged():
+    assert told_apart(answers(0), answers(1), TASKS) == {}
 
 
-def test_a_network_that_does_not_tell_is_not_judged(products: Path):
-    assert wrong_pairs(answers, opened(products, TASKS)) == {}
+def test_the_suite_judges_it_on_exchanges_and_classifies_each_perturbation_once(products: Path):
+    classified: list[str] = []
+
+    def answer(split: ProductDataset) -> Predictions:
+        is_changed = isinstance(split, PerturbedDataset)
+        classified.append(split.change if is_changed else "untouched")
+        return answers(*[float(is_changed)] * len(split))
+
+    dataset = ProductDataset(products, "test", PREPROCESS, TOKENIZER, tasks=TOLD)
+    found = irrelevant.suite(answer, TOLD, dataset, answer(dataset))
+    assert classified == ["untouched", *(name.partition("_")[2] for name in PERTURBATIONS)]
+    exchanges = ["titles_shuffled", "titles_contradicting", "titles_of_a_near_product", "pictures_shuffled"]
+    assert list(found.mismatch) == exchanges and {values["auroc"] for values in found.mismatch.values()} == {1.0}
+    assert found.mismatch["titles_shuffled"]["products"] == 7
+    assert set(found.perturbations["titles_shuffled"]) == {"color", "tags"}
 
 
 def test_command_and_study_judge_it_beside_the_other_tasks(

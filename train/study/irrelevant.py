@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,7 +24,9 @@ from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
 from train.study.perturbed import PERTURBATIONS, NoDonors, PerturbedDataset
-from train.study.wrong_pairs import Answer, format_pairs, wrong_pairs
+from train.study.wrong_pairs import format_pairs, told_apart
+
+Answer = Callable[[ProductDataset], Predictions]
 
 BATCH_SIZE = 128
 METRICS = ("accuracy", "recall_at_90_precision", "micro_f1", "text_share")
@@ -40,16 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     output = args.output or args.bundle.parent / f"irrelevant-{args.split}"
     answer, dataset = open_answers(args.bundle, args.data, args.split)
-    labelled = of_labelled(answer)
-    results = suite(labelled, dataset.tasks.labelled, dataset, labelled(dataset))
-    told = wrong_pairs(answer, dataset)
+    results = suite(answer, dataset.tasks, dataset, answer(dataset))
     output.mkdir(parents=True, exist_ok=True)
-    summary = {"split": args.split, "perturbations": results} | ({"mismatch": told} if told else {})
+    summary = {"split": args.split, "perturbations": results.perturbations} | results.told
     write_atomically(output / "irrelevant.json", json.dumps(summary, indent=2) + "\n")
     print(f"{args.split} split of {args.data}, {args.bundle}:")
-    print(format_suite(results))
-    if told:
-        print(format_pairs(told))
+    print(format_suite(results.perturbations))
+    if results.mismatch:
+        print(format_pairs(results.mismatch))
     print(f"as JSON: {output / 'irrelevant.json'}")
 
 
@@ -65,38 +65,52 @@ def open_answers(bundle_dir: Path, data: Path, split: str) -> tuple[Answer, Prod
     return partial(answers_for, bundle, batch_size=BATCH_SIZE), dataset
 
 
-def of_labelled(answer: Answer) -> Answer:
-    """The same, of the tasks that data sets have labels of."""
-    return lambda split: answer(split).labelled(split.tasks)
+class Suite(NamedTuple):
+    """What the suite finds.
+
+    perturbations: perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched`
+        METRICS of the same products as they are. Recall at 90 % precision is at the threshold that fits the
+        perturbed answers.
+    mismatch: exchange -> train.study.wrong_pairs.told_apart; empty where nothing tells.
+    """
+
+    perturbations: dict[str, dict[str, Any]]
+    mismatch: dict[str, dict[str, Any]]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """`mismatch` under its name in a file, where something tells."""
+        return {"mismatch": self.mismatch} if self.mismatch else {}
 
 
-def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Predictions) -> dict[str, dict[str, Any]]:
-    """Every perturbation of a split against the split as it is.
+def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Predictions) -> Suite:
+    """Every perturbation of a split against the split as it is; each is classified once.
+
+    A perturbation for which no product has a donor is left out, and stderr says so.
 
     Args:
-        tasks: with the thresholds of what answers.
+        tasks: with the thresholds of what answers, in the order of its answers.
         untouched: the answers for `dataset`.
-    Returns:
-        perturbation -> task -> products, left_out (see PerturbedDataset), METRICS, and under `untouched` METRICS of
-        the same products as they are. Recall at 90 % precision is at the threshold that fits the perturbed answers.
-        A perturbation for which no product has a donor is left out, and stderr says so.
     Raises:
         ValueError: no product has both a title and an image.
     """
-    results = {}
+    results = Suite({}, {})
     for name in PERTURBATIONS:
         try:
-            results[name] = compare(answer, tasks, PerturbedDataset(dataset, name), untouched)
+            changed = PerturbedDataset(dataset, name)
         except NoDonors as reason:
             print(f"left out: {reason}", file=sys.stderr)
+            continue
+        before, after = untouched.of(changed.products), answer(changed)
+        results.perturbations[name] = compare(before, after, tasks, changed.left_out)
+        if changed.is_exchange and (told := told_apart(before, after, tasks)):
+            results.mismatch[name] = told
     return results
 
 
-def compare(
-    answer: Answer, tasks: TaskSet, dataset: PerturbedDataset, untouched: Predictions
-) -> dict[str, dict[str, Any]]:
-    """One perturbation; the result's form is that of `suite`."""
-    before, after = untouched.of(dataset.products), answer(dataset)
+def compare(before: Predictions, after: Predictions, tasks: TaskSet, left_out: int) -> dict[str, dict[str, Any]]:
+    """One perturbation, from the answers for the same products; see Suite.perturbations."""
+    before, after, tasks = before.labelled(tasks), after.labelled(tasks), tasks.labelled
     # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
     counted_N = (targets_NC != MISSING).any(dim=1)
@@ -107,7 +121,7 @@ def compare(
     return {
         task: {
             **{name: values[name] for name in ("products", *METRICS)},
-            "left_out": dataset.left_out,
+            "left_out": left_out,
             "untouched": {name: old[task][name] for name in METRICS},
         }
         for task, values in new.items()

@@ -16,22 +16,19 @@ from train.metrics import task_metrics
 from train.predict import Predictions
 from train.study import irrelevant
 from train.study.naming import Naming
-from train.study.wrong_pairs import wrong_pairs
 
 BINS = 20
 GROUPS = {"named": True, "not_named": False}
 
 
 def measure(bundle_dir: Path, data: Path, *, suite: bool = True) -> dict[str, Any]:
-    """Judge a bundle on the test split: see `measured` and, where the network tells, `wrong_pairs`.
+    """Judge a bundle on the test split; see `measured`.
 
     Raises:
         ValueError: bundle or data set cannot be read, or do not fit each other.
     """
     answer, dataset = irrelevant.open_answers(bundle_dir, data, "test")
-    labelled = irrelevant.of_labelled(answer)
-    result = measured(labelled, dataset.tasks.labelled, dataset, DatasetInfo.read(data), suite=suite)
-    return result | ({"mismatch": told} if suite and (told := wrong_pairs(answer, dataset)) else {})
+    return measured(answer, dataset.tasks, dataset, DatasetInfo.read(data), suite=suite)
 
 
 def measured(
@@ -40,19 +37,23 @@ def measured(
     """Judge answers for a split, ready for JSON.
 
     Args:
-        tasks: with the thresholds of what answers.
+        tasks: with the thresholds of what answers, in the order of its answers.
         suite: False leaves the irrelevant-modality suite out, which classifies the split once a perturbation.
     Returns:
         test: task -> metrics, as train.metrics.task_metrics. named: see `by_naming`. confusion: see
-        `confusion_matrices`. irrelevant: see train.study.irrelevant.suite.
+        `confusion_matrices`. irrelevant and, where a task tells, mismatch: see train.study.irrelevant.Suite.
     """
-    answers = answer(dataset)
+    untouched = answer(dataset)
+    answers, labelled = untouched.labelled(tasks), tasks.labelled
     result = {
-        "test": task_metrics(*answers[:3], tasks),
-        "named": by_naming(answers, dataset, info, tasks),
-        "confusion": confusion_matrices(answers, tasks),
+        "test": task_metrics(*answers[:3], labelled),
+        "named": by_naming(answers, dataset, info, labelled),
+        "confusion": confusion_matrices(answers, labelled),
     }
-    return result | ({"irrelevant": irrelevant.suite(answer, tasks, dataset, answers)} if suite else {})
+    if not suite:
+        return result
+    found = irrelevant.suite(answer, tasks, dataset, untouched)
+    return result | {"irrelevant": found.perturbations} | found.told
 
 
 def by_naming(

@@ -53,6 +53,7 @@ class PerturbedDataset(ProductDataset):
     Attributes:
         products: those that take part, by their index in the split.
         donors: whose title (or image) each of these gets, where they are exchanged.
+        is_exchange: whether they are.
         left_out: products of the split that do not take part.
     Raises:
         NoDonors: no product can take part, as none has a donor.
@@ -64,6 +65,7 @@ class PerturbedDataset(ProductDataset):
         if perturbation not in PERTURBATIONS:
             raise ValueError(f"perturbation {perturbation!r}: expected one of {', '.join(PERTURBATIONS)}")
         modality, _, self.change = perturbation.partition("_")
+        self.is_exchange = self.change in EXCHANGES
         self.column, self.seed = COLUMNS[modality], seed
         nobody = f"{self.name}: no product can take part in {perturbation}"
         encoded = ((index, self._complete_targets(index)) for index in range(self.starts[-1]))
@@ -93,7 +95,7 @@ class PerturbedDataset(ProductDataset):
         """The row as it is stored, but for the title or the image."""
         row = super().product(self.products[index])
         value: str | bytes = self.filling
-        if self.change in EXCHANGES:
+        if self.is_exchange:
             value = super().product(self.donors[index])[self.column]
         elif self.change in ("cut", "misspelled"):
             title = clean_title(row["title"], self.preprocess.max_title_bytes)
@@ -112,7 +114,7 @@ class PerturbedDataset(ProductDataset):
     def _choose_donors(self, targets_NC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.change == "shuffled":
             return derangement(len(targets_NC), rng)
-        if self.change in EXCHANGES:
+        if self.is_exchange:
             choose = contradicting_donors if self.change == "contradicting" else near_donors
             return choose(targets_NC, self.tasks, rng)
         return np.arange(len(targets_NC))
