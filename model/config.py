@@ -73,7 +73,7 @@ class ModelConfig(StrictModel):
         modality_attention: False fixes λ at 0.5 (section 4, "without MWA").
         head_inputs: what a head's first layer reads: `sum` is λ·T' + (1 - λ)·I' (section 2.3); `both` has weights
             for λ·T' and (1 - λ)·I' each, which contains the sum, and late fusion at λ = 0.5.
-        wide: words of the title and statistics of the image go past the towers, straight to the labels (model.wide);
+        wide: terms of the title and statistics of the image go past the towers, straight to the labels (model.wide);
             of `cma_clip` only. For data sets on which the towers alone see too little.
         convolutions: a small convolutional network over the image joins I' (model.convolutions); of `cma_clip` only.
         head_width: hidden units of each task's MLP; None is CLIP's embedding width.

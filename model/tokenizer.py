@@ -17,9 +17,7 @@ def build_tokenizer(vocab_size: int) -> Tokenizer:
     (model.preprocess.clean_title); start and end tokens are added by TitleTokenizer.
     """
     clip = SimpleTokenizer()
-    if vocab_size > clip.vocab_size:
-        raise ValueError(f"vocab_size {vocab_size} is more than CLIP's {clip.vocab_size}")
-    words = [*list(clip.encoder)[: vocab_size - 2], START, END]
+    words = _words(clip, vocab_size)
     merges = list(clip.bpe_ranks)[: vocab_size - len(clip.byte_encoder) * 2 - 2]
     bpe = models.BPE({word: i for i, word in enumerate(words)}, merges, end_of_word_suffix="</w>")
     tokenizer = Tokenizer(bpe)
@@ -30,3 +28,16 @@ def build_tokenizer(vocab_size: int) -> Tokenizer:
         ]
     )
     return tokenizer
+
+
+def token_texts(vocab_size: int) -> list[str]:
+    """What each id of such a tokenizer stands for, a character a byte; a word's last token ends in a blank, the start
+    token is one, and the end token is nothing."""
+    words = _words(SimpleTokenizer(), vocab_size)
+    return [*(word.replace("</w>", " ") for word in words[:-2]), " ", ""]
+
+
+def _words(clip: SimpleTokenizer, vocab_size: int) -> list[str]:
+    if vocab_size > clip.vocab_size:
+        raise ValueError(f"vocab_size {vocab_size} is more than CLIP's {clip.vocab_size}")
+    return [*list(clip.encoder)[: vocab_size - 2], START, END]

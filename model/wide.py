@@ -1,8 +1,8 @@
 """A wide part beside the deep one (Cheng et al., arXiv 1606.07792): words and image statistics straight to the labels.
 
 Transformers learn little from a few thousand images, where a linear layer over what needs no training learns much
-(RESULTS.md). Titles count by their words and pairs of words, images by `model.image_statistics`, and λ weighs the two
-as it weighs T' and I'.
+(RESULTS.md). Titles count by their words and parts of words (`model.title_terms`), images by `model.image_statistics`,
+and λ weighs the two as it weighs T' and I'.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.clip_towers import text_mask
 from model.image_statistics import FEATURES, ImageStatistics
 from model.tasks import Task
+from model.title_terms import TitleTerms
 
 # B batch, T token ids, D width, C labels of all tasks, K tasks, F features
 
-PAIRS = 16_384  # rows that pairs of words share by their hash
 # Steps of AdamW do not depend on a gradient's size: what counts this many times is learned so much faster.
 BOOST = 20.0
 SPREAD = 5.0  # of the statistics that join I'
@@ -42,18 +43,12 @@ class WidePart(nn.Module):
     center: Tensor
     scale: Tensor
     task_C: Tensor
-    before: Tensor
-    behind: Tensor
 
     def __init__(self, tasks: Sequence[Task], width: int, vocab_size: int, image_size: int) -> None:
         super().__init__()
         columns = sum(task.columns for task in tasks)
-        self.vocab_size = vocab_size
-        # A pair's row is the sum of two numbers, modulo PAIRS: engines that multiply integers as float32 agree on it.
-        ids = torch.arange(vocab_size)
-        self.register_buffer("before", (ids * 31337 + 13) % PAIRS, persistent=False)
-        self.register_buffer("behind", ids * 7919 % PAIRS, persistent=False)
-        self.words = nn.Embedding(vocab_size + PAIRS, columns)
+        self.terms = TitleTerms(vocab_size)
+        self.words = nn.Embedding(self.terms.rows, columns)
         self.statistics = ImageStatistics(image_size)
         self.to_logits, self.to_width = nn.Linear(FEATURES, columns), nn.Linear(FEATURES, width)
         self.register_buffer("center", torch.zeros(FEATURES))
@@ -64,19 +59,9 @@ class WidePart(nn.Module):
         nn.init.normal_(self.to_width.weight, std=0.05)
 
     def title_logits(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """[B, C]: the sum over words and pairs of words, over the root of their number.
-
-        mask_BT is True up to the end token. Start and end make pairs with their neighbours and are no words.
-        """
-        ids_BT = input_ids_BT.long()
-        sums = self.before[ids_BT[:, :-1]] + self.behind[ids_BT[:, 1:]]
-        pairs = torch.where(sums < PAIRS, sums, sums - PAIRS) + self.vocab_size
-        is_pair, is_word = mask_BT[:, 1:], torch.cat([mask_BT[:, 1:], torch.zeros_like(mask_BT[:, :1])], dim=1)
-        is_word = is_word & (torch.arange(mask_BT.shape[1], device=mask_BT.device) > 0)
-        counts = torch.cat([is_word, is_pair], dim=1).to(self.words.weight.dtype)
-        rows = self.words(torch.cat([ids_BT, pairs], dim=1))
-        total_BC = (rows * counts[:, :, None]).sum(dim=1)
-        return BOOST * total_BC / counts.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+        """[B, C]: what the title's terms say, each as much as it counts."""
+        rows_BN, weights_BN = self.terms(input_ids_BT, mask_BT)
+        return BOOST * (self.words(rows_BN) * weights_BN[:, :, None]).sum(dim=1)
 
     def standardised(self, pixels_BHWC: Tensor) -> Tensor:
         """[B, F], of length about 1."""
@@ -101,9 +86,13 @@ class WidePart(nn.Module):
         return share_BC * wide.title_logits_BC + (1 - share_BC) * wide.image_logits_BC
 
     @torch.no_grad()
-    def fit(self, pixels_NHWC: Tensor) -> None:
-        """Take center and scale of the statistics from images; a statistic that is the same in all counts nothing."""
+    def fit(self, pixels_NHWC: Tensor, input_ids_NT: Tensor) -> None:
+        """Take center and scale of the statistics from images, and how rare terms are from titles.
+
+        A statistic that is the same in all images counts nothing.
+        """
         features_NF = torch.cat([self.statistics(some) for some in pixels_NHWC.split(64)]).double()
         spread_F = features_NF.std(dim=0, correction=0)
         self.center.copy_(features_NF.mean(dim=0))
         self.scale.copy_(torch.where(spread_F > 1e-6, 1 / spread_F.clamp(min=1e-6), torch.zeros_like(spread_F)))
+        self.terms.fit(input_ids_NT, text_mask(input_ids_NT, input_ids_NT.argmax(dim=1)))

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from train.class_weights import positive_weights
 from train.contrastive import Cached, ContrastiveObjective
 from train.data import Batch, ProductDataset, open_splits
 from train.engine import attention_kernel, create_engine, has_finite_gradients, makes_step
+from train.fit_wide import fit_wide
 from train.job import StageJob
 from train.logs import RunLog
 from train.loss_window import LossWindow
@@ -40,7 +40,6 @@ from train.thresholds import fit_thresholds, threshold_remarks
 from train.wrong_titles import judged_by
 
 READ_EVERY = 10
-MEASURED_ON = 2048  # images that the wide part standardises its statistics by
 
 
 class Parts(NamedTuple):
@@ -69,22 +68,8 @@ def open_parts(job: StageJob) -> Parts:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
     if network.wide is not None and job.stage == job.architecture.stages[0] and not job.state.checkpoint:
-        network.wide.fit(some_images(train))
+        fit_wide(network.wide, train)
     return Parts(network, train, validation)
-
-
-def some_images(products: ProductDataset) -> Tensor:
-    """uint8 [N, H, W, 3]: evenly spread over the split, the same on every rank; at most MEASURED_ON.
-
-    Raises:
-        ValueError: none can be read.
-    """
-    places = np.unique(np.linspace(0, len(products) - 1, MEASURED_ON, dtype=int))
-    samples = (products[place] for place in places.tolist())
-    images = [sample.pixels for sample in samples if sample.problem is None and sample.present[1]]
-    if not images:
-        raise ValueError(f"{products.name}: no image to measure for the wide part; set --model.wide false")
-    return torch.from_numpy(np.stack(images))
 
 
 def train_stage(job: StageJob, parts: Parts, ranks: Ranks) -> None:

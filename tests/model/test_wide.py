@@ -1,4 +1,4 @@
-"""The wide part: its statistics against NumPy's, its words against a loop, and who may speak."""
+"""The wide part: its statistics against NumPy's, its title against a loop, and who may speak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.image_statistics import FEATURES, ImageStatistics
-from model.wide import BOOST, PAIRS, WidePart
+from model.wide import BOOST, WidePart
 from serve.engines.openvino import OpenVINOEngine
 from serve.export.graph import write_onnx
 from serve.export.mixed_precision import PRODUCTS, module_scopes, write_mixed
@@ -21,6 +21,7 @@ from serve.export.torch_package import ServedNetwork, export_program
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
+TITLES = torch.tensor([[VOCAB - 2, 40, 50, VOCAB - 1], [VOCAB - 2, 60, VOCAB - 1, 0]])
 WIDE = {"wide": True, "sequence_norm": "gated", "head_inputs": "both"}
 
 
@@ -57,25 +58,18 @@ def test_images_of_another_size_count_by_the_mean_of_their_parts():
     assert ImageStatistics(224)(torch.from_numpy(images(1, 224))).isfinite().all()
 
 
-def test_titles_count_by_words_and_pairs_of_words():
-    part = wide_part()
-    start, end = VOCAB - 2, VOCAB - 1
-    titles = [[start, 5, 9, 5, end], [start, 7, end], [start, end]]
-    ids, mask = torch.zeros(3, 7, dtype=torch.int32), torch.zeros(3, 7, dtype=torch.bool)
-    for row, title in enumerate(titles):
-        ids[row, : len(title)], mask[row, : len(title)] = torch.tensor(title), True
-    found = part.title_logits(ids, mask)
-    for row, title in enumerate(titles):
-        pairs = [(a * 31337 + b * 7919 + 13) % PAIRS + VOCAB for a, b in zip(title, title[1:], strict=False)]
-        rows = part.words.weight[torch.tensor([*title[1:-1], *pairs])]
-        torch.testing.assert_close(found[row], BOOST * rows.sum(dim=0) / len(rows) ** 0.5)
-    longer = torch.nn.functional.pad(ids, (0, 70)), torch.nn.functional.pad(mask, (0, 70))
-    torch.testing.assert_close(part.title_logits(*longer), found)
+def test_a_title_says_what_its_terms_say_each_as_much_as_it_counts():
+    part, mask = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]])
+    part.fit(torch.from_numpy(images(1, 64)), TITLES)
+    rows, weights = part.terms(TITLES, mask)
+    for n, found in enumerate(part.title_logits(TITLES, mask)):
+        terms = zip(rows[n].tolist(), weights[n], strict=True)
+        torch.testing.assert_close(found, BOOST * sum(weight * part.words.weight[row] for row, weight in terms))
 
 
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
     part, pixels = wide_part(), torch.from_numpy(images(40, 64))
-    part.fit(pixels)
+    part.fit(pixels, TITLES)
     found = part.standardised(pixels).double() * FEATURES**0.5
     varies = found.std(dim=0) > 0
     assert 0.9 * FEATURES < varies.sum() < FEATURES, "no image here has every colour"
@@ -120,7 +114,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config = tiny_bundle_config(tiny_config(**WIDE))
     network = tiny_network(config.model)
     assert network.wide is not None
-    network.wide.fit(torch.from_numpy(images(20, 64)))
+    network.wide.fit(torch.from_numpy(images(20, 64)), TITLES)
     for parameter in network.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
     directory = tmp_path_factory.mktemp("wide") / "bundle"
