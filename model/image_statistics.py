@@ -106,9 +106,7 @@ class ImageStatistics(nn.Module):
 
     def _spectrum(self, gray_BSS: Tensor, side: int) -> Tensor:
         """The mean power of all windows that overlap by half; the Fourier transform is two matrix products."""
-        starts = range(0, SIDE - side + 1, side // 2)
-        windows = [gray_BSS[:, top : top + side, left : left + side] for top in starts for left in starts]
-        windows_BNss = torch.stack(windows, dim=1)
+        windows_BNss = _half_overlapping(gray_BSS, side)
         centred = (windows_BNss - windows_BNss.mean(dim=(2, 3), keepdim=True)) * self.get_buffer(f"hann{side}")
         cosine, sine = self.get_buffer(f"cosine{side}"), self.get_buffer(f"sine{side}")
         half = side // 2 + 1  # the rest is the mirror image
@@ -118,6 +116,16 @@ class ImageStatistics(nn.Module):
         real, imaginary = a @ cosine - b @ sine, b @ cosine + a @ sine
         power = (real**2 + imaginary**2).mean(dim=1).flatten(1)
         return (power @ self.get_buffer(f"bins{side}") + NO_POWER).log()
+
+
+def _half_overlapping(image_BSS: Tensor, side: int) -> Tensor:
+    """All windows of this side that overlap by half, row by row: [B, N, side, side]."""
+    half, along = side // 2, SIDE // (side // 2)
+    # Each is two halves beside each other, of two above each other; one by one they make hundreds of nodes.
+    halves = image_BSS.reshape(-1, along, half, along, half)
+    high = torch.cat([halves[:, :-1], halves[:, 1:]], dim=2)
+    whole = torch.cat([high[:, :, :, :-1], high[:, :, :, 1:]], dim=4)
+    return whole.transpose(2, 3).flatten(1, 2)
 
 
 def _of_the_strongest(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,22 +1,15 @@
-"""The convolutional network beside the towers: its layers against NumPy, its shifts, its stages and its exports."""
+"""The convolutional network beside the towers: its layers against NumPy, its shifts and its stages."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_bundle_config, tiny_config, tiny_network
+from tiny import tiny_config, tiny_network
 from torch import Tensor
 
-from model.bundle import load_bundle, save_bundle
 from model.convolutions import CHANNELS, GROUPS, SHIFT, Convolutions, Residual, _shifted
 from model.networks import NETWORKS
-from serve.engines.openvino import OpenVINOEngine
-from serve.export.graph import write_onnx
-from serve.export.parity import random_inputs
-from serve.export.torch_package import ServedNetwork, export_program
 from train.stages import freeze, train_mode
 
 SETTINGS = {"convolutions": True, "wide": True, "sequence_norm": "gated", "head_inputs": "both"}
@@ -135,21 +128,3 @@ def test_it_joins_the_image_and_no_title():
 def test_other_architectures_do_not_ignore_the_setting():
     with pytest.raises(ValueError, match="convolutions: only cma_clip has such a part beside its towers, not mmbt"):
         tiny_config(architecture="mmbt", convolutions=True)
-
-
-def test_openvino_and_the_package_for_a_gpu_take_it(tmp_path: Path):
-    config = tiny_bundle_config(tiny_config(**SETTINGS))
-    network = tiny_network(config.model)
-    for parameter in network.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
-    save_bundle(tmp_path / "bundle", config, network)
-    bundle = load_bundle(tmp_path / "bundle")
-    write_onnx(bundle, tmp_path / "model.onnx")
-    inputs = random_inputs(bundle.config, 4, 24, seed=0)
-    with torch.no_grad():
-        expected = bundle.network(*map(torch.from_numpy, inputs))
-    for found, exact in zip(OpenVINOEngine(tmp_path / "model.onnx", {})(*inputs), expected, strict=True):
-        np.testing.assert_allclose(found, exact.numpy(), rtol=5e-3, atol=5e-3)
-    program = export_program(ServedNetwork(tiny_network(config.model), "bf16"), bundle, "cpu")
-    ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
-    assert ranges == [(1, 64), (2, 77)]

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
-from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
 from model.mismatch import MismatchPart
 from model.tasks import MISSING, Mismatch, SingleLabel, TaskSet
 from model.wide import Wide
-from serve.engines import INPUTS
-from serve.export.graph import write_onnx
-from serve.export.parity import random_inputs
-from serve.export.torch_package import ServedNetwork, export_program
 
 BOTH, TITLE, IMAGE = [True, True], [True, False], [False, True]
 
@@ -110,24 +103,6 @@ def test_title_and_image_are_compared_by_their_cosines():
     torch.testing.assert_close(found[:, :5], logits[:, :5])
     assert part.hidden.in_features == 3, "CLIP, color and pattern"
     assert MismatchPart(own, has_wide=False)(logits, text, image, None, ~present)[:, 5].tolist() == [-30.0] * 4
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_it_can_be_exported_for_any_batch(wide: bool, tmp_path: Path):
-    config = tiny_bundle_config(tiny_config(sequence_norm="gated", head_inputs="both", wide=wide), tasks())
-    save_bundle(tmp_path / "bundle", config, tiny_network(config.model, tasks()))
-    bundle = load_bundle(tmp_path / "bundle")
-    write_onnx(bundle, tmp_path / "model.onnx")
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    for batch in (1, 5):
-        inputs = random_inputs(bundle.config, batch, 12, seed=0)
-        with torch.no_grad():
-            expected = bundle.network(*map(torch.from_numpy, inputs))
-        found = session.run(None, dict(zip(INPUTS, inputs, strict=True)))
-        np.testing.assert_allclose(found[0], expected.logits_BC.numpy(), rtol=1e-3, atol=1e-4)
-    program = export_program(ServedNetwork(tiny_network(config.model, tasks()), "bf16"), bundle, "cpu")
-    ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
-    assert ranges == [(1, 64), (2, 77)]
 
 
 def test_columns_of_logits_and_of_targets_may_be_other_ones():

@@ -237,7 +237,6 @@ def test_a_bundle_remembers_its_architecture(inputs, name: str, tmp_path: Path):
         {"architecture": "clip_linear_probe"},
         {"architecture": "mmbt"},
         {"sequence_norm": "gated", "head_inputs": "both"},
-        {"sequence_norm": "gated", "head_inputs": "both", "wide": True, "convolutions": True},
     ],
 )
 @torch.no_grad()

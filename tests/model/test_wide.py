@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
-from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
+from tiny import TASKS, tiny_config, tiny_network
 
-from model.bundle import Bundle, load_bundle, save_bundle
 from model.image_statistics import FEATURES, ImageStatistics
 from model.wide import BOOST, WidePart
-from serve.engines.openvino import OpenVINOEngine
-from serve.export.graph import write_onnx
-from serve.export.mixed_precision import PRODUCTS, module_scopes, write_mixed
-from serve.export.parity import random_inputs
-from serve.export.torch_package import ServedNetwork, export_program
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
@@ -106,53 +97,3 @@ def test_it_starts_as_nothing_but_what_joins_the_image():
 def test_other_architectures_do_not_ignore_the_setting():
     with pytest.raises(ValueError, match="wide: only cma_clip has such a part beside its towers, not late_fusion"):
         tiny_config(architecture="late_fusion", wide=True)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """With weights that are not small, and statistics of images."""
-    config = tiny_bundle_config(tiny_config(**WIDE))
-    network = tiny_network(config.model)
-    assert network.wide is not None
-    network.wide.fit(torch.from_numpy(images(20, 64)), TITLES)
-    for parameter in network.parameters():
-        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
-    directory = tmp_path_factory.mktemp("wide") / "bundle"
-    save_bundle(directory, config, network)
-    return load_bundle(directory)
-
-
-@pytest.fixture(scope="module")
-def graph(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("wide") / "model.onnx"
-    write_onnx(bundle, path)
-    return path
-
-
-def test_openvino_computes_it_in_float32_wherever_it_runs(bundle: Bundle, graph: Path):
-    engine = OpenVINOEngine(graph, {})
-    assert engine.precision == "f32"
-    ids, _, present = random_inputs(bundle.config, 4, 24, seed=0)
-    inputs = ids, images(1, 64), present  # of noise alone, a sum that is rounded looks like any other
-    with torch.no_grad():
-        expected = bundle.network(*map(torch.from_numpy, inputs))
-    for found, exact in zip(engine(*inputs), expected, strict=True):
-        np.testing.assert_allclose(found, exact.numpy(), rtol=5e-3, atol=5e-3)
-
-
-@pytest.mark.parametrize("precision", ["f16", "bf16"])
-def test_none_of_its_products_is_narrowed(graph: Path, tmp_path: Path, precision: str):
-    write_mixed(graph, tmp_path / "mixed.onnx", precision)
-    nodes = [node for node in ir.load(tmp_path / "mixed.onnx").graph if node.op_type in PRODUCTS]
-    types = {"wide" in module_scopes(node): set() for node in nodes}
-    for node in nodes:
-        types["wide" in module_scopes(node)].add(node.outputs[0].dtype)
-    assert types[True] == {ir.DataType.FLOAT} and len(types[False]) == 2
-
-
-def test_the_package_for_a_gpu_takes_any_batch_and_rounds_none_of_its_weights(bundle: Bundle):
-    served = ServedNetwork(tiny_network(bundle.config.model), "bf16")
-    program = export_program(served, bundle, "cpu")
-    ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
-    assert ranges == [(1, 64), (2, 77)]
-    assert {weight.dtype for name, weight in served.named_parameters() if ".wide." in name} == {torch.float32}
