@@ -21,7 +21,7 @@ from serve.export.mixed_precision import PRODUCTS, module_scopes, write_mixed
 from serve.export.parity import Inputs, random_inputs
 from serve.export.plan import build_log, parse
 from serve.export.torch_package import ServedNetwork, export_program
-from train.recipe import Recipe
+from train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"sequence_norm": "gated", "head_inputs": "both", "wide": True, "convolutions": True}
@@ -80,7 +80,7 @@ def expected(bundle: Bundle, inputs: Inputs) -> list[np.ndarray]:
 
 
 def test_it_is_the_default_recipes():
-    recipe = Recipe.read(ROOT / "train/recipes/robust.yaml")
+    recipe = load_recipe(ROOT / "train/recipes/robust.yaml", [])
     assert SETTINGS.items() <= recipe.model.model_dump().items() and recipe.mismatch
 
 
