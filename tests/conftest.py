@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     import interpreter  # noqa: F401  before anything imports triton
@@ -24,6 +25,11 @@ from xdist.remote import Producer
 
 from serve.export.publish import export
 from train.prepare.__main__ import main as prepare
+
+
+# The same examples at every run, whatever the machine's speed; bench.title_fuzz looks for others.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:

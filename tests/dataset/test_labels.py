@@ -124,7 +124,7 @@ def test_a_long_cell_that_is_nearly_a_list_is_read_in_one_pass(cell):
 
 
 @given(st.text() | st.binary() | st.integers() | st.floats() | st.decimals() | st.booleans() | st.dates())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_value_is_a_label_that_stays_itself_or_is_refused(value):
     try:
         label = label_text(value)

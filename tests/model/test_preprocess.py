@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import html
 import io
@@ -10,11 +11,12 @@ import zlib
 from pathlib import Path
 from unicodedata import category
 
+import ftfy
 import numpy as np
 import open_clip
 import pytest
 from cost import costs_less_than
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
@@ -26,6 +28,7 @@ from model.preprocess import LONGEST_READ, TitleTokenizer, clean_title, pad_titl
 from model.tokenizer import build_tokenizer
 
 CONFIG = PreprocessConfig()
+open_clips_tokenizer = functools.cache(lambda: open_clip.get_tokenizer("ViT-B-32-quickgelu"))
 TOKENIZER = TitleTokenizer(build_tokenizer(CONFIG.vocab_size), CONFIG)
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -234,7 +237,7 @@ TITLES = [
 
 @pytest.mark.parametrize("title", TITLES)
 def test_T2_T3_ids_equal_open_clips(title):
-    expected = open_clip.get_tokenizer("ViT-B-32-quickgelu")([title])[0].numpy()
+    expected = open_clips_tokenizer()([title])[0].numpy()
     ids = TOKENIZER.encode(title)
     assert ids[0] == 49406 and ids[-1] == 49407 and ids.dtype == np.int32
     np.testing.assert_array_equal(np.pad(ids, (0, 77 - len(ids))), expected)
@@ -257,8 +260,9 @@ FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 ASSIGNED = st.characters(exclude_categories=["Cn", "Cs", "Co"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(ASSIGNED, max_size=60))
+@example("\u00ac\u00c5")  # repaired, it is a control character
 def test_T7_any_text_gives_open_clips_ids(title):
     if "<" in title and "|" in title:
         return
@@ -268,13 +272,14 @@ def test_T7_any_text_gives_open_clips_ids(title):
         assert str(error).startswith("TXT_INVALID_UTF8")
         return
     if len(ids) == 2:  # of some that cannot be seen open_clip makes ids
-        assert not any(category(letter)[0] in "LNPS" for letter in html.unescape(title) if letter not in FILLERS)
+        shown = html.unescape(html.unescape(ftfy.fix_text(title)))
+        assert not any(category(letter)[0] in "LNPS" for letter in shown if letter not in FILLERS)
         return
-    expected = open_clip.get_tokenizer("ViT-B-32-quickgelu")([title])[0].numpy()
+    expected = open_clips_tokenizer()([title])[0].numpy()
     np.testing.assert_array_equal(np.pad(ids, (0, 77 - len(ids))), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_T7_any_bytes_give_ids_or_a_code(title):
     try:
@@ -323,7 +328,7 @@ def test_T2_blanks_before_and_between_words_do_not_push_them_out(blanks):
 def test_T2_what_a_context_holds_is_far_less_than_what_is_read():
     words = " ".join(["Ünïcödé &amp; 日本語のドレス"] * 80)
     assert LONGEST_READ > len(words) > 1500
-    expected = open_clip.get_tokenizer("ViT-B-32-quickgelu")([words * 20])[0].numpy()
+    expected = open_clips_tokenizer()([words * 20])[0].numpy()
     np.testing.assert_array_equal(TOKENIZER.encode(words * 20), expected)
 
 
