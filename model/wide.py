@@ -38,10 +38,14 @@ class WidePart(nn.Module):
 
     Attributes:
         center, scale: of each statistic, from images to train on (`fit`); saved with the weights.
+        title_share: of each task, [K], how much titles tell of it beside images (train.fit_wide); 0.5 unless known;
+            saved too. Both sides would otherwise learn the answers that they see by heart, at the cost of what
+            one of them knows.
     """
 
     center: Tensor
     scale: Tensor
+    title_share: Tensor
     task_C: Tensor
 
     def __init__(self, tasks: Sequence[Task], width: int, vocab_size: int, image_size: int) -> None:
@@ -53,6 +57,7 @@ class WidePart(nn.Module):
         self.to_logits, self.to_width = nn.Linear(FEATURES, columns), nn.Linear(FEATURES, width)
         self.register_buffer("center", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
+        self.register_buffer("title_share", torch.full((len(tasks),), 0.5))
         self.register_buffer("task_C", torch.cat([torch.full((t.columns,), k) for k, t in enumerate(tasks)]), False)
         for zero in (self.words.weight, self.to_logits.weight, self.to_logits.bias, self.to_width.bias):
             nn.init.zeros_(zero)
@@ -81,9 +86,9 @@ class WidePart(nn.Module):
         return Wide(self.title_logits(input_ids_BT, mask_BT), image_logits_BC, self.to_width(SPREAD * features_BF))
 
     def weigh(self, wide: Wide, text_share_BK: Tensor) -> Tensor:
-        """λ·title + (1 - λ)·image, each label by its task's λ: [B, C]."""
-        share_BC = text_share_BK[:, self.task_C]
-        return share_BC * wide.title_logits_BC + (1 - share_BC) * wide.image_logits_BC
+        """λ·title + (1 - λ)·image, each as strong as its task's `title_share` has it, by its task's λ: [B, C]."""
+        title_C, share_BC = 2 * self.title_share[self.task_C], text_share_BK[:, self.task_C]
+        return share_BC * (title_C * wide.title_logits_BC) + (1 - share_BC) * ((2 - title_C) * wide.image_logits_BC)
 
     @torch.no_grad()
     def fit(self, pixels_NHWC: Tensor, input_ids_NT: Tensor) -> None:

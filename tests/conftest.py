@@ -26,7 +26,6 @@ from xdist.remote import Producer
 from serve.export.publish import export
 from train.prepare.__main__ import main as prepare
 
-
 # The same examples at every run, whatever the machine's speed; bench.title_fuzz looks for others.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
