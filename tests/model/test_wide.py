@@ -8,7 +8,7 @@ import torch
 from tiny import TASKS, tiny_config, tiny_network
 
 from model.image_statistics import FEATURES, ImageStatistics
-from model.wide import BOOST, WidePart
+from model.wide import BOOST, Wide, WidePart
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
@@ -67,6 +67,18 @@ def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
     torch.testing.assert_close(found.mean(dim=0), torch.zeros_like(found[0]), rtol=0, atol=1e-3)
     deviation = found.std(dim=0, correction=0)[varies]
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-3, atol=0)
+
+
+def test_each_side_is_as_strong_as_it_tells_of_the_task():
+    part, shares = wide_part(), torch.tensor([0.9, 0.25])
+    title, image = torch.randn(2, 5), torch.randn(2, 5)
+    said, share_BK = Wide(title, image, torch.zeros(2, 16)), torch.tensor([[0.4, 0.6], [1.0, 0.0]])
+    spread = lambda values: values[..., [0, 0, 0, 1, 1]]  # noqa: E731  three colours, two patterns
+    even = spread(share_BK) * title + (1 - spread(share_BK)) * image
+    torch.testing.assert_close(part.weigh(said, share_BK), even)
+    part.title_share.copy_(shares)
+    expected = 2 * (spread(share_BK * shares) * title + spread((1 - share_BK) * (1 - shares)) * image)
+    torch.testing.assert_close(part.weigh(said, share_BK), expected)
 
 
 @pytest.mark.parametrize("side", [0, 1])
