@@ -68,9 +68,9 @@ class WidePart(nn.Module):
         rows_BN, weights_BN = self.terms(input_ids_BT, mask_BT)
         return BOOST * (self.words(rows_BN) * weights_BN[:, :, None]).sum(dim=1)
 
-    def standardised(self, pixels_BHWC: Tensor) -> Tensor:
-        """[B, F], of length about 1."""
-        return (self.statistics(pixels_BHWC) - self.center) * self.scale / FEATURES**0.5
+    def standardised(self, features_BF: Tensor) -> Tensor:
+        """Statistics of images, of length about 1 each: [B, F]."""
+        return (features_BF - self.center) * self.scale / FEATURES**0.5
 
     def forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor) -> Wide:
         """mask_BT is True up to the end token."""
@@ -81,7 +81,7 @@ class WidePart(nn.Module):
         return self._forward(input_ids_BT, mask_BT, pixels_BHWC)
 
     def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor) -> Wide:
-        features_BF = self.standardised(pixels_BHWC)
+        features_BF = self.standardised(self.statistics(pixels_BHWC))
         image_logits_BC = BOOST * self.to_logits(features_BF)
         return Wide(self.title_logits(input_ids_BT, mask_BT), image_logits_BC, self.to_width(SPREAD * features_BF))
 
@@ -91,12 +91,12 @@ class WidePart(nn.Module):
         return share_BC * (title_C * wide.title_logits_BC) + (1 - share_BC) * ((2 - title_C) * wide.image_logits_BC)
 
     @torch.no_grad()
-    def fit(self, pixels_NHWC: Tensor, input_ids_NT: Tensor) -> None:
-        """Take center and scale of the statistics from images, and how rare terms are from titles.
+    def fit(self, features_NF: Tensor, input_ids_NT: Tensor) -> None:
+        """Take center and scale from images' statistics, and how rare terms are from titles.
 
         A statistic that is the same in all images counts nothing.
         """
-        features_NF = torch.cat([self.statistics(some) for some in pixels_NHWC.split(64)]).double()
+        features_NF = features_NF.double()
         spread_F = features_NF.std(dim=0, correction=0)
         self.center.copy_(features_NF.mean(dim=0))
         self.scale.copy_(torch.where(spread_F > 1e-6, 1 / spread_F.clamp(min=1e-6), torch.zeros_like(spread_F)))

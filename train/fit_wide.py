@@ -23,6 +23,7 @@ FEWEST = 32  # products with a label, of which anything can be said
 LITTLE = 0.01  # of the variance; less counts as this
 
 
+@torch.no_grad()
 def fit_wide(wide: WidePart, products: ProductDataset) -> None:
     """Fit it to the images and titles of MEASURED_ON products at most, evenly spread, the same on every rank.
 
@@ -35,29 +36,35 @@ def fit_wide(wide: WidePart, products: ProductDataset) -> None:
     for what, found in (("image", images), ("title", titles)):
         if not found:
             raise ValueError(f"{products.name}: no {what} to measure for the wide part; set --model.wide false")
-    wide.fit(_pixels(images), _titles(titles, products))
-    complete = [sample for sample in samples if all(sample.present)]
-    if complete:
-        wide.title_share.copy_(torch.tensor(title_shares(wide, complete, products)))
+    pixels_NHWC = torch.from_numpy(np.stack([sample.pixels for sample in images]))
+    features_NF = torch.cat([wide.statistics(some) for some in pixels_NHWC.split(64)])
+    wide.fit(features_NF, _titles(titles, products))
+    has_title_N = [sample.present[0] for sample in images]
+    if any(has_title_N):
+        complete = [sample for sample in images if sample.present[0]]
+        shares = title_shares(wide, features_NF[has_title_N], complete, products)
+        wide.title_share.copy_(torch.tensor(shares))
 
 
-@torch.no_grad()
-def title_shares(wide: WidePart, complete: list[Sample], products: ProductDataset) -> list[float]:
+def title_shares(
+    wide: WidePart, features_NF: torch.Tensor, complete: list[Sample], products: ProductDataset
+) -> list[float]:
     """Of each task, the part of titles in what titles and images explain of its labels, each by itself.
 
     That is the variance that kernel ridge regression over the wide part's own features explains of products that it was
     not fitted to; 0.5 where too few products have a label.
 
     Args:
-        complete: products with title and image.
+        features_NF: the images' statistics.
+        complete: the products, each with title and image.
     """
-    features_NF = torch.cat([wide.standardised(some) for some in _pixels(complete).split(64)]).double().numpy()
+    images_NF = wide.standardised(features_NF).double().numpy()
     ids_NT = _titles(complete, products)
     rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT, ids_NT.argmax(dim=1))))
     ends = np.arange(0, rows.size + 1, rows.shape[1])
     terms_NR = sparse.csr_matrix((weights.ravel().astype(float), rows.ravel(), ends), (len(rows), wide.terms.rows))
     terms_NR.eliminate_zeros()
-    kernels = (terms_NR @ terms_NR.T).toarray(), features_NF @ features_NF.T
+    kernels = (terms_NR @ terms_NR.T).toarray(), images_NF @ images_NF.T
     shares = []
     for _, targets_NL in products.tasks.split(np.stack([sample.targets for sample in complete])):
         title, image = (explained(kernel_NN, targets_NL) for kernel_NN in kernels)
@@ -78,10 +85,6 @@ def explained(kernel_NN: np.ndarray, targets_NL: np.ndarray) -> float:
     models = (KernelRidge(alpha=strength, kernel="precomputed") for strength in STRENGTHS)
     found = (cross_val_predict(model, kernel_NN, labels_NL, cv=halves) for model in models)
     return max(LITTLE, *(r2_score(labels_NL, told, multioutput="variance_weighted") for told in found))
-
-
-def _pixels(samples: list[Sample]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([sample.pixels for sample in samples]))
 
 
 def _titles(samples: list[Sample], products: ProductDataset) -> torch.Tensor:

@@ -35,7 +35,7 @@ def network(**settings: object) -> Network:
     for parameter in made.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
     ids, _, _ = random_inputs(tiny_bundle_config(tasks=TOLD), 20, 16, seed=1)
-    made.wide.fit(smooth_images(20), torch.from_numpy(ids))
+    made.wide.fit(made.wide.statistics(smooth_images(20)), torch.from_numpy(ids))
     return made.eval()
 
 

@@ -51,7 +51,7 @@ def test_images_of_another_size_count_by_the_mean_of_their_parts():
 
 def test_a_title_says_what_its_terms_say_each_as_much_as_it_counts():
     part, mask = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]])
-    part.fit(torch.from_numpy(images(1, 64)), TITLES)
+    part.fit(part.statistics(torch.from_numpy(images(1, 64))), TITLES)
     rows, weights = part.terms(TITLES, mask)
     for n, found in enumerate(part.title_logits(TITLES, mask)):
         terms = zip(rows[n].tolist(), weights[n], strict=True)
@@ -60,8 +60,8 @@ def test_a_title_says_what_its_terms_say_each_as_much_as_it_counts():
 
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
     part, pixels = wide_part(), torch.from_numpy(images(40, 64))
-    part.fit(pixels, TITLES)
-    found = part.standardised(pixels).double() * FEATURES**0.5
+    part.fit(part.statistics(pixels), TITLES)
+    found = part.standardised(part.statistics(pixels)).double() * FEATURES**0.5
     varies = found.std(dim=0) > 0
     assert 0.9 * FEATURES < varies.sum() < FEATURES, "no image here has every colour"
     torch.testing.assert_close(found.mean(dim=0), torch.zeros_like(found[0]), rtol=0, atol=1e-3)
