@@ -13,16 +13,29 @@ from model.refusal import Code, Refusal
 from model.tasks import KINDS, Task, TaskSet, labelled_kinds
 
 RESERVED = ("id", "image", "title", "split")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 MOST_LABELS = 100_000
 
 
 @dataclass(frozen=True)
 class TaskColumn:
-    """One `--task`: the column of that name; `separator` parts the labels of a text cell that may hold several."""
+    """One `--task`.
+
+    Attributes:
+        separator: parts the labels of a text cell that may hold several.
+        source: the column that it is read from; empty: the one of its name.
+        left_out: labels, as cells have them, that count as none.
+    """
 
     name: str
     kind: str
     separator: str = "|"
+    source: str = ""
+    left_out: frozenset[str] = frozenset()
+
+    @property
+    def column(self) -> str:
+        return self.source or self.name
 
     @property
     def task(self) -> type[Task]:
@@ -61,23 +74,40 @@ class LabelRules:
             best.setdefault(self.key(label), label)
         return sorted(best.values())
 
+    def rare(self, counts: Counter[str], least: int) -> frozenset[str]:
+        """The labels of a column that fewer than `least` rows have, all spellings together."""
+        rows: Counter[str] = Counter()
+        for label, count in counts.items():
+            rows[self.key(label)] += count
+        return frozenset(label for label in counts if rows[self.key(label)] < least)
+
 
 def parse_task(option: str) -> TaskColumn:
-    """Read `COLUMN:KIND[:SEPARATOR]`.
+    """Read `[NAME=]COLUMN:KIND[:SEPARATOR]`.
 
     Raises:
         ValueError: it is not of that form, or the name cannot be a task's.
     """
-    name, _, rest = option.partition(":")
-    kind, _, separator = rest.partition(":")
-    if kind not in labelled_kinds():
+    found = re.fullmatch(rf"(?:({NAME.pattern})=)?(.+?):({'|'.join(labelled_kinds())})(?::(.*))?", option, re.DOTALL)
+    if found is None:
         kinds = ", ".join(labelled_kinds())
-        raise ValueError(f"--task {option}: expected COLUMN:KIND[:SEPARATOR] with KIND one of {kinds}")
-    if name in RESERVED or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"--task {option}: expected [NAME=]COLUMN:KIND[:SEPARATOR] with KIND one of {kinds}")
+    name, column, kind, separator = found.groups()
+    return TaskColumn(task_name(name or column), kind, separator or TaskColumn.separator, column if name else "")
+
+
+def task_name(name: str) -> str:
+    """The name again.
+
+    Raises:
+        ValueError: it cannot be a task's.
+    """
+    if name in RESERVED or not NAME.fullmatch(name):
         raise ValueError(
-            f"--task {option}: the column's name must be of letters, digits and _, and none of {', '.join(RESERVED)}"
+            f"task {name!r}: its name must be of letters, digits and _, and none of {', '.join(RESERVED)};"
+            " --task NAME=COLUMN:KIND gives a column another name"
         )
-    return TaskColumn(name, kind, separator or TaskColumn.separator)
+    return name
 
 
 def read_label_file(option: str, tasks: list[TaskColumn]) -> tuple[str, list[str]]:
@@ -133,7 +163,8 @@ def labels_of(column: TaskColumn, cell: object, missing: frozenset[str] = frozen
         texts = [label_text(value) for value in values if value is not None and value == value]  # NaN is not itself
     except ValueError as error:
         raise Refusal(Code.ROW_UNUSABLE, f"{column.name}: a label is {error}, expected text or a number") from None
-    labels = list(dict.fromkeys(text for text in texts if _says_something(text, missing)))
+    said = (text for text in texts if text not in column.left_out and _says_something(text, missing))
+    labels = list(dict.fromkeys(said))
     if not column.task.several_labels and len(labels) > 1:
         problem = f"{column.name}: {len(labels)} labels for a single-label task; multi_label takes several"
         raise Refusal(Code.ROW_UNUSABLE, problem)

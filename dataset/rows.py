@@ -67,7 +67,7 @@ class Reading:
         """The columns that must be read, each once."""
         columns = self.columns
         fixed = (columns.id, columns.image, columns.title, columns.split, columns.group)
-        return list(dict.fromkeys(name for name in (*fixed, *(t.name for t in self.tasks)) if name is not None))
+        return list(dict.fromkeys(name for name in (*fixed, *(t.column for t in self.tasks)) if name is not None))
 
     def check_columns(self, source: Source) -> None:
         """Refuse a table that lacks a column, or has one that is used twice.
@@ -220,7 +220,7 @@ def _title(cell: object, preprocess: PreprocessConfig) -> str:
 
 
 def _labels(task: TaskColumn, row: Row, known: dict[str, str], rules: LabelRules) -> str | list[str] | None:
-    found = labels_of(task, row.cells[task.name], rules.missing)
+    found = labels_of(task, row.cells[task.column], rules.missing)
     if found is None:
         return None
     labels = [known.get(rules.key(label)) for label in found]

@@ -56,7 +56,7 @@ def survey(source: Source, reading: Reading) -> Survey:
     found, titles, files = Survey(), SeenIds(), _Files(reading.image_root)
     columns = reading.columns
     paths = columns.image if columns.image and _holds_text(source, columns.image) else None
-    wanted = (columns.title, columns.split, paths, *(task.name for task in reading.tasks))
+    wanted = (columns.title, columns.split, paths, *(task.column for task in reading.tasks))
     for row in source.rows(list(dict.fromkeys(name for name in wanted if name is not None))):
         found.rows += 1
         if isinstance(row, Row):
@@ -130,9 +130,9 @@ def _struct_paths(source: Source, column: str | None) -> Iterator[object]:
 def _note(found: Survey, task: TaskColumn, row: Row, reading: Reading) -> None:
     counts = found.labels.setdefault(task.name, Counter())
     try:
-        counts.update(labels_of(task, row.cells[task.name], reading.rules.missing) or ())
+        counts.update(labels_of(task, row.cells[task.column], reading.rules.missing) or ())
     except Exception as error:  # the row will be refused, or an incident, when it is read for its product
         detail = error.detail if isinstance(error, Refusal) else str(error)
         found.unusable.setdefault(task.name, f"row {row.number}: {detail}")
     if len(counts) > MOST_LABELS:
-        raise ValueError(f"column {task.name} holds more than {MOST_LABELS:,} labels; is it one of labels?")
+        raise ValueError(f"column {task.column} holds more than {MOST_LABELS:,} labels; is it one of labels?")

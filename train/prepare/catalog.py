@@ -13,6 +13,7 @@ from dataset.format import Settings
 from dataset.label_values import MISSING_WORDS, folded
 from dataset.labels import LabelRules, TaskColumn, make_tasks, parse_task, read_label_file
 from dataset.parts import cut_rows
+from dataset.remarks import some_of
 from dataset.rows import Columns, ImageReader, Reading, add_reading_options, unread_products
 from dataset.splits import SPLITS, SplitShares, refuse_lost
 from dataset.survey import Survey, survey, twins
@@ -20,7 +21,7 @@ from dataset.table import CsvSource, ParquetSource, Source, state_of
 from dataset.writer import NewDataset, already_there, write_dataset
 from model.config import BundleConfig
 from model.tasks import TaskSet, labelled_kinds
-from train.prepare.options import add_common_arguments, check_ranges
+from train.prepare.options import MOST, add_common_arguments, check_ranges
 
 NOT_SETTINGS = ("output", "overwrite", "workers")
 
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         action="append",
         default=[],
-        metavar="COLUMN:KIND[:SEPARATOR]",
+        metavar="[NAME=]COLUMN:KIND[:SEPARATOR]",
         help=f"KIND {' or '.join(labelled_kinds())}, SEPARATOR of labels in a text cell (|); repeatable",
     )
     parser.add_argument(
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--merge-case", action="store_true", help="labels that differ in case or blanks only are one, as most write it"
+    )
+    parser.add_argument(
+        "--min-products",
+        type=int,
+        default=1,
+        metavar="N",
+        help="labels of fewer rows count as none, but for those that are given (%(default)s)",
     )
     parser.add_argument("--validation", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share of products (%(default)s)")
@@ -95,6 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     given = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
     given |= {task.name: task.labels for task in bundle or ()}
+    reading = _without_rare(reading, found, given, arguments.min_products)
     tasks = _tasks(reading, found, given)
     needed = _needed(arguments, found)
     duplicates = find_duplicates(twins(source, reading, found.repeated), Links())
@@ -104,7 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
         tasks=tasks,
         found=frozenset(task.name for task in tasks) - given.keys(),
         needed=needed,
-        remarks=_remarks(reading, duplicates),
+        remarks=(*_said_of_rare(reading, arguments.min_products), *_said_of_copies(reading, duplicates)),
         next_command=f"cma-clip score {arguments.labels_of} --data {arguments.output}" if bundle else None,
     )
     parts = cut_rows(unread_products(source, reading, tasks), found.rows)
@@ -112,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    check_ranges(arguments, validation=(0, 1), test=(0, 1))
+    check_ranges(arguments, validation=(0, 1), test=(0, 1), min_products=(1, MOST))
     if arguments.validation + arguments.test >= 1:
         raise ValueError(f"--validation {arguments.validation} and --test {arguments.test}: expected below 1 in all")
     if arguments.split_column and arguments.group_column:
@@ -154,15 +163,32 @@ def _as_bundle(tasks: list[TaskColumn], bundle: TaskSet, path: Path) -> list[Tas
     return [given.get(own.name, TaskColumn(own.name, own.kind)) for own in bundle]
 
 
+def _without_rare(reading: Reading, found: Survey, given: Mapping[str, list[str]], least: int) -> Reading:
+    """The same, but labels of fewer rows count as none; those of a file or bundle stay."""
+    rare = {
+        task.name: reading.rules.rare(found.labels.get(task.name, Counter()), least)
+        for task in reading.tasks
+        if task.name not in given
+    }
+    return replace(reading, tasks=[replace(task, left_out=rare.get(task.name, frozenset())) for task in reading.tasks])
+
+
 def _tasks(reading: Reading, found: Survey, given: Mapping[str, list[str]]) -> TaskSet:
     columns = [task for task in reading.tasks if task.name not in given]
-    labels = {task.name: reading.rules.chosen(found.labels.get(task.name, Counter())) for task in columns}
+    labels = {task.name: reading.rules.chosen(_counts(found, task)) for task in columns}
     try:
         return make_tasks(reading.tasks, labels | dict(given), reading.rules)
     except ValueError as error:
-        empty = [f"no cell of {task.name} has a label" for task in columns if not found.labels.get(task.name)]
+        empty = [f"no cell of {task.column} has a label" for task in columns if not found.labels.get(task.name)]
+        empty += [f"{len(task.left_out)} labels of {task.name} are too rare" for task in columns if task.left_out]
         reasons = [found.unusable[task.name] for task in columns if task.name in found.unusable] or empty
         raise ValueError("; ".join([str(error), *reasons])) from None
+
+
+def _counts(found: Survey, task: TaskColumn) -> Counter[str]:
+    """Label as a cell has it -> rows, of those that are not left out."""
+    counts = found.labels.get(task.name, Counter())
+    return Counter({label: rows for label, rows in counts.items() if label not in task.left_out})
 
 
 def _needed(arguments: argparse.Namespace, found: Survey) -> tuple[str, ...]:
@@ -174,7 +200,15 @@ def _needed(arguments: argparse.Namespace, found: Survey) -> tuple[str, ...]:
     return tuple(name for name in SPLITS if name in named)
 
 
-def _remarks(reading: Reading, duplicates: Duplicates) -> tuple[str, ...]:
+def _said_of_rare(reading: Reading, least: int) -> list[str]:
+    return [
+        f"{task.name}: labels of fewer than {least} rows count as none: {some_of(map(repr, sorted(task.left_out)))}"
+        for task in reading.tasks
+        if task.left_out
+    ]
+
+
+def _said_of_copies(reading: Reading, duplicates: Duplicates) -> tuple[str, ...]:
     if not duplicates.products:
         return ()
     said = f"{duplicates.products:,} products have the image and title of an earlier one under another id"

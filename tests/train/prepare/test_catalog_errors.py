@@ -14,7 +14,7 @@ from train.prepare.__main__ import main
         (["--title-column", "titel"], "no column 'titel'; it has 'sku', 'photo', 'name', 'color', 'tags'"),
         (["--task", "size:single_label"], "no column 'size'"),
         (["--task", "color:single_label"], "twice"),
-        (["--task", "name"], "expected COLUMN:KIND"),
+        (["--task", "name"], "expected [NAME=]COLUMN:KIND"),
         (["--task", "the color:single_label"], "letters, digits and _"),
         (["--task", "title:single_label"], "none of id, image, title, split"),
         (["--labels", "size=sizes.txt"], "--labels size=sizes.txt"),

@@ -238,3 +238,37 @@ def test_an_output_with_a_colon_in_its_name_is_no_address(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert main(catalog_arguments(table, Path("shop:june"), *ALL_TRAIN)) == 0
     assert len(all_rows(tmp_path / "shop:june")) == 2
+
+
+def test_labels_of_too_few_rows_count_as_none(tmp_path, capsys):
+    table = csv_of(tmp_path, ["red", "Blue", "blue", "blue", "red", "gold"], ["a", "a|b", "b", "c|a", "c", "d"])
+    info = prepared(table, tmp_path / "out", *ALL_TRAIN, "--min-products", "2", "--merge-case")
+    assert [task.labels for task in info.tasks] == [["blue", "red"], ["a", "b", "c"]]
+    assert colors_in(tmp_path / "out") == ["red", "blue", "blue", "blue", "red", None]
+    assert "note: color: labels of fewer than 2 rows count as none: 'gold'" in capsys.readouterr().out
+
+
+def test_labels_that_are_given_are_never_too_rare(tmp_path):
+    file = tmp_path / "labels.txt"
+    file.write_text("red\nblue\ngold\n")
+    given = ["--labels", f"color={file}", "--labels", f"tags={file}"]
+    table = csv_of(tmp_path, ["red", "blue", "gold"], ["red", "red", "blue"])
+    info = prepared(table, tmp_path / "out", *ALL_TRAIN, "--min-products", "9", *given)
+    assert info.splits["train"].label_counts["color"] == {"red": 1, "blue": 1, "gold": 1}
+
+
+def test_a_task_all_of_whose_labels_are_too_rare_says_so(tmp_path, capsys):
+    table = csv_of(tmp_path, ["red", "red", "blue", "gold"])
+    assert main(catalog_arguments(table, tmp_path / "out", "--min-products", "2")) == 2
+    assert "task color: a single_label task needs 2 or more labels, its column holds ['red']" in error_of(capsys)
+
+
+def test_a_task_may_have_another_name_than_its_column(tmp_path):
+    rows = [row[:4] for row in good_rows(tmp_path, 4)]
+    table = write_csv(tmp_path / "shop.csv", rows, ["sku", "photo", "name", "Base Colour = 1"])
+    columns = ["--id-column", "sku", "--image-column", "photo", "--title-column", "name"]
+    task = ["--task", "base_colour=Base Colour = 1:single_label"]
+    arguments = ["catalog", "--csv", str(table), *columns, *task, "--output", str(tmp_path / "out"), *ALL_TRAIN]
+    assert main(arguments) == 0
+    assert DatasetInfo.read(tmp_path / "out").tasks[0].name == "base_colour"
+    assert [row["base_colour"] for row in rows_of(tmp_path / "out", "train")] == ["red", "blue", "red", "blue"]
