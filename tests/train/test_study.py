@@ -64,9 +64,9 @@ def run_study(file: Path, output: Path, *more: str) -> tuple[int, list[str]]:
     return code, [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
 
 
-def forked(launcher: Launcher, words: list[str], log: Path) -> int:
+def forked(launcher: Launcher, words: list[str], log: Path, *_: object) -> int:
     if "train.study.rival" in words:
-        return rival.main(words[3:])
+        return rival.main(words[1:])
     folder = log.parent / f"said-{words[words.index('--stage') + 1]}"
     ranks = Ranks(words[words.index("--") + 1 :], folder, launcher.ranks, OMP_NUM_THREADS=str(launcher.threads))
     code = max(ranks.wait(), key=abs)

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
@@ -21,6 +14,7 @@ from cma_clip.command import Stopped
 from cma_clip.files import file_sha256, write_atomically
 from cma_clip.machine import commit, processor
 from dataset.format import DatasetInfo
+from train.children import Children, free_port
 from train.stage_state import read_state
 from train.study.measure import measure
 from train.study.plan import Run
@@ -30,7 +24,7 @@ RIVAL_PACKAGES = ("scikit-learn", "scipy", "numpy")
 TOWERS = "towers.clip."
 
 
-class Launcher:
+class Launcher(Children):
     """Runs commands as children that `stop` ends in order: they save and exit.
 
     Args:
@@ -39,55 +33,19 @@ class Launcher:
     """
 
     def __init__(self, ranks: int, threads: int) -> None:
+        super().__init__()
         self.ranks, self.threads = ranks, threads
-        self.children: set[subprocess.Popen[bytes]] = set()
-        self.stopping = threading.Event()
 
     def stage(self, run: Run, stage: str) -> None:
-        """Train one stage, or what is left of it.
-
-        Raises:
-            Stopped, ValueError: as `work`.
-        """
-        words = ["train.launch", f"--num_accelerators={self.ranks}", f"--master_port={_free_port()}", "--"]
+        """Train one stage, or what is left of it; raises as Children.work."""
+        words = ["train.launch", f"--num_accelerators={self.ranks}", f"--master_port={free_port()}", "--"]
         words += ["--stage", stage, "--config", str(run.recipe), "--data", str(run.data)]
-        self.work(run, f"stage {stage}", [*words, "--output", str(run.directory), *run.options])
+        self.work_for(run, f"stage {stage}", [*words, "--output", str(run.directory), *run.options])
 
-    def work(self, run: Run, what: str, words: list[str]) -> None:
-        """`python -m WORDS`; the output goes to the run's log.txt.
-
-        Raises:
-            Stopped: by `stop`.
-            ValueError: it failed; with its last line.
-        """
-        log = run.directory / "log.txt"
-        code = None if self.stopping.is_set() else self._wait([sys.executable, "-m", *words], log)
-        if code != 0 and self.stopping.is_set():
-            raise Stopped("what is done is kept")
-        if code:
-            lines = log.read_text(errors="replace").splitlines()
-            said = next((line for line in reversed(lines) if line.startswith("error: ")), f"exit code {code}")
-            raise ValueError(f"{run.name}, {what}: {said.removeprefix('error: ')} (all of it: {log})")
-
-    def stop(self, *_: object) -> None:
-        """End all children and start no more."""
-        self.stopping.set()
-        for child in list(self.children):
-            os.killpg(child.pid, signal.SIGTERM)
-
-    def _wait(self, command: list[str], log: Path) -> int:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        env = os.environ | {"PATH": path, "OMP_NUM_THREADS": str(self.threads)}
-        with (
-            log.open("ab") as file,
-            subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True) as child,
-        ):
-            self.children.add(child)
-            if self.stopping.is_set():  # it came while the child was started
-                self.stop()
-            child.wait()
-            self.children.discard(child)
-        return child.returncode
+    def work_for(self, run: Run, what: str, words: list[str]) -> None:
+        """`python -m WORDS`; the output goes to the run's log.txt. Raises as Children.work."""
+        threads = {"OMP_NUM_THREADS": str(self.threads)}
+        self.work(f"{run.name}, {what}", words, run.directory / "log.txt", env=threads)
 
 
 def train(run: Run, launcher: Launcher) -> dict[str, float]:
@@ -149,7 +107,7 @@ def measure_again(run: Run, launcher: Launcher) -> None:
 
     Raises:
         Stopped: by the launcher's `stop`.
-        ValueError: the result is of other weights or data; or as Launcher.work.
+        ValueError: the result is of other weights or data; or as Children.work.
     """
     if launcher.stopping.is_set():
         raise Stopped("what is done is kept")
@@ -194,7 +152,7 @@ def fit_and_judge(run: Run, launcher: Launcher) -> dict[str, Any]:
     """Fit a rival in a process of its own, which can be stopped at any time, and measure it on the test split."""
     path = run.directory / "measured.json"
     words = ["train.study.rival", str(run.rival), "--data", str(run.data), "--output", str(path)]
-    launcher.work(run, f"rival {run.rival}", words)
+    launcher.work_for(run, f"rival {run.rival}", words)
     return {"deterministic": True, "stages": {}, **json.loads(path.read_text())}
 
 
@@ -238,9 +196,3 @@ def stage_summary(run: Run, stage: str) -> dict[str, Any]:
         if line["kind"] == "validation"
     ]
     return {"epoch": state.best_epoch, "validation_loss": state.best_loss, "curve": curve}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
