@@ -19,6 +19,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "fit": Command("train.fit.__main__", "train", "from a table to a bundle that is judged and ready to be served"),
     "prepare": Command("train.prepare.__main__", "train", "make a data set to train on"),
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "model": "cma_clip kernels",
     "dataset": "cma_clip model",
     "train": "cma_clip kernels model dataset",
+    "train.fit": "cma_clip kernels model dataset serve",
     "serve": "cma_clip kernels model dataset",
     "client": "cma_clip",
     "client.predict": "cma_clip model dataset",

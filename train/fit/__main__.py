@@ -1,0 +1,84 @@
+"""From a table of titles, images and labels to a bundle that is judged and ready to be served.
+
+cma-clip fit products.csv --output runs/mine
+cma-clip fit products.csv --image photo --title name --task color --task tags:multi_label --output runs/mine
+
+It looks at table and machine, says what it takes each column for and what it is going to do, and then runs the commands
+that anybody may run: prepare, rivals, the stages of training, score, export. The same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cma_clip.command import command
+from train.children import Children
+from train.fit.leaderboard import leaderboard
+from train.fit.plan import RIVALS, SCORE, settle
+from train.fit.steps import run
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    own, further = split_at_dashes(list(sys.argv[1:] if arguments is None else arguments))
+    args, overrides = _parser().parse_known_args(own)
+    if args.minutes is not None and not args.minutes > 0:
+        raise ValueError(f"--minutes {args.minutes}: expected more than 0")
+    plan = settle(args, overrides, further)
+    print(plan.text(), flush=True)
+    if args.dry_run:
+        return
+    children = Children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, children.stop)
+    run(plan, args.output, args.deploy, children)
+    print(leaderboard(args.output / SCORE, args.output / RIVALS))
+    print(f"bundle: {args.output / 'bundle'}; figures, tables by label and every answer: {args.output / SCORE}")
+    if not args.no_export:
+        server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
+        print(f"serve: {server} --model-repository {args.deploy} --model-config-name=cpu")
+        print("ask: cma-clip classify --title TITLE --image FILE")
+
+
+def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and after it."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Dotted options are the recipe's (--stages.end_to_end.epochs 4); after -- stand prepare catalog's.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", type=Path, help="CSV, Parquet file or directory, or a prepared data set")
+    parser.add_argument("--output", type=Path, required=True, help="directory of all that is made")
+    parser.add_argument("--image", metavar="COLUMN", help="paths of images, or their bytes; default: found out")
+    parser.add_argument("--title", metavar="COLUMN", help="default: found out")
+    parser.add_argument("--id", metavar="COLUMN", help="default: found out, else row numbers")
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="[NAME=]COLUMN[:KIND[:SEPARATOR]]",
+        help="labels to learn; repeatable; default: all columns that look like labels",
+    )
+    parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
+    parser.add_argument("--minutes", type=float, help="train no longer than fits into so much time in all")
+    parser.add_argument("--recipe", type=Path, help="in place of the default one and its epochs by size")
+    parser.add_argument("--no-rivals", action="store_true", help="do not fit what takes no network")
+    parser.add_argument("--no-export", action="store_true", help="build no engine")
+    parser.add_argument("--deploy", type=Path, default=Path("deploy"), help="model repository to fill (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What `cma-clip fit` is given to learn from: a table, or a data set that was prepared before."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset.format import DatasetInfo
+from dataset.labels import TaskColumn
+from dataset.table import CsvSource, ParquetSource, Source, state_of
+from model.tasks import TaskSet
+from train.fit.columns import Given, Layout, look
+
+MIN_PRODUCTS = 5  # a label
+STAND_IN_LABELS = 20  # of a task, as far as time goes
+# Words for a missing value that are not likely to be labels; "None" may be one.
+MISSING = ("nan", "null", "n/a", "<na>", "nat", "#n/a")
+
+
+class Catalog(NamedTuple):
+    """Attributes:
+    data: the data set's directory, which `prepare` makes.
+    prepare: what follows `python -m train.prepare`; nothing where the data set is there.
+    products: rows of the table, or of the data set.
+    tasks: those of a table with stand-ins for labels.
+    columns: column -> what it is taken for.
+    """
+
+    data: Path
+    prepare: list[str]
+    products: int
+    tasks: TaskSet
+    columns: dict[str, str]
+
+
+def state_of_table(table: Path) -> Any:
+    """Another one where the table, or the data set, has changed."""
+    return DatasetInfo.read(table).hash if _is_prepared(table) else state_of(_source(table).files)
+
+
+def open_catalog(args: argparse.Namespace, data: Path, further: Sequence[str]) -> Catalog:
+    """Look at the table.
+
+    Args:
+        args: options of train.fit.
+        data: where the data set is to be made of a table.
+        further: options of train.prepare catalog.
+    Raises:
+        ValueError: it cannot be read, or not be learned from.
+    """
+    if _is_prepared(args.table):
+        info = DatasetInfo.read(args.table)
+        return Catalog(args.table, [], sum(split.rows for split in info.splits.values()), info.tasks, {})
+    source = _source(args.table)
+    layout = look(source, args.image_root or source.root, Given(args.image, args.title, args.id, args.task))
+    labels = [str(n) for n in range(STAND_IN_LABELS)]
+    tasks = TaskSet(task.task(name=task.name, kind=task.kind, labels=labels) for task in layout.tasks)
+    words = ["catalog", *_options(args, source, layout), "--output", str(data), *further]
+    return Catalog(data, words, source.count(), tasks, layout.lines)
+
+
+def _is_prepared(table: Path) -> bool:
+    return (table / "dataset.json").is_file()
+
+
+def _source(table: Path) -> Source:
+    return ParquetSource(table) if table.is_dir() or table.suffix == ".parquet" else CsvSource(table)
+
+
+def _options(args: argparse.Namespace, source: Source, layout: Layout) -> list[str]:
+    """Of train.prepare catalog."""
+    kind = "--csv" if isinstance(source, CsvSource) else "--parquet"
+    words = [kind, str(args.table), "--image-column", layout.image, "--title-column", layout.title]
+    some = {"--id-column": layout.id, "--split-column": layout.split, "--image-root": args.image_root}
+    for option, value in some.items():
+        words += [option, str(value)] if value else []
+    for task in layout.tasks:
+        words += ["--task", _task_option(task)]
+    return [*words, "--merge-case", "--min-products", str(MIN_PRODUCTS), "--missing-values", *MISSING]
+
+
+def _task_option(task: TaskColumn) -> str:
+    parted = f":{task.separator}" if task.task.several_labels else ""
+    return f"{task.name}={task.column}:{task.kind}{parted}"

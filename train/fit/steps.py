@@ -1,0 +1,102 @@
+"""The steps of a plan: each a command that anybody may run by itself, as a child that can be stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import BundleConfig
+from train.children import Children, free_port
+from train.fit.plan import LOGS, RECIPE_FILE, RIVALS, SCORE, Plan, duration
+from train.rivals.table import RIVALS as ALL_RIVALS
+from train.stage_state import read_state
+
+TAIL_BYTES = 4096
+SHOWN = 100  # characters of the line that a step writes over and over
+
+
+@dataclass(frozen=True)
+class Step:
+    """Attributes:
+    words: what follows `python -m`.
+    is_done: the step has nothing left to do.
+    tells: its output is for people, but for what it says of the next command.
+    """
+
+    name: str
+    words: list[str]
+    is_done: bool = False
+    tells: bool = False
+
+
+def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
+    """In their order; each is looked at when its turn comes."""
+    if plan.prepare:
+        yield Step("prepare", ["train.prepare", *plan.prepare], (plan.data / "dataset.json").exists(), tells=True)
+    data, bundle = str(plan.data), output / "bundle"
+    if "rivals" in plan.seconds:
+        is_done = all((output / RIVALS / name / "metrics.json").exists() for name in ALL_RIVALS)
+        yield Step("rivals", ["train.rivals", "--data", data, "--output", str(output / RIVALS)], is_done)
+    for stage in plan.epochs:
+        state = read_state(output / stage)
+        launch = ["train.launch", f"--num_accelerators={plan.ranks}", f"--master_port={free_port()}", "--quiet", "--"]
+        options = ["--stage", stage, "--config", str(output / RECIPE_FILE), "--data", data, "--output", str(output)]
+        yield Step(stage, [*launch, *options], bool(state and state.finished))
+    metrics, weights = output / SCORE / "metrics.json", bundle / "model.safetensors"
+    is_done = metrics.exists() and metrics.stat().st_mtime > weights.stat().st_mtime
+    yield Step("score", ["train.score", str(bundle), "--data", data, "--output", str(output / SCORE)], is_done)
+    if "export" in plan.seconds:
+        config = deploy / "bundle.json"
+        is_done = config.exists() and _weights(config) == _weights(bundle / "config.json")
+        yield Step("export", ["serve.export", str(bundle), "--deploy", str(deploy)], is_done, tells=True)
+
+
+def _weights(config: Path) -> str | None:
+    return BundleConfig.read(config).weights_sha256
+
+
+def run(plan: Plan, output: Path, deploy: Path, children: Children) -> None:
+    """Do what is left; raises as Children.work."""
+    logs = output / LOGS
+    logs.mkdir(exist_ok=True)
+    left, count = sum(plan.seconds.values()), len(plan.seconds)
+    for number, step in enumerate(steps(plan, output, deploy), start=1):
+        expected = plan.seconds[step.name]
+        left -= expected
+        if step.is_done:
+            print(f"[{number}/{count}] {step.name}: done before", flush=True)
+            continue
+        print(f"[{number}/{count}] {step.name}: about {duration(expected)}, then {duration(left)}", flush=True)
+        began, log, said = time.monotonic(), logs / f"{step.name}.log", logs / f"{step.name}.txt"
+        threads = {"OMP_NUM_THREADS": str(plan.threads)} if step.name in plan.epochs else {}
+        status = Status(log)
+        children.work(step.name, step.words, log, said, threads, status.show)
+        status.clear()
+        print(f"[{number}/{count}] {step.name}: {duration(time.monotonic() - began)}", flush=True)
+        for line in said.read_text(errors="replace").splitlines() if step.tells else ():
+            if not line.startswith("next:"):
+                print(f"  {line}")
+
+
+class Status:
+    """The last line of a log, shown in place on a terminal."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.is_terminal = log, sys.stderr.isatty()
+
+    def show(self) -> None:
+        if not self.is_terminal or not self.log.exists():
+            return
+        with self.log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        print(f"\r\x1b[K  {last.strip()[:SHOWN]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.is_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
