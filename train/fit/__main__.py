@@ -10,10 +10,14 @@ that anybody may run: prepare, rivals, the stages of training, score, export. Th
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cma_clip.command import command
@@ -25,24 +29,59 @@ from train.fit.steps import run
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    own, further = split_at_dashes(list(sys.argv[1:] if arguments is None else arguments))
+    args = fit_catalog(sys.argv[1:] if arguments is None else arguments)
+    if args.serve:
+        server = server_words(args.deploy)
+        os.execv(server[0], server)
+
+
+def fit_catalog(arguments: Sequence[str]) -> argparse.Namespace:
+    """All that `main` does before a server starts, in this process and its children; returns the options.
+
+    Raises:
+        Stopped: by SIGINT or SIGTERM; the same options go on.
+        ValueError: the input is wrong.
+        Failure: a step failed otherwise.
+    """
+    own, further = split_at_dashes(list(arguments))
     args, overrides = _parser().parse_known_args(own)
     if args.minutes is not None and not args.minutes > 0:
         raise ValueError(f"--minutes {args.minutes}: expected more than 0")
+    if args.serve and args.no_export:
+        raise ValueError("--serve and --no-export: expected one of the two")
+    if args.serve and not Path(server_words(args.deploy)[0]).is_file():
+        raise ValueError("--serve: no tritonserver here; cma-clip local-server --install, in an environment of its own")
     plan = settle(args, overrides, further)
     print(plan.text(), flush=True)
     if args.dry_run:
-        return
-    children = Children()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, children.stop)
-    run(plan, args.output, args.deploy, children)
+        return args
+    with stopped_by_signals(Children()) as children:
+        run(plan, args.output, args.deploy, children)
     print(leaderboard(args.output / SCORE, args.output / RIVALS))
     print(f"bundle: {args.output / 'bundle'}; figures, tables by label and every answer: {args.output / SCORE}")
-    if not args.no_export:
-        server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
-        print(f"serve: {server} --model-repository {args.deploy} --model-config-name=cpu")
+    if "export" in plan.seconds:
+        print(f"serve: {shlex.join(server_words(args.deploy))}")
         print("ask: cma-clip classify --title TITLE --image FILE")
+    return args
+
+
+@contextmanager
+def stopped_by_signals(children: Children) -> Iterator[Children]:
+    """SIGINT and SIGTERM end the children; only a main thread may say so, another is stopped with its process."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, children.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield children
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def server_words(deploy: Path) -> list[str]:
+    """The command of a server over `deploy`, with OpenVINO on the CPU."""
+    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
+    return [server, f"--model-repository={deploy}", "--model-config-name=cpu"]
 
 
 def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
@@ -74,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", type=Path, help="in place of the default one and its epochs by size")
     parser.add_argument("--no-rivals", action="store_true", help="do not fit what takes no network")
     parser.add_argument("--no-export", action="store_true", help="build no engine")
+    parser.add_argument("--serve", action="store_true", help="at the end, become the server over --deploy")
     parser.add_argument("--deploy", type=Path, default=Path("deploy"), help="model repository to fill (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="begin anew")

@@ -63,20 +63,22 @@ def run(plan: Plan, output: Path, deploy: Path, children: Children) -> None:
     """Do what is left; raises as Children.work."""
     logs = output / LOGS
     logs.mkdir(exist_ok=True)
-    left, count = sum(plan.seconds.values()), len(plan.seconds)
+    left = sum(plan.seconds.values())
     for number, step in enumerate(steps(plan, output, deploy), start=1):
         expected = plan.seconds[step.name]
         left -= expected
+        head = f"[{number}/{len(plan.seconds)}] {step.name}:"
         if step.is_done:
-            print(f"[{number}/{count}] {step.name}: done before", flush=True)
+            print(head, "done before", flush=True)
             continue
-        print(f"[{number}/{count}] {step.name}: about {duration(expected)}, then {duration(left)}", flush=True)
-        began, log, said = time.monotonic(), logs / f"{step.name}.log", logs / f"{step.name}.txt"
+        print(head, f"about {duration(expected)}, then about {duration(left)} more", flush=True)
+        began, said, status = time.monotonic(), logs / f"{step.name}.txt", Status(logs / f"{step.name}.log")
         threads = {"OMP_NUM_THREADS": str(plan.threads)} if step.name in plan.epochs else {}
-        status = Status(log)
-        children.work(step.name, step.words, log, said, threads, status.show)
-        status.clear()
-        print(f"[{number}/{count}] {step.name}: {duration(time.monotonic() - began)}", flush=True)
+        try:
+            children.work(step.name, step.words, status.log, said, threads, status.show)
+        finally:
+            status.clear()
+        print(head, f"took {duration(time.monotonic() - began)}", flush=True)
         for line in said.read_text(errors="replace").splitlines() if step.tells else ():
             if not line.startswith("next:"):
                 print(f"  {line}")
