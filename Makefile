@@ -8,8 +8,6 @@
 # make clean        removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-# One rank on a GPU is enough for the tiny network of the demo.
-RANKS ?= $(if $(HAS_GPU),1,2)
 ifndef HAS_GPU
 export DS_ACCELERATOR := cpu
 endif
@@ -20,7 +18,6 @@ SERVE_EXTRAS := local-server
 DATA := data/apa_mini
 RUN := runs/apa_mini
 CAPTIONS := data/apa_mini_captions
-RECIPE := train/recipes/robust.yaml
 # Sized for 8 minutes on two cores; `train.prepare apa_mini` by itself makes 10,000 products to train on.
 SIZE := 4500
 EPOCHS := --stages.contrastive.epochs=2 --stages.warmup.epochs=1 --stages.end_to_end.epochs=2 --stages.tuning.epochs=1
@@ -53,16 +50,9 @@ data: .venv/.ready
 	python -m train.prepare apa_mini --size $(SIZE) --captions --seed 1 --output $(CAPTIONS)
 
 train: .venv/.ready
-	@set -e; for stage in contrastive warmup end_to_end tuning; do \
-	  echo "== stage $$stage"; \
-	  data=$(DATA); if [ $$stage = contrastive ]; then data=$(CAPTIONS); fi; \
-	  deepspeed --quiet --num_accelerators $(RANKS) train/main.py --stage $$stage --config $(RECIPE) $(EPOCHS) \
-	    --data $$data --output $(RUN); \
-	done
-	python -m train.score $(RUN)/bundle --data $(DATA) --split test
+	cma-clip fit $(DATA) --pretrain $(CAPTIONS) --output $(RUN) $(EPOCHS)
 
 serve: .venv/.ready .venv-serve/.ready
-	python -m serve.export $(RUN)/bundle --deploy deploy
 	$(call with_server,python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60)
 
 bench-serve: deploy/bundle.json .venv/.ready .venv-serve/.ready

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cma_clip.command import command
+from dataset.format import DatasetInfo
 from train.children import Children
 from train.fit.leaderboard import leaderboard
 from train.fit.plan import RIVALS, SCORE, settle
@@ -51,6 +52,8 @@ def fit_catalog(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError("--serve and --no-export: expected one of the two")
     if args.serve and not Path(server_words(args.deploy)[0]).is_file():
         raise ValueError("--serve: no tritonserver here; cma-clip local-server --install, in an environment of its own")
+    if args.pretrain:
+        DatasetInfo.read(args.pretrain)
     plan = settle(args, overrides, further)
     print(plan.text(), flush=True)
     if args.dry_run:
@@ -109,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         help="labels to learn; repeatable; default: all columns that look like labels",
     )
     parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
+    pretrain = "prepared data set of images and what they show, for CLIP's towers to begin with; default: the table"
+    parser.add_argument("--pretrain", type=Path, metavar="DIR", help=pretrain)
     parser.add_argument("--minutes", type=float, help="train no longer than fits into so much time in all")
     parser.add_argument("--recipe", type=Path, help="in place of the default one and its epochs by size")
     parser.add_argument("--no-rivals", action="store_true", help="do not fit what takes no network")

@@ -14,6 +14,7 @@ from model.tasks import TaskSet
 from train.fit.columns import Given, Layout, look
 
 MIN_PRODUCTS = 5  # a label
+TRAIN_SHARE = 0.8  # of a table's rows, unless it says so itself
 STAND_IN_LABELS = 20  # of a task, as far as time goes
 # Words for a missing value that are not likely to be labels; "None" may be one.
 MISSING = ("nan", "null", "n/a", "<na>", "nat", "#n/a")
@@ -24,6 +25,7 @@ class Catalog(NamedTuple):
     data: the data set's directory, which `prepare` makes.
     prepare: what follows `python -m train.prepare`; nothing where the data set is there.
     products: rows of the table, or of the data set.
+    train: those to train on, of a table about as many.
     tasks: those of a table with stand-ins for labels.
     columns: column -> what it is taken for.
     """
@@ -31,6 +33,7 @@ class Catalog(NamedTuple):
     data: Path
     prepare: list[str]
     products: int
+    train: int
     tasks: TaskSet
     columns: dict[str, str]
 
@@ -52,13 +55,15 @@ def open_catalog(args: argparse.Namespace, data: Path, further: Sequence[str]) -
     """
     if _is_prepared(args.table):
         info = DatasetInfo.read(args.table)
-        return Catalog(args.table, [], sum(split.rows for split in info.splits.values()), info.tasks, {})
+        rows = {name: split.rows for name, split in info.splits.items()}
+        return Catalog(args.table, [], sum(rows.values()), rows.get("train", 0), info.tasks, {})
     source = _source(args.table)
     layout = look(source, args.image_root or source.root, Given(args.image, args.title, args.id, args.task))
     labels = [str(n) for n in range(STAND_IN_LABELS)]
     tasks = TaskSet(task.task(name=task.name, kind=task.kind, labels=labels) for task in layout.tasks)
     words = ["catalog", *_options(args, source, layout), "--output", str(data), *further]
-    return Catalog(data, words, source.count(), tasks, layout.lines)
+    products = source.count()
+    return Catalog(data, words, products, round(TRAIN_SHARE * products), tasks, layout.lines)
 
 
 def _is_prepared(table: Path) -> bool:

@@ -25,12 +25,11 @@ PLAN, RECIPE_FILE, DATA, LOGS, RIVALS, SCORE = "plan.json", "recipe.yaml", "data
 MOST_RANKS = 4  # on a CPU: each holds a network and products of its own
 ONE_GPU_UP_TO = 200_000  # products
 RIVALS_UP_TO = 50_000  # products: 50 KB of each are kept in memory
-TRAIN_SHARE = 0.8
 # Seconds that what is not training takes, and more a product: on two cores of an EPYC without AVX-512.
 REST_S = {"prepare": (5.0, 0.003), "rivals": (20.0, 0.012), "score": (15.0, 0.001), "export": (80.0, 0.0)}
 START_S = 15.0  # a stage, before its first update and after its last
 # What decides the plan, of the options.
-DECIDING = ("image", "title", "id", "task", "image_root", "minutes", "recipe", "no_rivals", "no_export")
+DECIDING = ("pretrain", "image", "title", "id", "task", "image_root", "minutes", "recipe", "no_rivals", "no_export")
 
 
 class Plan(StrictModel):
@@ -41,6 +40,7 @@ class Plan(StrictModel):
         columns: column -> what it is taken for, for people.
         data: the data set's directory.
         prepare: what follows `python -m train.prepare`; nothing where the data set was there before.
+        pretrain: data set that the towers are trained on first, where it is another one.
         products: rows of the table, or of the data set.
         epochs: stage -> epochs, in the stages' order.
         ranks, threads: processes that train, and cores of each.
@@ -51,6 +51,7 @@ class Plan(StrictModel):
     columns: dict[str, str]
     data: Path
     prepare: list[str]
+    pretrain: Path | None
     products: int
     epochs: dict[StageName, int]
     ranks: int
@@ -138,7 +139,7 @@ def _new_plan(
     tasks = catalog.tasks.with_mismatch() if recipe.mismatch else catalog.tasks
     micro = max(1, min(recipe.stages.end_to_end.micro_batch_size, recipe.stages.end_to_end.batch_size // ranks))
     pace_s = seconds_per_product(recipe, tasks, micro, threads)
-    epoch_s = pace_s * catalog.products * TRAIN_SHARE / ranks
+    epoch_s = pace_s * catalog.train / ranks
     rest = {step: start + each * catalog.products for step, (start, each) in REST_S.items()}
     skipped = {"prepare": not catalog.prepare, "export": args.no_export}
     skipped["rivals"] = args.no_rivals or catalog.products > RIVALS_UP_TO
@@ -153,6 +154,7 @@ def _new_plan(
         columns=catalog.columns,
         data=catalog.data,
         prepare=catalog.prepare,
+        pretrain=args.pretrain,
         products=catalog.products,
         epochs=epochs,
         ranks=ranks,
@@ -164,7 +166,7 @@ def _new_plan(
 
 def _recipe(path: Path | None, overrides: Sequence[str], catalog: Catalog) -> tuple[Recipe, Epochs]:
     """One that is given as it is, else the default with epochs by the rule of the size; options lie over both."""
-    rule = [] if path else _epoch_options(epochs_for(catalog.products))
+    rule = [] if path else _epoch_options(epochs_for(catalog.train))
     recipe = load_recipe(path or RECIPE, [*rule, *overrides])
     stages = NETWORKS[recipe.model.architecture].stages
     first: tuple[StageName, ...] = () if recipe.model.pretrained else ("contrastive",)

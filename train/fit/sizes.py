@@ -19,7 +19,7 @@ Epochs = dict[StageName, int]
 
 
 class Rule(NamedTuple):
-    """Epochs for tables of up to so many products."""
+    """Epochs for up to so many products to train on."""
 
     products: float
     contrastive: int
@@ -30,9 +30,9 @@ class Rule(NamedTuple):
 
 # What each is worth: RESULTS.md.
 RULES = (
-    Rule(2_000, 16, 4, 24, 2),
-    Rule(12_000, 8, 2, 8, 1),
-    Rule(50_000, 3, 1, 3, 1),
+    Rule(1_600, 16, 4, 24, 2),
+    Rule(10_000, 8, 2, 8, 1),
+    Rule(40_000, 3, 1, 3, 1),
     Rule(math.inf, 1, 1, 2, 1),
 )
 

@@ -44,7 +44,8 @@ def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
     for stage in plan.epochs:
         state = read_state(output / stage)
         launch = ["train.launch", f"--num_accelerators={plan.ranks}", f"--master_port={free_port()}", "--quiet", "--"]
-        options = ["--stage", stage, "--config", str(output / RECIPE_FILE), "--data", data, "--output", str(output)]
+        of = str(plan.pretrain) if plan.pretrain and stage == "contrastive" else data
+        options = ["--stage", stage, "--config", str(output / RECIPE_FILE), "--data", of, "--output", str(output)]
         yield Step(stage, [*launch, *options], bool(state and state.finished))
     metrics, weights = output / SCORE / "metrics.json", bundle / "model.safetensors"
     is_done = metrics.exists() and metrics.stat().st_mtime > weights.stat().st_mtime

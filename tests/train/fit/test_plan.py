@@ -12,6 +12,8 @@ from cma_clip.command import EXIT_BAD_INPUT
 from train.fit import plan as plans
 from train.fit.__main__ import main
 from train.fit.sizes import RULES, STAGES, epochs_for, training_seconds, within
+from train.fit.steps import steps
+from train.prepare.__main__ import main as prepare
 from train.recipe import load_recipe
 
 
@@ -40,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("products", [100, 2_000, 2_001, 12_000, 50_000, 10**8])
+@pytest.mark.parametrize("products", [80, 1_600, 1_601, 10_000, 40_000, 10**8])
 def test_every_size_has_a_rule(products):
     epochs = epochs_for(products)
     assert tuple(epochs) == STAGES and min(epochs.values()) >= 1
@@ -93,6 +95,16 @@ def test_the_options_of_a_recipe_of_ones_own_stand(table, tmp_path):
     assert plan.epochs == {"contrastive": 1, "warmup": 2, "end_to_end": 1, "tuning": 1}
 
 
+def test_a_prepared_data_set_is_taken_as_it_is(table, tmp_path):
+    first = settled(table, tmp_path / "first")
+    assert prepare(first.prepare) == 0
+    plan = settled(first.data, tmp_path / "second", "--pretrain", str(first.data))
+    assert plan.data == first.data and plan.prepare == [] and plan.columns == {}
+    assert list(plan.seconds)[0] == "rivals" and plan.products == 120
+    words = {step.name: step.words for step in steps(plan, tmp_path / "second", tmp_path / "deploy")}
+    assert words["contrastive"][-3] == str(plan.pretrain) and words["export"][0] == "serve.export"
+
+
 def test_pretrained_towers_need_no_contrastive(table, tmp_path):
     weights = tmp_path / "clip.safetensors"
     plan = settled(table, tmp_path / "out", f"--model.pretrained={weights}")
@@ -143,7 +155,8 @@ def test_a_dry_run_writes_nothing(table, tmp_path, capsys):
     (["--serve", "--no-export"], "--serve and --no-export"),
     (["--stages.end_to_end.epochs=0"], "stages.end_to_end.epochs"),
     (["--epochs", "3"], "epochs"),
-    (["--recipe", "gone.yaml"], "gone.yaml: no such recipe"),
+        (["--pretrain", "gone"], "gone/dataset.json: no such file"),
+(["--recipe", "gone.yaml"], "gone.yaml: no such recipe"),
 ])  # fmt: skip
 def test_wrong_options_are_one_line(table, tmp_path, capsys, more, expected):
     assert main([str(table), "--output", str(tmp_path / "out"), *more]) == EXIT_BAD_INPUT
