@@ -64,19 +64,17 @@ class ClipTowers(nn.Module):
         T may be any length up to the context length: the text tower is causal and what stands
         behind the end of text is masked, so cutting it off changes nothing.
         """
-        text_BTD, end_B = self.encode_text(input_ids_BT)
-        return TokenSequences(text_BTD, self.encode_image(pixels_BHWC), text_mask(input_ids_BT, end_B))
+        text_BTD, image_BPD = self.encode_text(input_ids_BT), self.encode_image(pixels_BHWC)
+        return TokenSequences(text_BTD, image_BPD, text_mask(input_ids_BT))
 
-    def encode_text(self, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the text tokens [B, T, D] and the position of the end token [B]."""
+    def encode_text(self, input_ids_BT: Tensor) -> Tensor:
+        """Returns the text tokens [B, T, D], the end token's first."""
         clip, length = self.clip, input_ids_BT.shape[1]
         x_BTV = clip.token_embedding(input_ids_BT) + clip.positional_embedding[:length]
         x_BTV = clip.transformer(x_BTV, attn_mask=clip.attn_mask[:length, :length])
         tokens_BTD = clip.ln_final(x_BTV) @ clip.text_projection
-        # The end token has the largest id; padding is 0, which is also the word "!".
-        end_B = input_ids_BT.argmax(dim=1)
-        index_B1D = end_B.view(-1, 1, 1).expand(-1, 1, tokens_BTD.shape[2])
-        return torch.cat([tokens_BTD.gather(1, index_B1D), tokens_BTD[:, :-1]], dim=1), end_B
+        index_B1D = text_end(input_ids_BT).view(-1, 1, 1).expand(-1, 1, tokens_BTD.shape[2])
+        return torch.cat([tokens_BTD.gather(1, index_B1D), tokens_BTD[:, :-1]], dim=1)
 
     def encode_image(self, pixels_BHWC: Tensor) -> Tensor:
         """Returns the image tokens [B, P, D]."""
@@ -85,10 +83,15 @@ class ClipTowers(nn.Module):
         return torch.cat([pooled_BD.unsqueeze(1), patches_BPV @ self.clip.visual.proj], dim=1)
 
 
-def text_mask(input_ids_BT: Tensor, end_B: Tensor) -> Tensor:
+def text_end(input_ids_BT: Tensor) -> Tensor:
+    """The position of the end token, [B]: it has the largest id. Padding is 0, which is also the word "!"."""
+    return input_ids_BT.argmax(dim=1)
+
+
+def text_mask(input_ids_BT: Tensor) -> Tensor:
     """True up to the end token, False at the padding behind it; bool [B, T]."""
     positions_T = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device)
-    return positions_T <= end_B[:, None]
+    return positions_T <= text_end(input_ids_BT)[:, None]
 
 
 def create_clip(config: ModelConfig, load_weights: bool = True) -> OpenClip:

@@ -37,10 +37,8 @@ class TextOnly(Network):
     sequence_attention: SequenceAttention
 
     def forward(self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Output:
-        text_BTD, end_B = self.towers.encode_text(input_ids_BT)
-        x_BTD = self.sequence_attention.mix(
-            self.sequence_attention.place_text(text_BTD), text_mask(input_ids_BT, end_B)
-        )
+        text_BTD = self.sequence_attention.place_text(self.towers.encode_text(input_ids_BT))
+        x_BTD = self.sequence_attention.mix(text_BTD, text_mask(input_ids_BT))
         return Output(*self.modality_heads(x_BTD[:, 0], x_BTD[:, 0], _only(present_B2, 0)))
 
 
@@ -104,7 +102,7 @@ class MMBT(Network):
         image_BPD = self.towers.encode_image(pixels_BHWC)
         # The start token is always there: it carries the answer.
         has_title_BT = present_B2[:, :1] | (torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device) == 0)
-        text_mask_BT = text_mask(input_ids_BT, input_ids_BT.argmax(dim=1)) & has_title_BT
+        text_mask_BT = text_mask(input_ids_BT) & has_title_BT
         mask_BS = torch.cat([text_mask_BT, present_B2[:, 1:].expand(-1, image_BPD.shape[1])], dim=1)
         answer_BD, _ = self.sequence_attention(words_BTD, image_BPD, mask_BS)
         return Output(*self.modality_heads(answer_BD, answer_BD, torch.ones_like(present_B2)))

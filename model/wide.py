@@ -100,4 +100,4 @@ class WidePart(nn.Module):
         spread_F = features_NF.std(dim=0, correction=0)
         self.center.copy_(features_NF.mean(dim=0))
         self.scale.copy_(torch.where(spread_F > 1e-6, 1 / spread_F.clamp(min=1e-6), torch.zeros_like(spread_F)))
-        self.terms.fit(input_ids_NT, text_mask(input_ids_NT, input_ids_NT.argmax(dim=1)))
+        self.terms.fit(input_ids_NT, text_mask(input_ids_NT))

@@ -60,7 +60,7 @@ def title_shares(
     """
     images_NF = wide.standardised(features_NF).double().numpy()
     ids_NT = _titles(complete, products)
-    rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT, ids_NT.argmax(dim=1))))
+    rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT)))
     ends = np.arange(0, rows.size + 1, rows.shape[1])
     terms_NR = sparse.csr_matrix((weights.ravel().astype(float), rows.ravel(), ends), (len(rows), wide.terms.rows))
     terms_NR.eliminate_zeros()

@@ -22,7 +22,7 @@ def encoded(*titles: str, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]
     ids = [[START, *TOKENIZER.encode(title).ids, END] for title in titles]
     longest = max(map(len, ids)) + padding
     ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in ids], dtype=torch.int32)
-    return ids_BT, text_mask(ids_BT, ids_BT.argmax(dim=1))
+    return ids_BT, text_mask(ids_BT)
 
 
 def rows_of(terms: TitleTerms, *titles: str, padding: int = 0) -> list[list[int]]:
