@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import torch
 from deepspeed.accelerator import get_accelerator
 from tqdm import tqdm
 
@@ -71,6 +72,7 @@ def run_studies(studies: dict[str, Study], args: argparse.Namespace) -> int:
             prepare(study.pretrain)
         prepare(study.data)
     launcher = Launcher(1 if is_cpu else get_accelerator().device_count(), max(1, cpu["cores"] // args.jobs))
+    torch.set_num_threads(launcher.threads)  # bundles are measured here, beside runs that train
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, launcher.stop)
     with ThreadPoolExecutor(args.jobs) as pool:
