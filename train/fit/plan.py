@@ -135,7 +135,9 @@ def _new_plan(
             f"{args.table}: {catalog.products} products; {LEAST} or more are needed to train on and to judge by"
         )
     ranks, threads = _ranks(catalog.products)
-    recipe, epochs = _recipe(args.recipe, overrides, catalog)
+    options = _options(args.recipe, overrides, catalog)
+    recipe = load_recipe(args.recipe or RECIPE, options)
+    epochs = _epochs(recipe, len(catalog.tasks))
     tasks = catalog.tasks.with_mismatch() if recipe.mismatch else catalog.tasks
     micro = max(1, min(recipe.stages.end_to_end.micro_batch_size, recipe.stages.end_to_end.batch_size // ranks))
     pace_s = seconds_per_product(recipe, tasks, micro, threads)
@@ -146,7 +148,7 @@ def _new_plan(
     rest = {step: seconds for step, seconds in rest.items() if not skipped.get(step)}
     if args.minutes:
         epochs = within(epochs, epoch_s, START_S, 60 * args.minutes - sum(rest.values()))
-        recipe = load_recipe(args.recipe or RECIPE, [*overrides, *_epoch_options(epochs)])
+        recipe = load_recipe(args.recipe or RECIPE, [*options, *_epoch_options(epochs)])
     training = {stage: training_seconds({stage: count}, epoch_s, START_S) for stage, count in epochs.items()}
     order = ["prepare", "rivals", *epochs, "score", "export"]
     plan = Plan(
@@ -164,15 +166,22 @@ def _new_plan(
     return plan, recipe
 
 
-def _recipe(path: Path | None, overrides: Sequence[str], catalog: Catalog) -> tuple[Recipe, Epochs]:
-    """One that is given as it is, else the default with epochs by the rule of the size; options lie over both."""
-    rule = [] if path else _epoch_options(epochs_for(catalog.train))
-    recipe = load_recipe(path or RECIPE, [*rule, *overrides])
-    stages = NETWORKS[recipe.model.architecture].stages
+def _options(path: Path | None, overrides: Sequence[str], catalog: Catalog) -> list[str]:
+    """What lies over the recipe: the default has epochs by the rule of the size, and no batch is so large that the
+    products do not fill it twice.
+    """
+    options = [*([] if path else _epoch_options(epochs_for(catalog.train))), *overrides]
+    stages = load_recipe(path or RECIPE, options).stages
+    most = 1 << (max(1, catalog.train // 2).bit_length() - 1)
+    large = [name for name in type(stages).model_fields if getattr(stages, name).batch_size > most]
+    return options + [f"--stages.{name}.batch_size={most}" for name in large]
+
+
+def _epochs(recipe: Recipe, tasks: int) -> Epochs:
+    """Of the stages that are to run. A single task needs no tuning (paper, section 3.2.2)."""
     first: tuple[StageName, ...] = () if recipe.model.pretrained else ("contrastive",)
-    # A single task needs no tuning (paper, section 3.2.2).
-    chosen = [stage for stage in (*first, *stages) if stage != "tuning" or len(catalog.tasks) > 1]
-    return recipe, {stage: getattr(recipe.stages, stage).epochs for stage in chosen}
+    stages = (*first, *NETWORKS[recipe.model.architecture].stages)
+    return {name: getattr(recipe.stages, name).epochs for name in stages if name != "tuning" or tasks > 1}
 
 
 def _epoch_options(epochs: Epochs) -> list[str]:

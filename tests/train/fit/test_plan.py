@@ -95,6 +95,12 @@ def test_the_options_of_a_recipe_of_ones_own_stand(table, tmp_path):
     assert plan.epochs == {"contrastive": 1, "warmup": 2, "end_to_end": 1, "tuning": 1}
 
 
+def test_no_batch_is_larger_than_the_products_fill_twice(table, tmp_path):
+    settled(table, tmp_path / "out", "--recipe", "train/recipes/apa.yaml", "--model.pretrained=null", "--minutes=1")
+    stages = load_recipe(tmp_path / "out/recipe.yaml", []).stages
+    assert stages.warmup.batch_size == stages.contrastive.batch_size == 32 and stages.warmup.epochs == 1
+
+
 def test_a_prepared_data_set_is_taken_as_it_is(table, tmp_path):
     first = settled(table, tmp_path / "first")
     assert prepare(first.prepare) == 0
