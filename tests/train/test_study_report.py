@@ -192,6 +192,42 @@ def test_the_summary_is_what_the_runs_say(study: Path):
             assert tasks["color"][name] == pytest.approx([statistics.mean(values), error, 3])
 
 
+def test_what_mismatch_tells_is_in_tables_and_summary(study: Path):
+    told = {"products": 4, "auroc": 0.9, "told": 0.5, "false_alarms": 0.01}
+    for seed in (0, 1):
+        mismatch = {"titles_shuffled": told | {"auroc": 0.9 - 0.1 * seed}}
+        write(study, result("robust", seed, 0.9) | {"mismatch": mismatch})
+    report.report(study)
+    assert (
+        "| robust | titles shuffled | 0.850 ± 0.050 | 0.500 ± 0.000 | 0.010 ± 0.000 |"
+        in (study / "results.md").read_text()
+    )
+    written = read_strictly(study / "summary.json")["toys"]
+    assert list(written["robust"]) == ["color", "mismatch"] and list(written["full"]) == ["color"]
+    assert written["robust"]["mismatch"]["auroc:titles_shuffled"] == pytest.approx([0.85, 0.05, 2])
+
+
+def test_results_are_kept_beside_those_of_other_machines(study: Path, tmp_path: Path):
+    kept = tmp_path / "results"
+    other = kept / "toys/full/seed7/result.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps(result("full", 7, 0.5)))
+    assert report.main([str(study), "--keep", str(kept)]) == 0
+    runs = {str(path.relative_to(study)) for path in study.glob("*/*/seed*/result.json")}
+    assert {str(path.relative_to(kept)) for path in kept.rglob("*.json")} == {
+        *runs,
+        str(other.relative_to(kept)),
+        "summary.json",
+    }
+    accuracy = read_strictly(kept / "summary.json")["toys"]["full"]["color"]["accuracy"]
+    assert accuracy[0] == pytest.approx(statistics.fmean([*FULL.values(), 0.5])) and accuracy[2] == len(FULL) + 1
+
+
+def test_the_kept_results_of_this_project_say_what_their_summary_says():
+    kept = Path(__file__).parents[2] / "results"
+    assert (kept / "summary.json").read_bytes() == report.summary_json(aggregate(read_results(kept)))
+
+
 def test_the_summary_of_one_seed_and_of_a_run_that_diverged(tmp_path: Path):
     write(tmp_path, result("full", 0, 0.9))
     write(tmp_path, result("no_mwa", 0, 0.5))

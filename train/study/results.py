@@ -60,6 +60,15 @@ class Irrelevant(Judged):
     untouched: Numbers
 
 
+class ToldApart(Measured):
+    """What `mismatch` tells of exchanged pairs; see train.study.wrong_pairs.told_apart."""
+
+    products: int
+    auroc: float | None
+    told: float
+    false_alarms: float
+
+
 class Confusion(Measured):
     """counts[true label][answer]."""
 
@@ -110,6 +119,7 @@ class RunResult(Origin):
     stages: dict[str, StageResult]
     test: dict[str, Numbers]
     irrelevant: dict[str, dict[str, Irrelevant]]
+    mismatch: dict[str, ToldApart] = {}
     named: dict[str, NamingGroups]
     confusion: dict[str, Confusion]
 
@@ -119,7 +129,8 @@ class RunResult(Origin):
         They are `tuning/TASK/...`: what this stage gains; `named/TASK/difference/...`: named less not_named;
         `irrelevant/PERTURBATION/TASK/drop/...`: untouched less perturbed, and `change`: the reverse.
         """
-        figures = flat(self.model_dump(include={"minutes", "parameters", "stages", "test", "named", "irrelevant"}))
+        parts = {"minutes", "parameters", "stages", "test", "named", "irrelevant", "mismatch"}
+        figures = flat(self.model_dump(include=parts))
         differences = [("tuning", "stages/tuning/test", "stages/end_to_end/test")]
         for group in (f"named/{task}" for task in self.named):
             differences.append((f"{group}/difference", f"{group}/named", f"{group}/not_named"))
@@ -217,6 +228,11 @@ class Variant:
     def perturbations(self) -> list[str]:
         """Those that any of its runs was measured with; an older result may lack some."""
         return list(dict.fromkeys(name for run in self.runs for name in run.irrelevant))
+
+    @property
+    def exchanges(self) -> list[str]:
+        """Those that `mismatch` was judged by, if any of its runs has it."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.mismatch))
 
 
 Variants = dict[str, Variant]

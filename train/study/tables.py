@@ -25,6 +25,9 @@ CHANGES = {
 }
 
 
+TOLD = {"auroc": "AUROC", "told": "told", "false_alarms": "false alarms"}
+
+
 def results_markdown(studies: dict[str, Variants], images: dict[str, list[str]]) -> str:
     """The whole report.
 
@@ -89,6 +92,9 @@ def _tables(variants: Variants) -> Iterator[tuple[str, str, str]]:
     for task in tasks:
         for metric, (label, _) in CHANGES.items():
             yield f"Irrelevant modality: {label} of {task}", note, _irrelevant(variants, task, metric)
+    if any(variant.exchanges for variant in variants.values()):
+        note = "Exchanged pairs beside the products' own; told, and false alarms: those that reach the threshold."
+        yield "What mismatch tells", note, _told(variants)
     yield "Time", "Wall time in minutes, of a whole run and of its stages (best epoch).", _time(variants)
 
 
@@ -130,6 +136,15 @@ def _irrelevant(variants: Variants, task: str, metric: str) -> str:
         )
         rows.append([name.replace("_", " "), *cells])
     return markdown(["", *(variant.title for variant in variants.values())], rows)
+
+
+def _told(variants: Variants) -> str:
+    rows = [
+        [variant.title, name.replace("_", " "), *(variant[f"mismatch/{name}/{figure}"].text() for figure in TOLD)]
+        for variant in variants.values()
+        for name in variant.exchanges
+    ]
+    return markdown(["variant", "exchanged", *TOLD.values()], rows)
 
 
 def _time(variants: Variants) -> str:
