@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("train.fit.__main__", "train", "from a table to a bundle that is judged and ready to be served"),
     "prepare": Command("train.prepare.__main__", "train", "make a data set to train on"),
+    "as-table": Command("dataset.as_table", "predict", "write a data set as products.csv and image files"),
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
     "rivals": Command("train.rivals.__main__", "train", "fit and judge what needs no network, by scikit-learn"),

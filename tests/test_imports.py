@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # The longest key that fits a module counts. Within its own package a module may import anything.
 MAY_IMPORT = {
     "cma_clip": "",
-    "cma_clip.cli": "train serve client bench",
+    "cma_clip.cli": "dataset train serve client bench",
     "kernels": "cma_clip",
     "model": "cma_clip kernels",
     "dataset": "cma_clip model",
