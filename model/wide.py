@@ -20,8 +20,9 @@ from model.title_terms import TitleTerms
 
 # B batch, T token ids, D width, C labels of all tasks, K tasks, F features
 
-# Steps of AdamW do not depend on a gradient's size: what counts this many times is learned so much faster.
-BOOST = 20.0
+# Steps of AdamW do not depend on a gradient's size: what counts this many times is learned so much faster. More than
+# this lost what the part begins with (RESULTS.md).
+BOOST = 2.0
 SPREAD = 5.0  # of the statistics that join I'
 
 
@@ -34,15 +35,17 @@ class Wide(NamedTuple):
 
 
 class WidePart(nn.Module):
-    """Linear models of title and image, which start as nothing.
+    """Linear models of title and image, which start as nothing, or by `begin` as what ridge regression finds.
 
     Attributes:
+        boost: BOOST, saved with the weights, which mean nothing without it.
         center, scale: of each statistic, from images to train on (`fit`); saved with the weights.
         title_share: of each task, [K], how much titles tell of it beside images (train.fit_wide); 0.5 unless known;
             saved too. Both sides would otherwise learn the answers that they see by heart, at the cost of what
             one of them knows.
     """
 
+    boost: Tensor
     center: Tensor
     scale: Tensor
     title_share: Tensor
@@ -55,6 +58,7 @@ class WidePart(nn.Module):
         self.words = nn.Embedding(self.terms.rows, columns)
         self.statistics = ImageStatistics(image_size)
         self.to_logits, self.to_width = nn.Linear(FEATURES, columns), nn.Linear(FEATURES, width)
+        self.register_buffer("boost", torch.tensor(BOOST))
         self.register_buffer("center", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.register_buffer("title_share", torch.full((len(tasks),), 0.5))
@@ -66,7 +70,7 @@ class WidePart(nn.Module):
     def title_logits(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """[B, C]: what the title's terms say, each as much as it counts."""
         rows_BN, weights_BN = self.terms(input_ids_BT, mask_BT)
-        return BOOST * (self.words(rows_BN) * weights_BN[:, :, None]).sum(dim=1)
+        return self.boost * (self.words(rows_BN) * weights_BN[:, :, None]).sum(dim=1)
 
     def standardised(self, features_BF: Tensor) -> Tensor:
         """Statistics of images, of length about 1 each: [B, F]."""
@@ -82,13 +86,21 @@ class WidePart(nn.Module):
 
     def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor) -> Wide:
         features_BF = self.standardised(self.statistics(pixels_BHWC))
-        image_logits_BC = BOOST * self.to_logits(features_BF)
+        image_logits_BC = self.boost * self.to_logits(features_BF)
         return Wide(self.title_logits(input_ids_BT, mask_BT), image_logits_BC, self.to_width(SPREAD * features_BF))
 
     def weigh(self, wide: Wide, text_share_BK: Tensor) -> Tensor:
         """λ·title + (1 - λ)·image, each as strong as its task's `title_share` has it, by its task's λ: [B, C]."""
         title_C, share_BC = 2 * self.title_share[self.task_C], text_share_BK[:, self.task_C]
         return share_BC * (title_C * wide.title_logits_BC) + (1 - share_BC) * ((2 - title_C) * wide.image_logits_BC)
+
+    @torch.no_grad()
+    def begin(self, task: int, terms_RL: Tensor, images_FL: Tensor) -> None:
+        """Let a task's logits, at λ = 0.5, be its terms and standardised statistics times these weights."""
+        columns = (self.task_C == task).nonzero().flatten()
+        title, image = self.title_share[task] * self.boost, (1 - self.title_share[task]) * self.boost
+        self.words.weight[:, columns] = (terms_RL / title).to(self.words.weight.dtype)
+        self.to_logits.weight[columns] = (images_FL / image).T.to(self.words.weight.dtype)
 
     @torch.no_grad()
     def fit(self, features_NF: Tensor, input_ids_NT: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from tiny import TASKS, tiny_config, tiny_network
 
 from model.image_statistics import FEATURES, ImageStatistics
-from model.wide import BOOST, Wide, WidePart
+from model.wide import Wide, WidePart
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
@@ -55,7 +55,7 @@ def test_a_title_says_what_its_terms_say_each_as_much_as_it_counts():
     rows, weights = part.terms(TITLES, mask)
     for n, found in enumerate(part.title_logits(TITLES, mask)):
         terms = zip(rows[n].tolist(), weights[n], strict=True)
-        torch.testing.assert_close(found, BOOST * sum(weight * part.words.weight[row] for row, weight in terms))
+        torch.testing.assert_close(found, part.boost * sum(weight * part.words.weight[row] for row, weight in terms))
 
 
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy import sparse
 from sklearn.model_selection import KFold
 from tiny import tiny_config
 
 from dataset.products import Product
 from dataset.writer import NewDataset, write_rows
-from model.clip_towers import create_clip, preprocess_config
+from model.clip_towers import create_clip, preprocess_config, text_mask
+from model.image_statistics import FEATURES
 from model.preprocess import TitleTokenizer
 from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
-from model.wide import WidePart
+from model.wide import Wide, WidePart
 from train.data import ProductDataset
-from train.fit_wide import FEWEST, LITTLE, STRENGTHS, explained, fit_wide
+from train.fit_wide import FEWEST, STRENGTHS, Features, fit_tasks, fit_wide, ridge, sharpest
 
 COUNT = 160
 SEASONS = ["spring", "summer", "autumn"]
@@ -86,11 +89,58 @@ def test_what_is_explained_is_what_ridge_regression_over_halves_explains():
             solved = np.linalg.solve(x[fitted].T @ x[fitted] + strength * np.eye(5), x[fitted].T @ y[fitted])
             error += ((y[told] - x[told] @ solved) ** 2).sum()
         best = max(best, 1 - error / (y**2).sum())
-    assert explained(features_NF @ features_NF.T, targets_NL) == pytest.approx(best) and best > 0.1
+    found = ridge(features_NF @ features_NF.T, targets_NL)
+    assert found and found.explained == pytest.approx(best) and best > 0.1
 
 
 def test_labels_that_nothing_can_be_said_of():
     kernel_NN = np.eye(FEWEST)
-    assert explained(kernel_NN, np.ones((FEWEST, 1))) == LITTLE, "all have it"
-    assert explained(kernel_NN, np.arange(FEWEST)[:, None] % 2.0) == LITTLE, "no product tells of another"
-    assert explained(kernel_NN[1:, 1:], np.arange(FEWEST - 1)[:, None] % 2.0) == LITTLE, "too few"
+    assert ridge(kernel_NN, np.ones((FEWEST, 1))) is None, "all have it"
+    assert ridge(kernel_NN[1:, 1:], np.arange(FEWEST - 1)[:, None] % 2.0) is None, "too few"
+    told = ridge(kernel_NN, np.arange(FEWEST)[:, None] % 2.0)
+    assert told and told.explained <= 0, "no product tells of another"
+
+
+def test_the_wide_part_begins_with_what_it_knows(tmp_path: Path):
+    products = written(tmp_path / "data")
+    wide = WidePart(products.tasks, 16, PREPROCESS.vocab_size, 64)
+    fit_wide(wide, products)
+    batch = products.collate([products[n] for n in range(COUNT)])
+    mask_BT = text_mask(batch.input_ids_BT)
+    logits_BC = wide.weigh(wide(batch.input_ids_BT, mask_BT, batch.pixels_BHWC), torch.full((COUNT, 5), 0.5)).detach()
+    columns = {task.name: part for task, part in products.tasks.split_logits(logits_BC)}
+    targets = {task.name: part for task, part in products.tasks.split(batch.targets_BC)}
+    for name in ("season", "look"):
+        assert (columns[name].argmax(dim=1) == targets[name].argmax(dim=1)).float().mean() > 0.95
+    assert not columns["rare"].any() and not columns["mismatch"].any()
+
+
+def test_it_begins_with_the_ridge_over_both_sides():
+    rng, count = np.random.default_rng(2), 80
+    task = MultiLabel(name="look", labels=["dark", "bright"])
+    wide = WidePart([task], 16, PREPROCESS.vocab_size, 64)
+    terms = sparse.random(count, wide.terms.rows, 2e-4, "csr", rng=rng)
+    images = np.zeros((count, FEATURES))
+    images[:, :6] = rng.normal(size=(count, 6))
+    targets = (images[:, :2] + rng.normal(size=(count, 2)) > 0).astype(np.float32)
+    fit_tasks(wide, Features(terms, images), [(task, targets)])
+    share = wide.title_share.item()
+    x = np.concatenate([share * terms.toarray(), (1 - share) * images], axis=1)
+    kernel, y = x @ x.T, targets - targets.mean(axis=0)
+    size = kernel.diagonal().mean()
+    best = ridge(kernel / size, targets)
+    assert best and 0 < share < 0.5
+    expected = kernel / size @ np.linalg.solve(kernel / size + best.strength * np.eye(count), y)
+    title = wide.boost * torch.from_numpy(terms.toarray()).float() @ wide.words.weight
+    image = wide.boost * torch.from_numpy(images).float() @ wide.to_logits.weight.T
+    found = wide.weigh(Wide(title, image, image), torch.full((count, 1), 0.5)).detach().numpy()
+    sharpness = sharpest(task, best.told_NL, targets)
+    np.testing.assert_allclose(found, sharpness * expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", [SingleLabel(name="a", labels=["x", "y"]), MultiLabel(name="a", labels=["x", "y"])])
+def test_what_is_told_surely_is_sharp_and_noise_is_not(task):
+    rng = np.random.default_rng(3)
+    targets = np.eye(2)[rng.integers(0, 2, 200)]
+    sure, noise = targets - 0.5, rng.normal(0, 0.3, (200, 2))
+    assert sharpest(task, sure, targets) >= 24 and sharpest(task, noise, targets) == 1
