@@ -23,6 +23,7 @@ FLAT = 1e-4  # added to the strength of edges, so that noise is no edge
 WINDOWS = (64, 32, 16)  # sides in pixels; the mean of all that overlap by half
 RINGS, SECTORS = 8, 8
 NO_POWER = 1e-3
+LONGER = 1.001  # times, so that channels of equal gradients are equal in every engine, which round otherwise
 FEATURES = 5 * COLOR_LEVELS**3 + CELLS**2 * DIRECTIONS + len(WINDOWS) * RINGS * SECTORS + CELLS**2 * 3
 
 
@@ -129,12 +130,12 @@ def _half_overlapping(image_BSS: Tensor, side: int) -> Tensor:
 
 
 def _of_the_strongest(right: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of the channel where it is longest, [B, 1, S, S] each; of equal ones that of the first channel."""
+    """The gradient of the channel where it is longest, [B, 1, S, S] each; of nearly equal ones that of the first."""
     squared = right**2 + down**2  # compared one by one: argmax takes several times as long
     longest, best_right, best_down = squared[:, :1], right[:, :1], down[:, :1]
     for channel in range(1, squared.shape[1]):
         own = slice(channel, channel + 1)
-        is_longer = squared[:, own] > longest
+        is_longer = squared[:, own] > LONGER * longest
         best_right = torch.where(is_longer, right[:, own], best_right)
         best_down = torch.where(is_longer, down[:, own], best_down)
         longest = torch.where(is_longer, squared[:, own], longest)

@@ -16,6 +16,7 @@ from model.image_statistics import (
     COLOR_LEVELS,
     DIRECTIONS,
     FLAT,
+    LONGER,
     NO_POWER,
     RINGS,
     SECTORS,
@@ -54,8 +55,7 @@ def gradient_histogram(pixels_BHWC: np.ndarray) -> np.ndarray:
     Direction 0 is a gradient along x, as at an upright edge. The channel with the strongest gradient counts.
     """
     down, right = np.gradient(pixels_BHWC.astype(np.float32) / 255, axis=(1, 2))
-    strongest = (down**2 + right**2).argmax(axis=3, keepdims=True)
-    down, right = (np.take_along_axis(part, strongest, axis=3)[..., 0] for part in (down, right))
+    down, right = _of_the_strongest(down, right)
     place = (np.arctan2(down, right) % np.pi) * (DIRECTIONS / np.pi)
     below, strength = np.floor(place).astype(int), np.hypot(down, right)
     cells = _cell_sums(below % DIRECTIONS, DIRECTIONS, CELLS, strength * (below + 1 - place))
@@ -99,6 +99,19 @@ FEATURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "spectrum": spectrum,
     "thumbnail": thumbnail,
 }
+
+
+def _of_the_strongest(down_BHWC: np.ndarray, right_BHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient of the channel where it is longest, [B, H, W] each; of nearly equal ones that of the first."""
+    down, right = down_BHWC[..., 0], right_BHWC[..., 0]
+    longest = down**2 + right**2
+    for channel in range(1, down_BHWC.shape[3]):
+        own_down, own_right = down_BHWC[..., channel], right_BHWC[..., channel]
+        squared = own_down**2 + own_right**2
+        is_longer = squared > LONGER * longest
+        down, right = np.where(is_longer, own_down, down), np.where(is_longer, own_right, right)
+        longest = np.where(is_longer, squared, longest)
+    return down, right
 
 
 def _cell_sums(index_BHW: np.ndarray, bins: int, side: int, weight_BHW: np.ndarray | None = None) -> np.ndarray:
