@@ -41,6 +41,18 @@ def test_statistics_equal_those_of_numpy():
     np.testing.assert_allclose(found, image_features(pixels), rtol=1e-3, atol=1e-3)
 
 
+def test_channels_of_equal_gradients_do_not_depend_on_rounding():
+    place = np.arange(64)
+    along_x, along_y = (np.broadcast_to(3 * line, (64, 64)) for line in (place, place[:, None]))
+    pixels = torch.from_numpy(np.stack([along_x, along_y + 40, along_x + 17], axis=2).astype(np.uint8)[None])
+    statistics = ImageStatistics(64)
+    unit_B3SS = pixels.permute(0, 3, 1, 2) / 255
+    noise_B3SS = 1e-7 * torch.randn(unit_B3SS.shape, generator=torch.Generator().manual_seed(0))
+    found, other = (statistics.gradients(image) for image in (unit_B3SS, unit_B3SS + noise_B3SS))
+    torch.testing.assert_close(found, other, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(statistics(pixels).numpy(), image_features(pixels.numpy()), rtol=1e-3, atol=1e-3)
+
+
 def test_images_of_another_size_count_by_the_mean_of_their_parts():
     small = images(2, 64)
     large = small.repeat(3, axis=1).repeat(3, axis=2)
