@@ -72,7 +72,8 @@ def run(plan: Plan, output: Path, deploy: Path, children: Children) -> None:
         if step.is_done:
             print(head, "done before", flush=True)
             continue
-        print(head, f"about {duration(expected)}, then about {duration(left)} more", flush=True)
+        more = f", then about {duration(left)} more" if left >= 1 else ""
+        print(head, f"about {duration(expected)}{more}", flush=True)
         began, said, status = time.monotonic(), logs / f"{step.name}.txt", Status(logs / f"{step.name}.log")
         threads = {"OMP_NUM_THREADS": str(plan.threads)} if step.name in plan.epochs else {}
         try:
