@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.format import DatasetInfo
 from model.config import BundleConfig
 from train.children import Children, free_port
 from train.fit.plan import LOGS, RECIPE_FILE, RIVALS, SCORE, Plan, duration
@@ -38,9 +39,10 @@ def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
     if plan.prepare:
         yield Step("prepare", ["train.prepare", *plan.prepare], (plan.data / "dataset.json").exists(), tells=True)
     data, bundle = str(plan.data), output / "bundle"
+    judged = ["--split", "test" if "test" in DatasetInfo.read(plan.data).splits else "validation"]
     if "rivals" in plan.seconds:
         is_done = all((output / RIVALS / name / "metrics.json").exists() for name in ALL_RIVALS)
-        yield Step("rivals", ["train.rivals", "--data", data, "--output", str(output / RIVALS)], is_done)
+        yield Step("rivals", ["train.rivals", "--data", data, *judged, "--output", str(output / RIVALS)], is_done)
     for stage in plan.epochs:
         state = read_state(output / stage)
         launch = ["train.launch", f"--num_accelerators={plan.ranks}", f"--master_port={free_port()}", "--quiet", "--"]
@@ -49,7 +51,7 @@ def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
         yield Step(stage, [*launch, *options], bool(state and state.finished))
     metrics, weights = output / SCORE / "metrics.json", bundle / "model.safetensors"
     is_done = metrics.exists() and metrics.stat().st_mtime > weights.stat().st_mtime
-    yield Step("score", ["train.score", str(bundle), "--data", data, "--output", str(output / SCORE)], is_done)
+    yield Step("score", ["train.score", str(bundle), "--data", data, *judged, "--output", str(output / SCORE)], is_done)
     if "export" in plan.seconds:
         config = deploy / "bundle.json"
         is_done = config.exists() and _weights(config) == _weights(bundle / "config.json")

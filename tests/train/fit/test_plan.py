@@ -111,6 +111,14 @@ def test_a_prepared_data_set_is_taken_as_it_is(table, tmp_path):
     assert words["contrastive"][-3] == str(plan.pretrain) and words["export"][0] == "serve.export"
 
 
+def test_without_a_test_split_validation_judges(table, tmp_path):
+    plan = settled(table, tmp_path / "out", "--", "--test", "0")
+    assert prepare(plan.prepare) == 0
+    words = {step.name: step.words for step in steps(plan, tmp_path / "out", tmp_path / "deploy")}
+    for name in ("rivals", "score"):
+        assert words[name][words[name].index("--split") + 1] == "validation"
+
+
 def test_pretrained_towers_need_no_contrastive(table, tmp_path):
     weights = tmp_path / "clip.safetensors"
     plan = settled(table, tmp_path / "out", f"--model.pretrained={weights}")
