@@ -54,8 +54,8 @@ def gradient_histogram(pixels_BHWC: np.ndarray) -> np.ndarray:
 
     Direction 0 is a gradient along x, as at an upright edge. The channel with the strongest gradient counts.
     """
-    down, right = np.gradient(pixels_BHWC.astype(np.float32) / 255, axis=(1, 2))
-    down, right = _of_the_strongest(down, right)
+    slopes = np.gradient(pixels_BHWC.astype(np.float32) / 255, axis=(1, 2))
+    down, right = _of_the_strongest(*map(np.asarray, slopes))
     place = (np.arctan2(down, right) % np.pi) * (DIRECTIONS / np.pi)
     below, strength = np.floor(place).astype(int), np.hypot(down, right)
     cells = _cell_sums(below % DIRECTIONS, DIRECTIONS, CELLS, strength * (below + 1 - place))
