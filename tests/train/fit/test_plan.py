@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("products", [80, 1_600, 1_601, 10_000, 40_000, 10**8])
+@pytest.mark.parametrize("products", [80, 10_000, 10_001, 40_000, 10**8])
 def test_every_size_has_a_rule(products):
     epochs = epochs_for(products)
     assert tuple(epochs) == STAGES and min(epochs.values()) >= 1
@@ -71,22 +71,22 @@ def test_the_plan_says_what_it_is_of(table, tmp_path):
     assert plan.products == 120 and list(plan.epochs) == ["contrastive", "warmup", "end_to_end"]  # one task: no tuning
     assert (plan.ranks, plan.threads) == (4, 1)
     assert list(plan.seconds) == ["prepare", "rivals", "contrastive", "warmup", "end_to_end", "score", "export"]
-    assert plan.seconds["end_to_end"] == pytest.approx(plans.START_S + 24 * 0.02 * 120 * 0.8 / 4)
-    assert "task tags (multi_label" in plan.text() and "end_to_end 24" in plan.text()
+    assert plan.seconds["end_to_end"] == pytest.approx(plans.START_S + 8 * 0.02 * 120 * 0.8 / 4)
+    assert "task tags (multi_label" in plan.text() and "end_to_end 8" in plan.text()
     recipe = load_recipe(tmp_path / "out/recipe.yaml", [])
-    assert recipe.stages.end_to_end.epochs == 24 and recipe.model.wide and recipe.mismatch
+    assert recipe.stages.end_to_end.epochs == 8 and recipe.model.wide and recipe.mismatch
 
 
 def test_options_lie_over_the_rule_of_the_size(table, tmp_path):
     plan = settled(table, tmp_path / "out", "--stages.end_to_end.epochs=2", "--model.wide=false", "--no-rivals")
     recipe = load_recipe(tmp_path / "out/recipe.yaml", [])
-    assert plan.epochs["end_to_end"] == 2 == recipe.stages.end_to_end.epochs and plan.epochs["contrastive"] == 16
+    assert plan.epochs["end_to_end"] == 2 == recipe.stages.end_to_end.epochs and plan.epochs["contrastive"] == 8
     assert not recipe.model.wide and "rivals" not in plan.seconds
 
 
 def test_minutes_shorten_the_training(table, tmp_path):
-    plan = settled(table, tmp_path / "out", "--minutes", "3.15")
-    assert plan.epochs["end_to_end"] < 24 and sum(plan.seconds.values()) < 3.15 * 60
+    plan = settled(table, tmp_path / "out", "--minutes", "3.1")
+    assert plan.epochs["end_to_end"] < 8 and sum(plan.seconds.values()) < 3.1 * 60
     assert load_recipe(tmp_path / "out/recipe.yaml", []).stages.end_to_end.epochs == plan.epochs["end_to_end"]
 
 
