@@ -63,22 +63,25 @@ class Cells:
     def words_a_cell(self) -> float:
         return self.words / max(1, self.filled)
 
-    def labels(self) -> tuple[str, str, int]:
-        """Kind and separator of the task that this column is, and how many labels it has.
+    def labels(self) -> tuple[str, str]:
+        """Kind and separator of the task that this column is.
 
         Raises:
             ValueError: it is none; why.
         """
         if self.lists >= SEVERAL * self.filled > 0:
-            return "multi_label", "|", self._repeating(self.values)
+            self._check_repeating(self.values)
+            return "multi_label", "|"
         for separator in SEPARATORS:
             parts: Counter[str] = Counter()
             for text, rows in self.values.items():
                 parts.update(dict.fromkeys(filter(None, map(str.strip, text.split(separator))), rows))
             several = sum(rows for text, rows in self.values.items() if separator in text)
             if several >= SEVERAL * self.filled > 0 and len(parts) < len(self.values):
-                return "multi_label", separator, self._repeating(parts)
-        return "single_label", "|", self._repeating(self.values)
+                self._check_repeating(parts)
+                return "multi_label", separator
+        self._check_repeating(self.values)
+        return "single_label", "|"
 
     def why_not_guessed(self) -> str | None:
         """Why nobody would take it for labels who was not told so."""
@@ -88,12 +91,11 @@ class Cells:
             return "numbers"
         return None
 
-    def _repeating(self, labels: Counter[str]) -> int:
+    def _check_repeating(self, labels: Counter[str]) -> None:
         if len(labels) < 2:
             raise ValueError(f"one value only, {next(iter(labels))!r}" if labels else "empty")
         if labels.total() < LEAST_REPEATED * len(labels):
             raise ValueError(f"{len(labels):,} different values in {self.filled:,} rows")
-        return len(labels)
 
 
 def read_cells(source: Source) -> dict[str, Cells]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dataset.cells import value_of
 from dataset.image_cells import place_of, read_image
 from dataset.label_values import folded
-from dataset.labels import RESERVED, TaskColumn, parse_task, task_name
+from dataset.labels import NAME, RESERVED, TaskColumn, parse_task, task_name
 from dataset.splits import named_split
 from dataset.table import Row, Source
 from model.config import PreprocessConfig
@@ -113,10 +113,9 @@ def _name_of(column: str) -> str:
     words = "_".join(re.findall(r"[A-Za-z0-9]+", column))
     if not words:
         raise ValueError(f"column {column!r}: no name for a task; --task NAME={column} gives it one")
-    fits = words[0].isalpha() and words not in RESERVED
-    return task_name(
-        column if fits and column.isidentifier() and column.isascii() else words if fits else f"task_{words}"
-    )
+    if NAME.fullmatch(column) and column not in RESERVED:
+        return column
+    return task_name(words if words[0].isalpha() and words not in RESERVED else f"task_{words}")
 
 
 def _images(source: Source, root: Path, columns: Sequence[str]) -> list[str]:
@@ -190,7 +189,7 @@ def _checked(asked: Sequence[TaskColumn], cells: Mapping[str, Cells]) -> list[Ta
         if task.column not in cells:
             raise ValueError(f"--task {task.column}: a column of bytes or structures holds no labels")
         try:
-            kind, separator, _ = cells[task.column].labels()
+            kind, separator = cells[task.column].labels()
         except ValueError as error:
             raise ValueError(f"--task {task.column}: {error}; is it a column of labels?") from None
         tasks.append(task if task.kind else replace(task, kind=kind, separator=separator))
@@ -204,7 +203,7 @@ def _guessed(columns: Sequence[Cells]) -> tuple[list[TaskColumn], dict[str, str]
         try:
             if why := column.why_not_guessed():
                 raise ValueError(why)
-            kind, separator, _ = column.labels()
+            kind, separator = column.labels()
             tasks.append(TaskColumn(_name_of(column.name), kind, separator, column.name))
         except ValueError as error:
             why_not[column.name] = str(error)

@@ -48,12 +48,10 @@ def _verdict(task: str, ours: Mapping[str, Any], theirs: Mapping[str, Metrics]) 
 
     R@P90 is taken as a share of the products, of two samples: that both judged the same ones makes the error smaller.
     """
-    known = {
-        title: metrics[task]["recall_at_90_precision"] or 0.0 for title, metrics in theirs.items() if task in metrics
-    }
+    known = {title: _recall(metrics[task]) for title, metrics in theirs.items() if task in metrics}
     if not known or not ours["products"]:
         return None
-    title, own = max(known, key=lambda name: known[name]), ours["recall_at_90_precision"] or 0.0
+    title, own = max(known, key=lambda name: known[name]), _recall(ours)
     error = math.sqrt(sum(share * (1 - share) for share in (known[title], own)) / ours["products"])
     if known[title] - own <= BEYOND * error:
         return None

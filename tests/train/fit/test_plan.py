@@ -10,7 +10,7 @@ from shop import shop_rows, write_shop
 
 from cma_clip.command import EXIT_BAD_INPUT
 from train.fit import plan as plans
-from train.fit.__main__ import main
+from train.fit.__main__ import _parser, main, split_at_dashes
 from train.fit.sizes import RULES, STAGES, epochs_for, training_seconds, within
 from train.fit.steps import steps
 from train.prepare.__main__ import main as prepare
@@ -30,8 +30,6 @@ def pace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settled(table: Path, output: Path, *more: str) -> plans.Plan:
-    from train.fit.__main__ import _parser, split_at_dashes
-
     own, further = split_at_dashes([str(table), "--output", str(output), *more])
     return plans.settle(*_parser().parse_known_args(own), further)
 
