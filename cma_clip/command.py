@@ -54,6 +54,12 @@ def command(main: Main) -> Callable[..., int]:
     return guarded
 
 
+def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's own words, and those of another that stand behind `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
+
+
 def _name_the_program() -> None:
     """What argparse shows as the program: of a module that python runs, how to start it again."""
     module = sys.modules["__main__"].__spec__

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cma_clip.command import EXIT_FAILED, Failure, command
+from cma_clip.command import EXIT_FAILED, Failure, command, split_at_dashes
 from serve import check, host
 from serve.local_server import NVIDIA_SERVER, check_ports
 from serve.profiles import IMAGE, OLDEST, PRODUCTION, PROFILES, Credentials, Version, flag_name, render, replaced
@@ -31,7 +31,7 @@ ADMIN_KEY = re.compile(r"[A-Za-z0-9._~-]{16,}")
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes tritonserver; returns an exit code only where it does not."""
-    own, further = _split(sys.argv[1:] if arguments is None else list(arguments))
+    own, further = split_at_dashes(sys.argv[1:] if arguments is None else arguments)
     options = _parse(own)
     credentials = read_credentials(options)
     server = Path("tritonserver") if options.server_version else find_server()
@@ -179,12 +179,6 @@ def _open_to_all(file: Path | None) -> str | None:
     if file is None or not file.stat().st_mode & 0o007:
         return None
     return f"{file} is open to every user of this machine: chmod 640 {file}"
-
-
-def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Ours, and what follows --."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:end], arguments[end + 1 :]
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -6,6 +6,7 @@ docs/extending.md says how to add one. A runtime's libraries are imported when i
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,8 @@ from serve.engines import Engine
 
 if TYPE_CHECKING:
     from serve.export.built import Builder
+
+DEFAULT_RUNTIME = "openvino"
 
 
 class Runtime(NamedTuple):
@@ -116,3 +119,9 @@ def _imported(name: str, place: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ValueError(f"runtime {name} needs the package {error.name}, which is not installed here") from error
+
+
+def server_words(deploy: Path, runtime: str) -> list[str]:
+    """The command of a server over `deploy`: the one on the path, or that of this checkout's second environment."""
+    server, config = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver", RUNTIMES[runtime].config
+    return [server, "--model-repository", f"{deploy}/", *([f"--model-config-name={config}"] if config else [])]

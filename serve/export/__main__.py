@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from cma_clip.command import command
 from serve.export.publish import export
-from serve.runtimes import RUNTIMES
+from serve.runtimes import DEFAULT_RUNTIME, RUNTIMES, server_words
 
 
 @command
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--deploy", type=Path, default=Path("deploy"), help="model repository to fill (made if missing)"
     )
-    parser.add_argument("--runtime", choices=list(RUNTIMES), default="openvino")
+    parser.add_argument("--runtime", choices=list(RUNTIMES), default=DEFAULT_RUNTIME)
     own = "; ".join(f"{name}: {', '.join(row.precisions)}" for name, row in RUNTIMES.items())
     parser.add_argument("--precision", help=f"of the matrix products; {own}; the first is the default")
     parser.add_argument("--data", type=Path, help="data set: its products are compared too, int8 is calibrated on them")
@@ -32,10 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reports = export(args.bundle, args.deploy, args.runtime, args.precision, args.data, args.refuse_mismatches)
     for name, report in reports.items():
         print(_described(name, report))
-    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
-    config = RUNTIMES[args.runtime].config
-    flag = f" --model-config-name={config}" if config else ""
-    print(f"{args.deploy} is ready; next: {server} --model-repository {args.deploy}/{flag}")
+    print(f"{args.deploy} is ready; next: {shlex.join(server_words(args.deploy, args.runtime))}")
 
 
 def _described(name: str, report: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -20,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cma_clip.command import command
+from cma_clip.command import command, split_at_dashes
 from dataset.format import DatasetInfo
+from serve.runtimes import DEFAULT_RUNTIME, server_words
 from train.children import Children
 from train.fit.leaderboard import leaderboard
 from train.fit.plan import RIVALS, SCORE, settle
@@ -32,7 +32,7 @@ from train.fit.steps import run
 def main(arguments: Sequence[str] | None = None) -> None:
     args = fit_catalog(sys.argv[1:] if arguments is None else arguments)
     if args.serve:
-        server = server_words(args.deploy)
+        server = server_words(args.deploy, DEFAULT_RUNTIME)
         os.execv(server[0], server)
 
 
@@ -44,13 +44,13 @@ def fit_catalog(arguments: Sequence[str]) -> argparse.Namespace:
         ValueError: the input is wrong.
         Failure: a step failed otherwise.
     """
-    own, further = split_at_dashes(list(arguments))
+    own, further = split_at_dashes(arguments)
     args, overrides = _parser().parse_known_args(own)
     if args.minutes is not None and not args.minutes > 0:
         raise ValueError(f"--minutes {args.minutes}: expected more than 0")
     if args.serve and args.no_export:
         raise ValueError("--serve and --no-export: expected one of the two")
-    if args.serve and not Path(server_words(args.deploy)[0]).is_file():
+    if args.serve and not Path(server_words(args.deploy, DEFAULT_RUNTIME)[0]).is_file():
         raise ValueError("--serve: no tritonserver here; cma-clip local-server --install, in an environment of its own")
     if args.pretrain:
         DatasetInfo.read(args.pretrain)
@@ -63,7 +63,7 @@ def fit_catalog(arguments: Sequence[str]) -> argparse.Namespace:
     print(leaderboard(args.output / SCORE, args.output / RIVALS))
     print(f"bundle: {args.output / 'bundle'}; figures, tables by label and every answer: {args.output / SCORE}")
     if "export" in plan.seconds:
-        print(f"serve: {shlex.join(server_words(args.deploy))}")
+        print(f"serve: {shlex.join(server_words(args.deploy, DEFAULT_RUNTIME))}")
         print("ask: cma-clip classify --title TITLE --image FILE")
     return args
 
@@ -79,18 +79,6 @@ def stopped_by_signals(children: Children) -> Iterator[Children]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def server_words(deploy: Path) -> list[str]:
-    """The command of a server over `deploy`, with OpenVINO on the CPU."""
-    server = shutil.which("tritonserver") or ".venv-serve/bin/tritonserver"
-    return [server, f"--model-repository={deploy}", "--model-config-name=cpu"]
-
-
-def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and after it."""
-    end = words.index("--") if "--" in words else len(words)
-    return words[:end], words[end + 1 :]
 
 
 def _parser() -> argparse.ArgumentParser:

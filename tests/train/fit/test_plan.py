@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from shop import shop_rows, write_shop
 
-from cma_clip.command import EXIT_BAD_INPUT
+from cma_clip.command import EXIT_BAD_INPUT, split_at_dashes
 from train.fit import plan as plans
-from train.fit.__main__ import _parser, main, split_at_dashes
+from train.fit.__main__ import _parser, main
 from train.fit.sizes import RULES, STAGES, epochs_for, training_seconds, within
 from train.fit.steps import steps
 from train.prepare.__main__ import main as prepare
