@@ -117,7 +117,7 @@ def _launches(dtype: str, batch: int, labels: int, width: int = 512, tasks: int 
     try:
         with patch("kernels.forward.wrap_triton", record), patch("kernels.backward.wrap_triton", record):
             seed = empty(1, dtype=torch.int64)
-            logits, share, saved = forward(inputs, seed, labels, 0.1, inputs.text.dtype, True)
+            logits, share, saved = forward(inputs, None, seed, labels, 0.1, inputs.text.dtype, True)
             backward(inputs, share, saved, logits, share, labels, 0.1)
     finally:
         torch.set_float32_matmul_precision(precision)

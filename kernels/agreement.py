@@ -14,8 +14,8 @@ from kernels import reference
 # B batch, K tasks, D width, H hidden units, C labels of all tasks together
 
 Heads = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of kernels.modality_heads.modality_heads
-FLOATS = ("text", "image", "relevance", "w1", "b1", "w2", "b2")
-ARGUMENTS = ("text", "image", "present", *FLOATS[2:], "first_label")  # of the heads, but for `labels`
+FLOATS = ("text", "image", "relevance", "w1", "b1", "w2", "b2", "evidence")
+ARGUMENTS = ("text", "image", "present", *FLOATS[2:-1], "first_label")  # of the heads, before `labels`
 
 
 class Case(NamedTuple):
@@ -42,10 +42,10 @@ class Case(NamedTuple):
         return ", ".join(f"{name} {str(value).removeprefix('torch.')}" for name, value in self._asdict().items())
 
 
-def plain(*inputs: Any) -> tuple[Tensor, Tensor]:
+def plain(*inputs: Any, evidence_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The reference, called as the fused kernels are."""
-    text_BD, image_BD, present_B2, relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C, _, labels = inputs
-    return reference.modality_heads(text_BD, image_BD, present_B2, relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C, labels)
+    *tensors, _, labels = inputs
+    return reference.modality_heads(*tensors, labels, evidence_BK=evidence_BK)
 
 
 def sample(case: Case, batch: int, device: torch.device) -> dict[str, Tensor]:
@@ -58,9 +58,11 @@ def sample(case: Case, batch: int, device: torch.device) -> dict[str, Tensor]:
 
     inputs = {name: draw(case.tokens, batch, width) for name in ("text", "image")}
     shapes = [(tasks, width), (tasks, hidden, width), (tasks, hidden), (total, hidden), (total,)]
-    for name, shape in zip(FLOATS[2:], shapes, strict=True):
+    for name, shape in zip(FLOATS[2:-1], shapes, strict=True):
         if name != "relevance" or case.learned_share:
             inputs[name] = draw(case.weights, *shape, scale=shape[-1] ** -0.5)
+    if case.learned_share:
+        inputs["evidence"] = draw(torch.float32, batch, tasks)
     inputs["present"] = torch.ones(batch, 2, dtype=torch.bool, device=device)
     inputs["present"][1::4, 0], inputs["present"][2::4, 1] = False, False
     inputs["first_label"] = torch.tensor([0, *accumulate(case.labels)], device=device)
@@ -74,7 +76,7 @@ def outputs(heads: Heads, case: Case, inputs: dict[str, Tensor], exact: bool = F
     rounded = case.autocast is not None and not exact
     autocast = torch.autocast(given["text"].device.type, case.autocast, enabled=rounded, cache_enabled=False)
     with torch.set_grad_enabled(case.gradients), autocast:
-        logits_BC, text_share_BK = heads(*map(given.get, ARGUMENTS), case.labels)
+        logits_BC, text_share_BK = heads(*map(given.get, ARGUMENTS), case.labels, evidence_BK=given.get("evidence"))
     found = {"logits": logits_BC, "λ": text_share_BK}
     if case.gradients:
         gradients = torch.autograd.grad(logits_BC, list(leaves.values()), given["d_logits"].to(logits_BC.dtype))

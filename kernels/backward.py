@@ -144,10 +144,10 @@ def _d_second_layer(
 
 @triton.jit
 def _d_tokens(
-    present, relevance, text_share, d_text_share, d_fused, d_share, d_text, d_image, b, d, batch, width, num_tasks,
-    parts, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, HAS_D_SHARE: tl.constexpr,
+    present, relevance, text_share, d_text_share, d_fused, d_share, d_text, d_image, d_evidence, b, d, batch, width,
+    num_tasks, parts, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, HAS_D_SHARE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of d_text and d_image [B, D]: the sum over tasks."""
+    """A tile of d_text and d_image [B, D]: the sum over tasks. The first of the width also writes d_evidence [B, K]."""
     rows, columns = b + tl.arange(0, BLOCK_B), d + tl.arange(0, BLOCK_D)
     inside = (rows < batch)[:, None]
     for_text, for_image = tl.zeros([BLOCK_B, BLOCK_D], tl.float32), tl.zeros([BLOCK_B, BLOCK_D], tl.float32)
@@ -160,6 +160,8 @@ def _d_tokens(
         w = energy[:, None] * tl.load(relevance + task * width + columns).to(tl.float32)[None, :]
         for_text += share[:, None] * g + w
         for_image += (1.0 - share[:, None]) * g - w
+        if d == 0:
+            tl.store(d_evidence + rows * num_tasks + task, energy, mask=rows < batch)
     places = rows.to(tl.int64)[:, None] * width + columns[None, :]
     tl.store(d_text + places, for_text.to(d_text.dtype.element_ty), mask=inside)
     tl.store(d_image + places, for_image.to(d_image.dtype.element_ty), mask=inside)
@@ -214,6 +216,7 @@ def _backward_sums_kernel(
     d_b1,  # [K, H]
     d_w2,  # [C, H]
     d_b2,  # [C]
+    d_evidence,  # float32 [B, K]
     BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -254,7 +257,7 @@ def _backward_sums_kernel(
         tile = program - attention
         _d_tokens(
             present, relevance, text_share, d_text_share, d_fused, d_share, d_text, d_image,
-            tile // width_tiles * BLOCK_B, tile % width_tiles * BLOCK_D, batch, width, num_tasks, parts,
+            d_evidence, tile // width_tiles * BLOCK_B, tile % width_tiles * BLOCK_D, batch, width, num_tasks, parts,
             BLOCK_B, BLOCK_D, HAS_D_SHARE,
         )  # fmt: skip
 
@@ -289,7 +292,7 @@ def backward(
         share, saved: from `forward`.
         d_logits, d_share: gradients of the logits and of λ, contiguous.
     Returns:
-        gradients of text, image, relevance, w1, b1, w2, b2, each in its own dtype.
+        gradients of text, image, relevance, w1, b1, w2, b2, each in its own dtype, and of the evidence, float32 [B, K].
     """
     text, image, present, relevance, w1, b1, w2, b2, first_label = inputs
     (batch, width, hidden, tasks, labels), dtype = inputs.sizes(), saved.dtype
@@ -305,6 +308,7 @@ def backward(
     )  # fmt: skip
     parameters = (text, image, relevance, w1, b1, w2, b2)
     gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in parameters]
+    gradients.append(torch.empty_like(share))
     label_tiles, columns = (max_labels + s.labels - 1) // s.labels, width // s.width
     programs = tasks * (hidden // s.hidden) * (columns + label_tiles) + tasks * columns
     programs += ((batch + s.rows - 1) // s.rows) * columns

@@ -27,7 +27,7 @@ def _kept(seed, dropout, task, rows, unit, batch, hidden, BLOCK_B: tl.constexpr,
     return chances >= dropout
 
 
-@triton.jit(do_not_specialize=["batch", "num_tasks", "num_labels", "save"])
+@triton.jit(do_not_specialize=["batch", "num_tasks", "num_labels", "has_evidence", "save"])
 def _forward_kernel(
     text,  # [B, D], rows text_stride apart
     image,  # [B, D], rows image_stride apart
@@ -38,6 +38,7 @@ def _forward_kernel(
     w2,  # [C, H]
     b2,  # [C]
     first_label,  # int64 [K + 1]: where each task's labels begin
+    evidence,  # float32 [B, K], read if has_evidence
     seed,  # int64 [1], read if dropout > 0
     batch,
     width,
@@ -47,6 +48,7 @@ def _forward_kernel(
     text_stride,
     image_stride,
     dropout,
+    has_evidence,
     save,
     logits,  # [B, C]; its dtype is that of the matrix products
     text_share,  # float32 [B, K]
@@ -72,7 +74,8 @@ def _forward_kernel(
     columns = tl.arange(0, BLOCK_D)
     inside = rows < batch
 
-    energy = tl.zeros([BLOCK_B], tl.float32)
+    given = tl.load(evidence + rows * num_tasks + task, mask=inside & (has_evidence != 0), other=0.0)
+    energy = given.to(tl.float32)
     for d in range(0, width, BLOCK_D):
         t, i = tokens(text, image, text_stride, image_stride, rows, d + columns, batch)
         w = tl.load(relevance + task * width + d + columns).to(tl.float32)
@@ -151,6 +154,7 @@ def splits_of(batch: int, tasks: int, label_tiles: int, hidden: int, tile: Tiles
 
 def forward(
     inputs: Inputs,
+    evidence: Tensor | None,
     seed: Tensor | None,
     max_labels: int,
     dropout: float,
@@ -161,6 +165,7 @@ def forward(
     """Launch the kernel.
 
     Args:
+        evidence: float32 [B, K], contiguous, or None.
         seed: int64 [1], None without dropout.
         max_labels: labels of the largest task.
         dtype: of the matrix products and the logits.
@@ -182,8 +187,9 @@ def forward(
     if counters is None:
         counters = torch.zeros(grid[0] * grid[2] if splits > 1 else 0, dtype=torch.int32, device=text.device)
     wrap_triton(_forward_kernel)[grid](
-        *inputs, inputs.first_label if seed is None else seed,
-        batch, width, hidden, tasks, labels, text.stride(0), inputs.image.stride(0), dropout, int(save),
+        *inputs, inputs.relevance if evidence is None else evidence, inputs.first_label if seed is None else seed,
+        batch, width, hidden, tasks, labels, text.stride(0), inputs.image.stride(0), dropout,
+        int(evidence is not None), int(save),
         logits, share, saved, partial, counters,
         t.rows, t.width, t.hidden, t.labels, torch.get_float32_matmul_precision() != "highest",
         num_warps=t.warps, num_stages=t.stages,

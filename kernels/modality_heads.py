@@ -39,13 +39,15 @@ def modality_heads(
     first_label_K1: Tensor,
     labels: Sequence[int],
     dropout: float = 0.0,
+    evidence_BK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`kernels.reference.modality_heads` by the fused kernels.
 
     Args:
         text_cls_BD, image_cls_BD: rows may lie apart.
         first_label_K1: where each task's labels begin in C, and C; int64, on the device.
-        The rest as in the reference. All floating-point tensors have one dtype, which is that of the matrix
+        evidence_BK: float32.
+        The rest as in the reference. All other floating-point tensors have one dtype, which is that of the matrix
         products and the logits; under autocast that is autocast's and theirs may be any.
     Returns:
         logits [B, C] and λ, float32 [B, K]. The gradients are the same bits every run.
@@ -58,15 +60,17 @@ def modality_heads(
     if relevance_KD is None:
         relevance_KD = w1_KHD.new_zeros(len(w1_KHD), w1_KHD.shape[2])
     floats = (text_cls_BD, image_cls_BD, relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C)
-    _check(floats, present_B2, first_label_K1, labels, dtype, autocast)
+    _check(floats, present_B2, first_label_K1, evidence_BK, labels, dtype, autocast)
     text_BD, image_BD = (x if x.stride(1) == 1 else x.contiguous() for x in (text_cls_BD, image_cls_BD))
     relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C = (x.contiguous() for x in floats[2:])
     seed = torch.randint(2**62, (1,), device=text_cls_BD.device) if dropout else None
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in floats)
+    evidence_BK = None if evidence_BK is None else evidence_BK.contiguous()
+    learned = floats if evidence_BK is None else (*floats, evidence_BK)
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
     inputs = Inputs(
         text_BD, image_BD, present_B2.contiguous(), relevance_KD, w1_KHD, b1_KH, w2_CH, b2_C, first_label_K1
     )
-    settings = (seed, max(labels), dropout, dtype, save)
+    settings = (evidence_BK, seed, max(labels), dropout, dtype, save)
     if torch.compiler.is_compiling():
         logits_BC, text_share_BK, _ = _operator(*inputs, *settings)
     elif save:
@@ -88,23 +92,38 @@ def unsupported(width: int, hidden: int, labels: Sequence[int]) -> str | None:
 
 
 def _check(
-    floats: tuple[Tensor, ...], present: Tensor, first_label: Tensor, labels: Sequence[int], dtype: Any, autocast: bool
+    floats: tuple[Tensor, ...],
+    present: Tensor,
+    first_label: Tensor,
+    evidence: Tensor | None,
+    labels: Sequence[int],
+    dtype: Any,
+    autocast: bool,
 ) -> None:
     text, w1 = floats[0], floats[3]
+    tensors = [*floats, present, first_label, *([] if evidence is None else [evidence])]
     if not text.is_cuda and not INTERPRETED:
         raise ValueError(f"the fused kernels need a CUDA device, got tensors on {text.device}")
-    if any(tensor.device != text.device for tensor in (*floats, present, first_label)):
-        devices = sorted({str(tensor.device) for tensor in (*floats, present, first_label)})
+    if any(tensor.device != text.device for tensor in tensors):
+        devices = sorted({str(tensor.device) for tensor in tensors})
         raise ValueError(f"all tensors must be on one device, got {devices}")
     if dtype not in DTYPES or (not autocast and any(tensor.dtype != dtype for tensor in floats)):
         dtypes = sorted({str(tensor.dtype) for tensor in floats})
         raise ValueError(f"all tensors must be of one dtype among {[str(d) for d in DTYPES]}, got {dtypes}")
     if present.dtype != torch.bool or first_label.dtype != torch.int64:
         raise ValueError(f"present must be bool and first_label int64, got {present.dtype} and {first_label.dtype}")
+    if evidence is not None and evidence.dtype != torch.float32:
+        raise ValueError(f"evidence must be float32, got {evidence.dtype}")
     (batch, width), (tasks, hidden, _), total = text.shape, w1.shape, sum(labels)
     expected = [(batch, width), (batch, width), (tasks, width), (tasks, hidden, width), (tasks, hidden)]
-    expected += [(total, hidden), (total,), (batch, 2), (len(labels) + 1,)]
-    shapes = [tensor.shape for tensor in (*floats, present, first_label)]
+    expected += [
+        (total, hidden),
+        (total,),
+        (batch, 2),
+        (len(labels) + 1,),
+        *([] if evidence is None else [(batch, tasks)]),
+    ]
+    shapes = [tensor.shape for tensor in tensors]
     if shapes != expected or tasks != len(labels):
         raise ValueError(
             f"shapes {[tuple(s) for s in shapes]} do not fit {len(labels)} tasks with {list(labels)} labels: {expected}"
@@ -127,8 +146,9 @@ def _counters(text: Tensor) -> Tensor | None:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, _seed, ctx.max_labels, ctx.dropout, _dtype, _save = inputs
+    *tensors, evidence, _seed, ctx.max_labels, ctx.dropout, _dtype, _save = inputs
     _, text_share, saved = output
+    ctx.has_evidence = evidence is not None
     ctx.save_for_backward(*tensors, text_share, saved)
     ctx.mark_non_differentiable(saved)
     ctx.set_materialize_grads(False)
@@ -143,9 +163,10 @@ def _backward_arguments(ctx: Any, d_logits: Tensor | None, d_share: Tensor | Non
     return inputs, (text_share, saved, d_logits, d_share, ctx.max_labels, ctx.dropout)
 
 
-def _for_each_input(text: Tensor, image: Tensor, *weights: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients in the order of the operator's arguments: none for present, and none behind the weights."""
-    return (text, image, None, *weights, *6 * [None])
+def _for_each_input(ctx: Any, text: Tensor, image: Tensor, *others: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients in the order of the operator's arguments: none for present, where labels begin, and settings."""
+    *weights, evidence = others
+    return (text, image, None, *weights, None, evidence if ctx.has_evidence else None, *5 * [None])
 
 
 class _Eager(torch.autograd.Function):
@@ -154,8 +175,8 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         inputs = Inputs(*arguments[:9])
-        seed, max_labels, dropout, dtype, save = arguments[9:]
-        return forward(inputs, seed, max_labels, dropout, dtype, save, _counters(inputs.text))
+        evidence, seed, max_labels, dropout, dtype, save = arguments[9:]
+        return forward(inputs, evidence, seed, max_labels, dropout, dtype, save, _counters(inputs.text))
 
     setup_context = staticmethod(_setup_context)
 
@@ -163,7 +184,7 @@ class _Eager(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_logits: Tensor | None, d_share: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         inputs, others = _backward_arguments(ctx, d_logits, d_share)
-        return _for_each_input(*backward(inputs, *others))
+        return _for_each_input(ctx, *backward(inputs, *others))
 
 
 # The interpreter's kernels cannot be traced into.
@@ -181,6 +202,7 @@ def _operator(
     w2: Tensor,
     b2: Tensor,
     first_label: Tensor,
+    evidence: Tensor | None,
     seed: Tensor | None,
     max_labels: int,
     dropout: float,
@@ -188,12 +210,12 @@ def _operator(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     inputs = Inputs(text, image, present, relevance, w1, b1, w2, b2, first_label)
-    return forward(inputs, seed, max_labels, dropout, dtype, save)
+    return forward(inputs, evidence, seed, max_labels, dropout, dtype, save)
 
 
 @_operator.register_fake
 def _(text: Tensor, image: Tensor, present: Tensor, relevance: Tensor, w1: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    (_, w2, _, _, _, _, _, dtype, save), (batch, (tasks, hidden, _)) = rest, (text.shape[0], w1.shape)
+    (_, w2, *_, dtype, save), (batch, (tasks, hidden, _)) = rest, (text.shape[0], w1.shape)
     return (
         text.new_empty(batch, len(w2), dtype=dtype),
         text.new_empty(batch, tasks, dtype=torch.float32),
@@ -225,12 +247,13 @@ def _backward_operator(
 
 @_backward_operator.register_fake
 def _(text: Tensor, image: Tensor, present: Tensor, *rest: Any) -> list[Tensor]:
-    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (text, image, *rest[:5])]
+    *weights, _, text_share = rest[:7]
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (text, image, *weights, text_share)]
 
 
 def _operator_backward(ctx: Any, d_logits: Tensor | None, d_share: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     inputs, others = _backward_arguments(ctx, d_logits, d_share)
-    return _for_each_input(*_backward_operator(*inputs, *others))
+    return _for_each_input(ctx, *_backward_operator(*inputs, *others))
 
 
 _operator.register_autograd(_operator_backward, setup_context=_setup_context)

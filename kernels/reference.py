@@ -12,7 +12,11 @@ from torch import Tensor
 
 
 def modality_attention(
-    text_cls_BD: Tensor, image_cls_BD: Tensor, relevance_KD: Tensor | None, present_B2: Tensor
+    text_cls_BD: Tensor,
+    image_cls_BD: Tensor,
+    relevance_KD: Tensor | None,
+    present_B2: Tensor,
+    evidence_BK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weigh text against image for every task (paper, section 2.3).
 
@@ -21,6 +25,7 @@ def modality_attention(
         image_cls_BD: I'_CLS, same shape.
         relevance_KD: learned vector w of each task; None fixes λ at 0.5 for one fused vector.
         present_B2: whether there is a title, an image; an absent one gets no share.
+        evidence_BK: what else speaks for the title, added to e_T; with a relevance only.
     Returns:
         fused_BKD: λ·text + (1 - λ)·image, in the input dtype.
         text_share_BK: λ = exp(e_T) / (exp(e_T) + exp(e_I)), in [0, 1]; float32 at least.
@@ -31,7 +36,8 @@ def modality_attention(
     else:
         # Products and sums instead of a matrix product: autocast would round that to bfloat16.
         difference_B1D = (text_cls_BD.to(precise) - image_cls_BD.to(precise)).unsqueeze(1)
-        text_share_BK = torch.sigmoid((difference_B1D * relevance_KD.to(precise)).sum(dim=-1))
+        energy_BK = (difference_B1D * relevance_KD.to(precise)).sum(dim=-1)
+        text_share_BK = torch.sigmoid(energy_BK if evidence_BK is None else energy_BK + evidence_BK)
     has_title_B1, has_image_B1 = present_B2[:, :1], present_B2[:, 1:]
     text_share_BK = torch.where(has_image_B1, text_share_BK, torch.ones_like(text_share_BK))
     text_share_BK = torch.where(has_title_B1, text_share_BK, torch.zeros_like(text_share_BK))
@@ -59,6 +65,7 @@ def modality_heads(
     b2_C: Tensor,
     labels: Sequence[int],
     dropout: float = 0.0,
+    evidence_BK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Both together, for every task.
 
@@ -68,7 +75,7 @@ def modality_heads(
         logits [B, C], the tasks side by side, and λ [B, K].
     """
     tasks = len(labels)
-    fused_BKD, text_share_BK = modality_attention(text_cls_BD, image_cls_BD, relevance_KD, present_B2)
+    fused_BKD, text_share_BK = modality_attention(text_cls_BD, image_cls_BD, relevance_KD, present_B2, evidence_BK)
     fused_BKD = fused_BKD.expand(-1, tasks, -1)
     heads = zip(w1_KHD, b1_KH, w2_CH.split(list(labels)), b2_C.split(list(labels)), strict=True)
     logits = [mlp_head(fused_BKD[:, k], *weights, dropout) for k, weights in enumerate(heads)]

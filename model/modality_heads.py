@@ -61,16 +61,23 @@ class ModalityHeads(nn.Module):
         if self.obstacle and kernels == "auto" and torch.cuda.is_available():
             logger.warning("the heads run in plain PyTorch, not by the fused kernels: %s", self.obstacle)
 
-    def forward(self, text_cls_BD: Tensor, image_cls_BD: Tensor, present_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the logits of all tasks side by side, [B, C], and λ, float32 [B, K]."""
+    def forward(
+        self, text_cls_BD: Tensor, image_cls_BD: Tensor, present_B2: Tensor, evidence_BK: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits of all tasks side by side, [B, C], and λ, float32 [B, K].
+
+        Args:
+            evidence_BK: what else speaks for the title (kernels.reference); says nothing where λ is not learned.
+        """
+        evidence_BK = None if self.relevance is None else evidence_BK
         inputs = (text_cls_BD, image_cls_BD, present_B2, self.relevance)
         weights = (self.hidden_weight, self.hidden_bias, self.output_weight, self.output_bias)
         dropout = self.dropout if self.training else 0.0
         if self._by_kernels(text_cls_BD):
             from kernels.modality_heads import modality_heads
 
-            return modality_heads(*inputs, *weights, self.first_label, self.labels, dropout)
-        return reference.modality_heads(*inputs, *weights, self.labels, dropout)
+            return modality_heads(*inputs, *weights, self.first_label, self.labels, dropout, evidence_BK)
+        return reference.modality_heads(*inputs, *weights, self.labels, dropout, evidence_BK)
 
     def _by_kernels(self, text_cls_BD: Tensor) -> bool:
         if self.kernels != "auto" or not text_cls_BD.is_cuda or self.obstacle:

@@ -18,7 +18,7 @@ FLOAT, BF16 = torch.float32, torch.bfloat16
 
 
 def wrong_value(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Heads:
-    return lambda *inputs: change(*modality_heads(*inputs))
+    return lambda *inputs, **others: change(*modality_heads(*inputs, **others))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -31,7 +31,7 @@ def test_the_kernels_agree_with_the_reference(gradients, learned_share, tokens, 
     assert agreement.fault(modality_heads, case, 5, DEVICE) is None
 
 
-@pytest.mark.parametrize("name", ["text", "image", "relevance", "w1", "b1", "w2", "b2"])
+@pytest.mark.parametrize("name", ["text", "image", "relevance", "w1", "b1", "w2", "b2", "evidence"])
 def test_one_wrong_gradient_is_named_and_matters_only_where_gradients_are_wanted(name):
     assert agreement.fault(wrong_gradient(name), CASE, 5, DEVICE).startswith(f"gradient of {name} wrong by ")
     assert agreement.fault(wrong_gradient(name), CASE._replace(gradients=False), 5, DEVICE) is None
@@ -68,7 +68,7 @@ def test_a_fault_at_one_place_alone_is_found_in_bfloat16():
 
     case = CASE._replace(tokens=BF16, weights=BF16, gradients=False)
     assert "norm inf, batch 1000" in agreement.fault(
-        lambda *inputs: change(*agreement.plain(*inputs)), case, 1000, DEVICE
+        lambda *inputs, **others: change(*agreement.plain(*inputs, **others)), case, 1000, DEVICE
     )
 
 

@@ -18,7 +18,7 @@ from kernels.forward import MOST_COUNTERS, forward
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOAT, BF16, HALF = torch.float32, torch.bfloat16, torch.float16
-NAMES = ("logits", "λ", "text", "image", "relevance", "w1", "b1", "w2", "b2")
+NAMES = ("logits", "λ", "text", "image", "relevance", "w1", "b1", "w2", "b2", "evidence")
 
 
 class Case(NamedTuple):
@@ -34,7 +34,9 @@ class Case(NamedTuple):
         return torch.tensor([0, *np.cumsum(self.labels)], device=DEVICE)
 
     def to(self, dtype: torch.dtype) -> list[Tensor]:
-        return [tensor.to(dtype).requires_grad_() for tensor in self.tensors]
+        *tensors, evidence = self.tensors
+        tensors = [tensor.to(dtype) for tensor in tensors]
+        return [x.requires_grad_() for x in (*tensors, evidence.to(torch.promote_types(dtype, FLOAT)))]
 
 
 def case(batch: int, width: int, hidden: int, labels: Sequence[int], dtype: torch.dtype = FLOAT) -> Case:
@@ -53,6 +55,7 @@ def case(batch: int, width: int, hidden: int, labels: Sequence[int], dtype: torc
         draw(tasks, hidden),
         draw(total, hidden, scale=hidden**-0.5),
         draw(total),
+        draw(batch, tasks),
     )
     present = torch.ones(batch, 2, dtype=torch.bool, device=DEVICE)
     present[1::5, 0], present[2::7, 1] = False, False
@@ -69,11 +72,11 @@ def outputs_and_gradients(case: Case, tensors: list[Tensor], function: Callable[
 
 
 def by_reference(case: Case, dropout: float = 0.0) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda *tensors: reference.modality_heads(*tensors, case.labels, dropout)
+    return lambda *tensors: reference.modality_heads(*tensors[:8], case.labels, dropout, *tensors[8:])
 
 
 def by_kernels(case: Case, dropout: float = 0.0) -> Callable[..., tuple[Tensor, Tensor]]:
-    return lambda *tensors: fused.modality_heads(*tensors, case.first_label(), case.labels, dropout)
+    return lambda *tensors: fused.modality_heads(*tensors[:8], case.first_label(), case.labels, dropout, *tensors[8:])
 
 
 def assert_no_worse_than_eager(ours: Sequence[Tensor], eager: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
@@ -128,8 +131,8 @@ def test_values_and_gradients_equal_float64(name):
 
 def test_rows_may_lie_apart_and_weights_in_any_order():
     data = case(9, 128, 128, (3, 4))
-    text, image, relevance, w1, b1, w2, b2 = data.to(FLOAT)
-    expected = outputs_and_gradients(data, [text, image, relevance, w1, b1, w2, b2], by_kernels(data))
+    text, image, relevance, w1, b1, w2, b2, evidence = data.to(FLOAT)
+    expected = outputs_and_gradients(data, [text, image, relevance, w1, b1, w2, b2, evidence], by_kernels(data))
     sequence = torch.stack([text, image, text], dim=1).detach()  # [B, S, D], as sequence attention returns it
     apart = [sequence[:, 0], sequence.transpose(1, 2).contiguous().transpose(1, 2)[:, 1]]
     weights = [
@@ -138,9 +141,10 @@ def test_rows_may_lie_apart_and_weights_in_any_order():
         b1,
         w2.detach().t().contiguous().t(),
         b2,
+        evidence.detach().t().contiguous().t(),
     ]
     strided = [tensor.detach().requires_grad_() for tensor in (*apart, *weights)]
-    assert [tensor.is_contiguous() for tensor in strided] == [False, False, True, False, True, False, True]
+    assert [tensor.is_contiguous() for tensor in strided] == [False, False, True, False, True, False, True, False]
     for ours, theirs in zip(outputs_and_gradients(data, strided, by_kernels(data)), expected, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -153,12 +157,12 @@ def test_the_same_inputs_give_the_same_bits():
 
 def test_counters_are_left_zero_for_the_next_launch():
     data = case(70, 128, 256, (3, 40), BF16)
-    text, image, *weights = (tensor.detach() for tensor in data.to(BF16))
+    text, image, *weights, evidence = (tensor.detach() for tensor in data.to(BF16))
     inputs = Inputs(text, image, data.present, *weights, data.first_label())
     counters = torch.zeros(MOST_COUNTERS, dtype=torch.int32, device=DEVICE)
-    expected = forward(inputs, None, 40, 0.0, BF16, False)[0]
+    expected = forward(inputs, evidence, None, 40, 0.0, BF16, False)[0]
     for _ in range(2):
-        assert torch.equal(forward(inputs, None, 40, 0.0, BF16, False, counters)[0], expected)
+        assert torch.equal(forward(inputs, evidence, None, 40, 0.0, BF16, False, counters)[0], expected)
         assert not counters.any()
 
 
@@ -172,12 +176,26 @@ def test_an_absent_modality_has_no_share_and_no_gradient():
 
 def test_without_relevance_lambda_is_one_half():
     data = case(4, 128, 128, (3, 2))
-    text, image, _, *weights = data.to(FLOAT)
+    text, image, _, *weights, _ = data.to(FLOAT)
     inputs = (text, image, torch.ones_like(data.present), None, *weights)
     logits, share = by_kernels(data)(*inputs)
     expected, expected_share = by_reference(data)(*inputs)
     assert torch.equal(share, expected_share) and (share == 0.5).all()
     torch.testing.assert_close(logits, expected)
+
+
+def test_evidence_alone_moves_lambda_and_gets_the_gradient_of_its_energy():
+    data = case(9, 128, 128, (3, 2))
+    *tensors, evidence = data.to(FLOAT)
+    inputs = (*tensors[:2], data.present, *tensors[2:])
+    without, at_zero, moved = (
+        by_kernels(data)(*inputs, *given)[1] for given in ((), (torch.zeros_like(evidence),), (evidence,))
+    )
+    both = data.present.all(dim=1)
+    assert torch.equal(without, at_zero)
+    torch.testing.assert_close(moved[both].logit(), (without.logit() + evidence)[both])
+    (gradient,) = torch.autograd.grad(by_kernels(data)(*inputs, evidence)[1].sum(), evidence)
+    torch.testing.assert_close(gradient, moved * (1 - moved) * both[:, None])
 
 
 def test_an_output_that_nobody_uses_has_no_gradient():
@@ -226,8 +244,8 @@ def test_dropout_keeps_what_an_independent_philox_keeps_in_both_directions(dtype
     assert kept.float().mean().item() == pytest.approx(1 - dropout, abs=0.01)
     monkeypatch.setattr(torch, "randint", lambda *_, device: torch.tensor([seed], device=device))
 
-    def masked(text, image, present, relevance, w1, b1, w2, b2):
-        blended, share = reference.modality_attention(text, image, relevance, present)
+    def masked(text, image, present, relevance, w1, b1, w2, b2, evidence):
+        blended, share = reference.modality_attention(text, image, relevance, present, evidence)
         logits = []
         for k, (w, b) in enumerate(zip(w2.split(data.labels), b2.split(data.labels), strict=True)):
             hidden = torch.nn.functional.gelu(blended[:, k] @ w1[k].t() + b1[k])
@@ -250,14 +268,26 @@ def test_each_call_drops_other_units_and_a_seed_repeats_them():
 
 def test_gradients_of_the_reference():
     data = case(3, 4, 5, (2, 3))
-    function = lambda *tensors: reference.modality_heads(*tensors[:2], data.present, *tensors[2:], data.labels)  # noqa: E731
+    function = lambda *tensors: by_reference(data)(*tensors[:2], data.present, *tensors[2:])  # noqa: E731
     assert torch.autograd.gradcheck(function, data.to(torch.float64))
 
 
 def operator_arguments(data: Case, dropout: float = 0.0) -> tuple[object, ...]:
-    text, image, *weights = data.to(FLOAT)
+    text, image, *weights, evidence = data.to(FLOAT)
     seed = torch.tensor([5], device=DEVICE) if dropout else None
-    return (text, image, data.present, *weights, data.first_label(), seed, max(data.labels), dropout, FLOAT, True)
+    return (
+        text,
+        image,
+        data.present,
+        *weights,
+        data.first_label(),
+        evidence,
+        seed,
+        max(data.labels),
+        dropout,
+        FLOAT,
+        True,
+    )
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -274,7 +304,7 @@ def test_a_compiled_module_computes_the_same_in_one_graph():
 
     @torch.compile(backend="inductor" if DEVICE == "cuda" else "aot_eager", fullgraph=True)
     def compiled(*tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return fused.modality_heads(*tensors, first_label, data.labels)
+        return fused.modality_heads(*tensors[:8], first_label, data.labels, 0.0, *tensors[8:])
 
     for ours, theirs in zip(outputs_and_gradients(data, data.to(FLOAT), compiled), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -286,6 +316,11 @@ REFUSED = {
     "another number of labels": ({"b2": torch.zeros(6)}, r"shapes .*\(6,\).* do not fit"),
     "mixed dtypes": ({"b1": torch.zeros(2, 128, dtype=HALF)}, r"one dtype .*got \['torch.float16', 'torch.float32'\]"),
     "mixed devices": ({"b1": torch.zeros(2, 128, device="meta")}, r"one device, got \['c.*', 'meta'\]"),
+    "evidence of another batch": ({"evidence": torch.zeros(3, 2)}, r"shapes .*\(3, 2\)\] do not fit"),
+    "evidence in another dtype": (
+        {"evidence": torch.zeros(4, 2, dtype=HALF)},
+        "evidence must be float32, got torch.float16",
+    ),
     "present as numbers": ({"present": torch.ones(4, 2)}, "present must be bool .*got torch.float32"),
 }
 
@@ -294,7 +329,7 @@ REFUSED = {
 def test_unfit_tensors_are_refused_with_their_values(name):
     changed, message = REFUSED[name]
     data = case(4, 128, 128, (3, 2))
-    names = ("text", "image", "present", "relevance", "w1", "b1", "w2", "b2")
+    names = ("text", "image", "present", "relevance", "w1", "b1", "w2", "b2", "evidence")
     tensors = data.to(FLOAT)
     inputs = dict(zip(names, (*tensors[:2], data.present, *tensors[2:]), strict=True)) | {
         key: value if value.is_meta else value.to(DEVICE) for key, value in changed.items()

@@ -23,6 +23,13 @@ def test_lambda_and_the_weighted_sum_by_hand():
     assert fused[0, 1].tolist() == pytest.approx([2.0, 0.5])
 
 
+def test_evidence_is_added_to_the_energy_of_the_title():
+    text, image, relevance = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), torch.tensor([[0.5, 0.25]])
+    _, share = modality_attention(text, image, relevance, BOTH, torch.tensor([[0.75]]))
+    e_t, e_i = math.exp(0.5 * 1 + 0.25 * 2 + 0.75), math.exp(0.5 * 3 - 0.25)
+    assert share.item() == pytest.approx(e_t / (e_t + e_i))
+
+
 def test_extreme_relevance_stays_finite():
     text, image = torch.full((1, 4), 100.0), torch.full((1, 4), -100.0)
     fused, share = modality_attention(text, image, torch.full((1, 4), 9.0), BOTH)

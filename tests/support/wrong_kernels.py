@@ -29,8 +29,11 @@ class _Scaled(torch.autograd.Function):
 def wrong_gradient(name: str, factor: float = 1.01) -> Heads:
     """The fused kernels with one gradient off by a hundredth."""
 
-    def heads(*inputs: Any) -> tuple[Tensor, Tensor]:
+    def heads(*inputs: Any, evidence_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if name == "evidence":
+            return modality_heads(*inputs, evidence_BK=_Scaled.apply(evidence_BK, factor))
         place = ARGUMENTS.index(name)
-        return modality_heads(*inputs[:place], _Scaled.apply(inputs[place], factor), *inputs[place + 1 :])
+        changed = (*inputs[:place], _Scaled.apply(inputs[place], factor), *inputs[place + 1 :])
+        return modality_heads(*changed, evidence_BK=evidence_BK)
 
     return heads
