@@ -88,18 +88,21 @@ class CMAClip(Network):
             image_cls_BD = image_cls_BD + self.convolutions(pixels_BHWC)
         beside: Wide | None = None
         if self.wide is not None:
-            beside = self.wide(input_ids_BT, text_mask_BT, pixels_BHWC)
+            beside = self.wide(input_ids_BT, text_mask_BT, pixels_BHWC, present_B2)
             image_cls_BD = image_cls_BD + beside.image_BD
         if self.reads_both:
             # λ·[T', 0] + (1 - λ)·[0, I'] = [λ·T', (1 - λ)·I']
             nothing_BD = torch.zeros_like(image_cls_BD)
             text_cls_BD = torch.cat([text_cls_BD, nothing_BD], dim=1)
             image_cls_BD = torch.cat([nothing_BD, image_cls_BD], dim=1)
-        logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2)
-        if self.wide is not None and beside is not None:
-            logits_BC = logits_BC + self.wide.weigh(beside, text_share_BK)
+        evidence_BK = beside.evidence_BK if beside else None
+        logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2, evidence_BK)
         if self.mismatch is not None:
-            logits_BC = self.mismatch(logits_BC, text_BTD[:, 0], image_BPD[:, 0], beside, present_B2)
+            logits_BC = self.mismatch(logits_BC, text_BTD[:, 0], image_BPD[:, 0])
+        if self.wide is not None and beside is not None:
+            logits_BC = self.wide.joined(logits_BC, beside.logits_BC)
+        if self.mismatch is not None:
+            logits_BC = self.mismatch.only_of_both(logits_BC, present_B2)
         return Output(logits_BC, text_share_BK)
 
 

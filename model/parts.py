@@ -40,7 +40,7 @@ class Parts:
         return Convolutions(self.sizes[0], self.preprocess.image_size, self.config.dropout)
 
     def mismatch(self) -> MismatchPart:
-        return MismatchPart(self.tasks, self.config.wide)
+        return MismatchPart(self.tasks)
 
     def heads(self, width: int | None = None, learned_share: bool = False) -> ModalityHeads:
         """CMA-CLIP's heads.

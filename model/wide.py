@@ -1,106 +1,136 @@
 """A wide part beside the deep one (Cheng et al., arXiv 1606.07792): words and image statistics straight to the labels.
 
-Transformers learn little from a few thousand images, where a linear layer over what needs no training learns much
-(RESULTS.md). Titles count by their words and parts of words (`model.title_terms`), images by `model.image_statistics`,
-and λ weighs the two as it weighs T' and I'.
+Transformers learn little from a few thousand images, where a linear model over what needs no training knows much
+(RESULTS.md). Titles count by their words and parts of words (`model.title_terms`), images by `model.image_statistics`.
+It is fitted before training (`train.fit_wide`) and stays as it is: what it knows of the products to train on by heart
+would leave the deep part nothing to learn from them. What validation tells joins the two (`train.joining`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.clip_towers import text_mask
+from model.evidence import compare
 from model.image_statistics import FEATURES, ImageStatistics
-from model.tasks import Task
+from model.tasks import TaskSet
 from model.title_terms import TitleTerms
 
-# B batch, T token ids, D width, C labels of all tasks, K tasks, F features
+# B batch, T token ids, D width, C labels of all tasks, L labels of one, K tasks, R terms, F features
 
-# Steps of AdamW do not depend on a gradient's size: what counts this many times is learned so much faster. More than
-# this lost what the part begins with (RESULTS.md).
-BOOST = 2.0
 SPREAD = 5.0  # of the statistics that join I'
+MOST_EVIDENCE = 3.0  # λ from 0.05 to 0.95, so that neither side falls silent
 
 
 class Wide(NamedTuple):
-    """What the wide part says of products; all float32. image_BD joins I'."""
+    """What the wide part says of products; all float32.
 
-    title_logits_BC: Tensor
-    image_logits_BC: Tensor
+    logits_BC: of labels by title and image together, of `mismatch` by how little they agree.
+    evidence_BK: what speaks for the title against the image, of each task; 0 of those without labels.
+    image_BD: joins I'.
+    """
+
+    logits_BC: Tensor
+    evidence_BK: Tensor
     image_BD: Tensor
 
 
 class WidePart(nn.Module):
-    """Linear models of title and image, which start as nothing, or by `begin` as what ridge regression finds.
+    """A linear model over titles and images, which says nothing until it is fitted.
 
     Attributes:
-        boost: BOOST, saved with the weights, which mean nothing without it.
-        center, scale: of each statistic, from images to train on (`fit`); saved with the weights.
-        title_share: of each task, [K], how much titles tell of it beside images (train.fit_wide); 0.5 unless known;
-            saved too. Both sides would otherwise learn the answers that they see by heart, at the cost of what
-            one of them knows.
+        prior: logits of the labels as they are, [C]. words [R, C] and statistics_to_logits [C, F]: what each term and
+            each statistic adds. Saved with the weights, never trained.
+        alone: how many times as much titles say, and images, asked by themselves, for each task, [2, K]; saved too.
+        center, scale: of each statistic, from images to train on (`fit`); saved too.
+        strengths: of the deep part's logits and of this one's, for each task, [2, K]; saved too. While a stage trains,
+            and until something is known, the deep part's count alone.
     """
 
-    boost: Tensor
+    prior: Tensor
+    words: Tensor
+    statistics_to_logits: Tensor
+    alone: Tensor
     center: Tensor
     scale: Tensor
-    title_share: Tensor
+    strengths: Tensor
     task_C: Tensor
 
-    def __init__(self, tasks: Sequence[Task], width: int, vocab_size: int, image_size: int) -> None:
+    def __init__(self, tasks: TaskSet, width: int, vocab_size: int, image_size: int) -> None:
         super().__init__()
-        columns = sum(task.columns for task in tasks)
-        self.terms = TitleTerms(vocab_size)
-        self.words = nn.Embedding(self.terms.rows, columns)
-        self.statistics = ImageStatistics(image_size)
-        self.to_logits, self.to_width = nn.Linear(FEATURES, columns), nn.Linear(FEATURES, width)
-        self.register_buffer("boost", torch.tensor(BOOST))
+        columns = tasks.num_columns
+        self.terms, self.statistics = TitleTerms(vocab_size), ImageStatistics(image_size)
+        self.to_width = nn.Linear(FEATURES, width)
+        self.register_buffer("prior", torch.zeros(columns))
+        self.register_buffer("words", torch.zeros(self.terms.rows, columns))
+        self.register_buffer("statistics_to_logits", torch.zeros(columns, FEATURES))
+        self.register_buffer("alone", torch.ones(2, len(tasks)))
         self.register_buffer("center", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
-        self.register_buffer("title_share", torch.full((len(tasks),), 0.5))
+        self.register_buffer("strengths", torch.zeros(2, len(tasks)))
         self.register_buffer("task_C", torch.cat([torch.full((t.columns,), k) for k, t in enumerate(tasks)]), False)
-        for zero in (self.words.weight, self.to_logits.weight, self.to_logits.bias, self.to_width.bias):
-            nn.init.zeros_(zero)
+        self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), False)
+        self.spans = [self._span(k) for k in range(len(tasks))]
+        self.compared = [(k, task.several_labels) for k, task in enumerate(tasks) if task.is_labelled]
+        self.join(None)
         nn.init.normal_(self.to_width.weight, std=0.05)
+        nn.init.zeros_(self.to_width.bias)
+
+    def _span(self, task: int) -> slice:
+        columns = (self.task_C == task).nonzero().flatten().tolist()
+        return slice(columns[0], columns[-1] + 1)
+
+    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Wide:
+        """mask_BT is True up to the end token."""
+        device = pixels_BHWC.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # sums over many products of very different size
+                return self._forward(input_ids_BT, mask_BT, pixels_BHWC, present_B2)
+        return self._forward(input_ids_BT, mask_BT, pixels_BHWC, present_B2)
+
+    def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Wide:
+        features_BF = self.standardised(self.statistics(pixels_BHWC))
+        title_BC = self.title_logits(input_ids_BT, mask_BT) * present_B2[:, :1]
+        image_BC = F.linear(features_BF, self.statistics_to_logits) * present_B2[:, 1:]
+        agreement_B, evidence = torch.zeros_like(title_BC[:, 0]), [torch.zeros_like(title_BC[:, 0]) for _ in self.spans]
+        for k, several_labels in self.compared:
+            prior_L, title_BL, image_BL = (values[..., self.spans[k]] for values in (self.prior, title_BC, image_BC))
+            sides = (prior_L + times * said for times, said in zip(self.alone[:, k], (title_BL, image_BL), strict=True))
+            found = compare(prior_L, *sides, prior_L + title_BL + image_BL, several_labels)
+            agreement_B = agreement_B + found.agreement_B
+            evidence[k] = (found.agreement_B + found.title_gain_B).clamp(-MOST_EVIDENCE, MOST_EVIDENCE)
+        logits_BC = self.prior + title_BC + image_BC - agreement_B[:, None] * self.is_mismatch_C
+        return Wide(logits_BC, torch.stack(evidence, dim=1), self.to_width(SPREAD * features_BF))
 
     def title_logits(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """[B, C]: what the title's terms say, each as much as it counts."""
         rows_BN, weights_BN = self.terms(input_ids_BT, mask_BT)
-        return self.boost * (self.words(rows_BN) * weights_BN[:, :, None]).sum(dim=1)
+        return (F.embedding(rows_BN, self.words) * weights_BN[:, :, None]).sum(dim=1)
 
     def standardised(self, features_BF: Tensor) -> Tensor:
         """Statistics of images, of length about 1 each: [B, F]."""
         return (features_BF - self.center) * self.scale / FEATURES**0.5
 
-    def forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor) -> Wide:
-        """mask_BT is True up to the end token."""
-        device = pixels_BHWC.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):  # sums over many products of very different size
-                return self._forward(input_ids_BT, mask_BT, pixels_BHWC)
-        return self._forward(input_ids_BT, mask_BT, pixels_BHWC)
-
-    def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor) -> Wide:
-        features_BF = self.standardised(self.statistics(pixels_BHWC))
-        image_logits_BC = self.boost * self.to_logits(features_BF)
-        return Wide(self.title_logits(input_ids_BT, mask_BT), image_logits_BC, self.to_width(SPREAD * features_BF))
-
-    def weigh(self, wide: Wide, text_share_BK: Tensor) -> Tensor:
-        """λ·title + (1 - λ)·image, each as strong as its task's `title_share` has it, by its task's λ: [B, C]."""
-        title_C, share_BC = 2 * self.title_share[self.task_C], text_share_BK[:, self.task_C]
-        return share_BC * (title_C * wide.title_logits_BC) + (1 - share_BC) * ((2 - title_C) * wide.image_logits_BC)
+    def joined(self, deep_BC: Tensor, wide_BC: Tensor) -> Tensor:
+        """Both parts' logits, each as strong as it is for the task."""
+        strengths_2C = self.strengths[:, self.task_C]
+        return strengths_2C[0] * deep_BC + strengths_2C[1] * wide_BC
 
     @torch.no_grad()
-    def begin(self, task: int, terms_RL: Tensor, images_FL: Tensor) -> None:
-        """Let a task's logits, at λ = 0.5, be its terms and standardised statistics times these weights."""
-        columns = (self.task_C == task).nonzero().flatten()
-        title, image = self.title_share[task] * self.boost, (1 - self.title_share[task]) * self.boost
-        self.words.weight[:, columns] = (terms_RL / title).to(self.words.weight.dtype)
-        self.to_logits.weight[columns] = (images_FL / image).T.to(self.words.weight.dtype)
+    def join(self, strengths_2K: Tensor | None) -> None:
+        """Set the strengths; None leaves the deep part alone."""
+        deep_alone_21 = torch.tensor([[1.0], [0.0]])
+        self.strengths.copy_(deep_alone_21 if strengths_2K is None else strengths_2K)
+
+    @torch.no_grad()
+    def set_task(self, task: int, prior_L: Tensor, terms_RL: Tensor, images_FL: Tensor, alone_2: Tensor) -> None:
+        """Let this be what a task's labels, terms and standardised statistics say."""
+        own, self.alone[:, task] = self.spans[task], alone_2
+        self.prior[own], self.words[:, own], self.statistics_to_logits[own] = prior_L, terms_RL, images_FL.T
 
     @torch.no_grad()
     def fit(self, features_NF: Tensor, input_ids_NT: Tensor) -> None:

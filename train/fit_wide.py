@@ -1,4 +1,4 @@
-"""What the wide part must know of the data before it is trained, and what it begins with."""
+"""What the wide part knows, fitted before anything is trained: kernel logistic regression over titles and images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.kernel_ridge import KernelRidge
-from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold, cross_val_predict
+from torch import Tensor
 
 from model.clip_towers import text_mask
 from model.preprocess import pad_titles
@@ -21,10 +19,11 @@ from train.data import ProductDataset, Sample
 # N products, R terms, F statistics, L labels of one task
 
 MEASURED_ON = 4096  # products
-STRENGTHS = (0.1, 0.3, 1.0)  # of the ridge, where the features of a product have length 1
-SHARPNESS = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)  # of logits, beside what the ridge tells
+STRENGTHS = (0.03, 0.1, 0.3, 1.0)  # of the penalty, where the features of a product have length 1
+STEPS = (1, 2, 3, 5, 8, 16)  # after which a fit may end
+SCALES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # of the logits that it ends with
 FEWEST = 32  # products with a label, of which anything can be said
-LITTLE = 0.01  # of the variance; less counts as this
+LITTLE = 0.01  # of the loss; who explains less counts as this
 LEAST_PRIOR = 1e-3
 
 
@@ -34,18 +33,28 @@ class Features(NamedTuple):
     terms_NR: sparse.csr_matrix
     images_NF: np.ndarray
 
-    def kernels(self) -> tuple[np.ndarray, np.ndarray]:
-        """How alike products are by title, and by image; float32 [N, N]."""
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """How alike products are by title, and by image; float64 [N, N]."""
         title_NN, image_NN = (self.terms_NR @ self.terms_NR.T).toarray(), self.images_NF @ self.images_NF.T
-        return title_NN.astype(np.float32), image_NN.astype(np.float32)
+        return torch.from_numpy(title_NN), torch.from_numpy(image_NN)
+
+    def of(self, products_N: np.ndarray) -> Features:
+        """Those of these products."""
+        return Features(self.terms_NR[products_N], self.images_NF[products_N])
 
 
-class Ridge(NamedTuple):
-    """The best of STRENGTHS by what halves of the products tell of each other: told_NL, which explains so much."""
+class Held(NamedTuple):
+    """What halves of the products tell of each other, and how they tell it best.
+
+    explained: share of the loss that goes where labels are not told by how often they are. strength, steps, scale:
+    of STRENGTHS, STEPS and SCALES. alone: the scale of each kernel where it is asked alone.
+    """
 
     explained: float
     strength: float
-    told_NL: np.ndarray
+    steps: int
+    scale: float
+    alone: list[float]
 
 
 @torch.no_grad()
@@ -71,63 +80,94 @@ def fit_wide(wide: WidePart, products: ProductDataset) -> None:
         fit_tasks(wide, _features(wide, features_NF[has_title_N], complete, products), products.tasks.split(targets_NL))
 
 
+@torch.no_grad()
 def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, np.ndarray]]) -> None:
-    """Measure how much titles tell of each task beside images, and begin with what both tell together.
+    """Fit each task's labels to titles and images together, both as long as they tell of the task by themselves.
 
-    A task's `title_share` is the part of titles in what titles and images explain of its labels, each by itself, of
-    products that the ridge was not fitted to; 0.5 where too few products have a label.
+    Both sides would otherwise learn the answers that they see by heart, at the cost of what one of them knows. Where
+    nothing can be told, what remains is how often each label is.
     """
-    title_NN, image_NN = features.kernels()
     for number, (task, targets_NL) in enumerate(targets):
-        found = [ridge(kernel_NN, targets_NL) for kernel_NN in (title_NN, image_NN)]
-        title, image = (max(LITTLE, one.explained) if one else LITTLE for one in found)
-        share = title / (title + image)
-        wide.title_share[number] = share
-        both_NN = share**2 * title_NN + (1 - share) ** 2 * image_NN
-        size = float(both_NN.diagonal().mean())
-        both_NN /= size
-        together = ridge(both_NN, targets_NL)
+        labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
         # Of a kind that has other logits than labels nobody knows what they would be.
-        if together and together.explained > LITTLE and task.columns == targets_NL.shape[1]:
-            labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
-            known_NL = targets_NL[labelled]
-            sharpness = sharpest(task, together.told_NL, known_NL)
-            weights_NL = _solved(both_NN[np.ix_(labelled, labelled)], known_NL, together.strength) * sharpness / size
-            terms_RL = share**2 * (features.terms_NR[labelled].T @ weights_NL)
-            images_FL = (1 - share) ** 2 * (features.images_NF[labelled].T @ weights_NL)
-            wide.begin(number, torch.from_numpy(terms_RL), torch.from_numpy(images_FL))
+        if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
+            continue
+        own, known_NL = features.of(labelled), torch.from_numpy(targets_NL[labelled]).double()
+        title_NN, image_NN = own.kernels()
+        title, image = (max(LITTLE, held_out(task, [each_NN], known_NL).explained) for each_NN in (title_NN, image_NN))
+        share = title / (title + image)
+        size = (share**2 * title_NN + (1 - share) ** 2 * image_NN).diagonal().mean().item()
+        shares = (share**2 / size, (1 - share) ** 2 / size)
+        sides = [part * each_NN for part, each_NN in zip(shares, (title_NN, image_NN), strict=True)]
+        best = held_out(task, sides, known_NL)
+        if best.explained > 0:
+            weights_NL = best.scale * solve(task, sides[0] + sides[1], known_NL, best.strength, best.steps)[-1]
+        else:
+            weights_NL = torch.zeros_like(known_NL)
+        terms_RL = torch.from_numpy(shares[0] * (own.terms_NR.T @ weights_NL.numpy()))
+        images_FL = torch.from_numpy(shares[1] * (own.images_NF.T @ weights_NL.numpy()))
+        alone_2 = torch.tensor(best.alone) / best.scale
+        wide.set_task(number, prior(known_NL) + weights_NL.sum(dim=0), terms_RL, images_FL, alone_2)
 
 
-def ridge(kernel_NN: np.ndarray, targets_NL: np.ndarray) -> Ridge | None:
-    """Kernel ridge regression of a task's labels; None where nothing can be said of them."""
-    labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
-    if len(labelled) < FEWEST:
-        return None
-    labels_NL = targets_NL[labelled] - targets_NL[labelled].mean(axis=0)
-    if not labels_NL.any():
-        return None
-    kernel_NN = kernel_NN[np.ix_(labelled, labelled)]
-    halves = KFold(2, shuffle=True, random_state=0)  # data sets may be in the order of their labels
+def held_out(task: Task, kernels: list[Tensor], targets_NL: Tensor) -> Held:
+    """Try all ways to fit the sum of kernels to one half of the products, by the loss of the other.
+
+    Data sets may be in the order of their labels, so the halves are drawn.
+    """
+    kernel_NN = torch.stack(kernels).sum(dim=0)
+    order_N = torch.randperm(len(targets_NL), generator=torch.Generator().manual_seed(0))
+    halves = order_N.tensor_split(2)
+    frequent_NL = torch.empty_like(targets_NL)
+    told = torch.empty(len(STRENGTHS), len(STEPS), len(kernels), *targets_NL.shape, dtype=targets_NL.dtype)
+    for fitted, other in (halves, halves[::-1]):
+        frequent_NL[other] = prior(targets_NL[fitted])
+        for s, strength in enumerate(STRENGTHS):
+            for k, weights_NL in enumerate(solve(task, kernel_NN[fitted][:, fitted], targets_NL[fitted], strength)):
+                intercept_L = weights_NL.sum(dim=0) / len(kernels)
+                for p, each_NN in enumerate(kernels):
+                    told[s, k, p, other] = each_NN[other][:, fitted] @ weights_NL + intercept_L
+
+    def loss(logits_NL: Tensor) -> float:
+        return task.loss(frequent_NL + logits_NL, targets_NL, targets_NL.new_ones(targets_NL.shape[1])).mean().item()
+
+    together = told.sum(dim=2)
+    ways = [(s, k, scale) for s in range(len(STRENGTHS)) for k in range(len(STEPS)) for scale in SCALES]
+    losses = [loss(scale * together[s, k]) for s, k, scale in ways]
+    s, k, scale = ways[int(np.argmin(losses))]
+    alone = [min(SCALES, key=lambda times: loss(times * said_NL)) for said_NL in told[s, k]]
+    explained = 1 - min(losses) / loss(torch.zeros_like(targets_NL))
+    return Held(explained, STRENGTHS[s], STEPS[k], scale, alone)
+
+
+def solve(task: Task, kernel_NN: Tensor, targets_NL: Tensor, strength: float, steps: int = STEPS[-1]) -> list[Tensor]:
+    """Weights [N, L] of products after each of STEPS up to `steps`: logits are the prior and (kernel + 1) @ weights.
+
+    They go towards the least sum of the losses, those of several labels added, and strength / 2 times the squared
+    length of the weights of features and intercept, by a quadratic that bounds the loss (Böhning 1992): each step is a
+    ridge regression on logits that are to rise by what is left, the first on the labels themselves. Where labels are
+    wrong fewer steps tell more.
+    """
+    bound = 4.0 if task.several_labels else 2.0  # inverse of the most that a loss is curved
+    prior_L, penalty = prior(targets_NL), bound * strength
+    factor_NN = torch.linalg.cholesky(kernel_NN + 1 + penalty * torch.eye(len(kernel_NN), dtype=kernel_NN.dtype))
+    logits_NL, before_NL = torch.zeros_like(targets_NL), torch.zeros_like(targets_NL)
     found = []
-    for strength in STRENGTHS:
-        told_NL = cross_val_predict(KernelRidge(alpha=strength, kernel="precomputed"), kernel_NN, labels_NL, cv=halves)
-        found.append(Ridge(r2_score(labels_NL, told_NL, multioutput="variance_weighted"), strength, told_NL))
-    return max(found, key=lambda one: one.explained)
+    for step in range(1, steps + 1):
+        ahead_NL = logits_NL + (step - 1) / (step + 2) * (logits_NL - before_NL)  # as Nesterov (1983)
+        given_NL = prior_L + ahead_NL
+        chances_NL = given_NL.sigmoid() if task.several_labels else given_NL.softmax(dim=1)
+        wanted_NL = ahead_NL + bound * (targets_NL - chances_NL)
+        weights_NL = torch.cholesky_solve(wanted_NL, factor_NN)
+        before_NL, logits_NL = logits_NL, wanted_NL - penalty * weights_NL
+        if step in STEPS:
+            found.append(weights_NL)
+    return found
 
 
-def sharpest(task: Task, told_NL: np.ndarray, targets_NL: np.ndarray) -> float:
-    """How many times logits are what the ridge tells, beside the labels' logits as they are: by the lowest loss."""
-    prior_L = torch.from_numpy(targets_NL.mean(axis=0)).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).logit()
-    told, targets = torch.from_numpy(told_NL), torch.from_numpy(targets_NL)
-    weights_L = torch.ones(targets.shape[1])
-    logits = ((prior_L + sharpness * told).float() for sharpness in SHARPNESS)
-    losses = [task.loss(some, targets, weights_L).mean().item() for some in logits]
-    return SHARPNESS[int(np.argmin(losses))]
-
-
-def _solved(kernel_NN: np.ndarray, targets_NL: np.ndarray, strength: float) -> np.ndarray:
-    labels_NL = targets_NL - targets_NL.mean(axis=0)
-    return KernelRidge(alpha=strength, kernel="precomputed").fit(kernel_NN, labels_NL).dual_coef_
+def prior(targets_NL: Tensor) -> Tensor:
+    """Logits of the labels as often as they are, [L]."""
+    return targets_NL.mean(dim=0).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).logit()
 
 
 def _features(wide: WidePart, features_NF: torch.Tensor, complete: list[Sample], products: ProductDataset) -> Features:

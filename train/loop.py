@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from model.bundle import build_network
 from model.cma_clip import Network
 from model.config import BundleConfig
 from model.tasks import TaskSet
+from model.wide import WidePart
 from train import checkpoint
 from train.class_weights import positive_weights
 from train.contrastive import Cached, ContrastiveObjective
@@ -25,6 +26,7 @@ from train.data import Batch, ProductDataset, open_splits
 from train.engine import attention_kernel, create_engine, has_finite_gradients, makes_step
 from train.fit_wide import fit_wide
 from train.job import StageJob
+from train.joining import Joining
 from train.logs import RunLog
 from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, task_weights
@@ -115,6 +117,7 @@ class StageLoop:
         self.losses = LossWindow()
         self.saved_at = time.monotonic()
         self.stop = Stop(ranks)
+        self.joining: Joining | None = None
 
     def run(self) -> None:
         """Train the epochs that are left and keep the best.
@@ -125,6 +128,8 @@ class StageLoop:
         """
         with attention_kernel(self.ranks.device, self.job.ds_config["torch_autocast"]["enabled"]):
             try:
+                if self.network.wide is not None and self.job.stage != "contrastive":
+                    self.joining = self._joining(self.network.wide)
                 while self.state.epoch < self.settings.epochs:
                     self._train_epoch()
                     self._validate()
@@ -141,6 +146,10 @@ class StageLoop:
             return ContrastiveObjective(self.network, self.ranks.rank, self.ranks.world_size)
         weight_K = task_weights(self.train.tasks, self.job.recipe.multi_label_weight)
         return ClassificationObjective(self.network, self.train.tasks, self.settings, self.positive_weight_C, weight_K)
+
+    def _joining(self, wide: WidePart) -> Joining:
+        own = (self.micro_batch_size, self.ranks, self.job.recipe.loader_workers, self.stop.look)
+        return Joining(wide, self.validation, *own, self.positive_weight_C)
 
     def _train_epoch(self) -> None:
         sampler = ShuffledBatches(
@@ -278,6 +287,8 @@ class StageLoop:
             classify = lambda batch: self.engine(batch).output  # noqa: E731
             predictions = predict(classify, self.validation, self.micro_batch_size, *own)
             self._count_rejects(predictions.problems)
+            if self.joining:
+                predictions = self.joining.fit(predictions)
             tasks = fit_thresholds(predictions.logits_NC, predictions.targets_NC, tasks)
             weight = self.job.recipe.multi_label_weight
             loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C, weight)
@@ -286,7 +297,8 @@ class StageLoop:
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, epoch
-            checkpoint.save_best(self.engine, self.network, self.job.directory, self._bundle_config(loss, tasks))
+            with self.joining.in_network() if self.joining else nullcontext():
+                checkpoint.save_best(self.engine, self.network, self.job.directory, self._bundle_config(loss, tasks))
         self.log.validation(self._updates_done(), epoch, loss, metrics, is_best)
 
     def _contrastive_loss(self, micro_batches: Sequence[Batch]) -> Tensor:
