@@ -121,7 +121,7 @@ def launcher(shape: Shape, dtype: torch.dtype, launch: str, device: str = "cuda"
     weights = (heads.relevance, heads.w1, heads.b1, heads.w2, heads.b2)
     inputs = Inputs(heads.text, heads.image, heads.present, *weights, heads.first_label)
     counters = torch.zeros(1 << 16, dtype=torch.int32, device=device)
-    work = partial(forward, inputs, None, shape.labels, 0.0, dtype, launch != "forward", counters)
+    work = partial(forward, inputs, None, None, shape.labels, 0.0, dtype, launch != "forward", counters)
     if launch == "forward":
         return work
     logits, share, saved = work()

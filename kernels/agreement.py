@@ -45,7 +45,8 @@ class Case(NamedTuple):
 def plain(*inputs: Any, evidence_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The reference, called as the fused kernels are."""
     *tensors, _, labels = inputs
-    return reference.modality_heads(*tensors, labels, evidence_BK=evidence_BK)
+    call: Heads = reference.modality_heads
+    return call(*tensors, labels, evidence_BK=evidence_BK)
 
 
 def sample(case: Case, batch: int, device: torch.device) -> dict[str, Tensor]:

@@ -59,6 +59,7 @@ class WidePart(nn.Module):
     scale: Tensor
     strengths: Tensor
     task_C: Tensor
+    is_mismatch_C: Tensor
 
     def __init__(self, tasks: TaskSet, width: int, vocab_size: int, image_size: int) -> None:
         super().__init__()
@@ -98,9 +99,10 @@ class WidePart(nn.Module):
         image_BC = F.linear(features_BF, self.statistics_to_logits) * present_B2[:, 1:]
         agreement_B, evidence = torch.zeros_like(title_BC[:, 0]), [torch.zeros_like(title_BC[:, 0]) for _ in self.spans]
         for k, several_labels in self.compared:
-            prior_L, title_BL, image_BL = (values[..., self.spans[k]] for values in (self.prior, title_BC, image_BC))
-            sides = (prior_L + times * said for times, said in zip(self.alone[:, k], (title_BL, image_BL), strict=True))
-            found = compare(prior_L, *sides, prior_L + title_BL + image_BL, several_labels)
+            own = self.spans[k]
+            prior_L, title_BL, image_BL = self.prior[own], title_BC[:, own], image_BC[:, own]
+            by_title, by_image = prior_L + self.alone[0, k] * title_BL, prior_L + self.alone[1, k] * image_BL
+            found = compare(prior_L, by_title, by_image, prior_L + title_BL + image_BL, several_labels)
             agreement_B = agreement_B + found.agreement_B
             evidence[k] = (found.agreement_B + found.title_gain_B).clamp(-MOST_EVIDENCE, MOST_EVIDENCE)
         logits_BC = self.prior + title_BC + image_BC - agreement_B[:, None] * self.is_mismatch_C

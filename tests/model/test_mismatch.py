@@ -12,7 +12,6 @@ from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 from model.config import BundleConfig
 from model.mismatch import MismatchPart
 from model.tasks import MISSING, Mismatch, SingleLabel, TaskSet
-from model.wide import Wide
 
 BOTH, TITLE, IMAGE = [True, True], [True, False], [False, True]
 
@@ -86,23 +85,18 @@ def test_a_product_without_title_or_image_has_none():
 
 
 @torch.no_grad()
-def test_title_and_image_are_compared_by_their_cosines():
+def test_title_and_image_are_compared_by_the_cosine_of_clips_features():
     torch.manual_seed(0)
-    part, own = MismatchPart(tasks(), has_wide=True), tasks()
-    logits, present = torch.randn(4, 6), torch.ones(4, 2, dtype=torch.bool)
-    text, image, wide = torch.randn(4, 8), torch.randn(4, 8), Wide(torch.randn(4, 6), torch.randn(4, 6), torch.zeros(1))
-    sides = [(text, image)]
-    for start, width in ((0, 3), (3, 2)):
-        sides.append(tuple(each[:, start : start + width] for each in wide[:2]))
-    cosines = [[float(a @ b / (a.norm() * b.norm())) for a, b in zip(*side, strict=True)] for side in sides]
-    found = part(logits, text, image, wide, present)
-    features = torch.tensor(cosines).T
-    hidden = torch.nn.functional.gelu(features @ part.hidden.weight.T + part.hidden.bias)
+    part, logits, text, image = MismatchPart(tasks()), torch.randn(4, 6), torch.randn(4, 8), torch.randn(4, 8)
+    cosine = torch.tensor([float(a @ b / (a.norm() * b.norm())) for a, b in zip(text, image, strict=True)])[:, None]
+    hidden = torch.nn.functional.gelu(cosine @ part.hidden.weight.T + part.hidden.bias)
     expected = logits[:, 5] + (hidden @ part.output.weight.T + part.output.bias)[:, 0]
+    found = part(logits, text, image)
     torch.testing.assert_close(found[:, 5], expected)
     torch.testing.assert_close(found[:, :5], logits[:, :5])
-    assert part.hidden.in_features == 3, "CLIP, color and pattern"
-    assert MismatchPart(own, has_wide=False)(logits, text, image, None, ~present)[:, 5].tolist() == [-30.0] * 4
+    present = torch.tensor([BOTH, TITLE, IMAGE, BOTH])
+    assert part.only_of_both(found, present)[1:3, 5].tolist() == [-30.0] * 2
+    assert torch.equal(part.only_of_both(found, present)[:, :5], found[:, :5])
 
 
 def test_columns_of_logits_and_of_targets_may_be_other_ones():

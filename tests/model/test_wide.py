@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import TASKS, tiny_config, tiny_network
 
+from model.evidence import compare
 from model.image_statistics import FEATURES, ImageStatistics
-from model.wide import Wide, WidePart
+from model.wide import WidePart
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
@@ -27,10 +28,13 @@ def images(count: int, size: int) -> np.ndarray:
 
 
 def wide_part() -> WidePart:
+    """With random weights, and a mismatch behind the tasks."""
     torch.manual_seed(0)
-    part = WidePart(TASKS, 16, VOCAB, 64)
-    for parameter in part.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape)
+    part = WidePart(TASKS.with_mismatch(), 16, VOCAB, 64)
+    part.fit(part.statistics(torch.from_numpy(images(2, 64))), TITLES)
+    for task, labels in enumerate((3, 2)):
+        sizes = (labels,), (part.terms.rows, labels), (FEATURES, labels), (2,)
+        part.set_task(task, *(torch.randn(size) for size in sizes))
     return part
 
 
@@ -61,13 +65,38 @@ def test_images_of_another_size_count_by_the_mean_of_their_parts():
     assert ImageStatistics(224)(torch.from_numpy(images(1, 224))).isfinite().all()
 
 
-def test_a_title_says_what_its_terms_say_each_as_much_as_it_counts():
+def test_labels_are_told_by_their_frequency_the_titles_terms_and_the_images_statistics():
     part, mask = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]])
-    part.fit(part.statistics(torch.from_numpy(images(1, 64))), TITLES)
-    rows, weights = part.terms(TITLES, mask)
-    for n, found in enumerate(part.title_logits(TITLES, mask)):
-        terms = zip(rows[n].tolist(), weights[n], strict=True)
-        torch.testing.assert_close(found, part.boost * sum(weight * part.words.weight[row] for row, weight in terms))
+    pixels, rows, weights = torch.from_numpy(images(1, 64)[:2]), *part.terms(TITLES, mask)
+    features = part.standardised(part.statistics(pixels))
+    for present in ([True, True], [True, False], [False, True]):
+        found = part(TITLES, mask, pixels, torch.tensor([present] * 2)).logits_BC
+        for n in range(2):
+            title = sum(weight * part.words[row] for row, weight in zip(rows[n].tolist(), weights[n], strict=True))
+            image = features[n] @ part.statistics_to_logits.T
+            expected = part.prior + present[0] * title + present[1] * image
+            torch.testing.assert_close(found[n, :5], expected[:5], rtol=1e-4, atol=1e-4)
+
+
+def test_evidence_is_the_agreement_and_the_gain_and_mismatch_is_what_disagrees():
+    part, mask, both = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]]), torch.ones(2, 2, dtype=torch.bool)
+    inputs = TITLES, mask, torch.from_numpy(images(1, 64)[:2])
+    part.words *= 0.3
+    part.statistics_to_logits *= 2
+    said = part(*inputs, both)
+    title, image = (
+        part(*inputs, both & torch.tensor(own)).logits_BC - part.prior for own in ([True, False], [False, True])
+    )
+    agreement = torch.zeros(2)
+    for k, (first, last) in enumerate(((0, 3), (3, 5))):
+        prior = part.prior[first:last]
+        sides = [prior + part.alone[0, k] * title[:, first:last], prior + part.alone[1, k] * image[:, first:last]]
+        found = compare(prior, *sides, said.logits_BC[:, first:last], several_labels=False)
+        torch.testing.assert_close(said.evidence_BK[:, k], (found.agreement_B + found.title_gain_B).clamp(-3, 3))
+        agreement += found.agreement_B
+    torch.testing.assert_close(said.logits_BC[:, 5], -agreement)
+    assert said.evidence_BK[:, :2].abs().min() > 0.01
+    assert not said.evidence_BK[:, 2].any(), "of mismatch itself nothing speaks"
 
 
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
@@ -81,16 +110,19 @@ def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():
     torch.testing.assert_close(deviation, torch.ones_like(deviation), rtol=1e-3, atol=0)
 
 
-def test_each_side_is_as_strong_as_it_tells_of_the_task():
-    part, shares = wide_part(), torch.tensor([0.9, 0.25])
-    title, image = torch.randn(2, 5), torch.randn(2, 5)
-    said, share_BK = Wide(title, image, torch.zeros(2, 16)), torch.tensor([[0.4, 0.6], [1.0, 0.0]])
-    spread = lambda values: values[..., [0, 0, 0, 1, 1]]  # noqa: E731  three colours, two patterns
-    even = spread(share_BK) * title + (1 - spread(share_BK)) * image
-    torch.testing.assert_close(part.weigh(said, share_BK), even)
-    part.title_share.copy_(shares)
-    expected = 2 * (spread(share_BK * shares) * title + spread((1 - share_BK) * (1 - shares)) * image)
-    torch.testing.assert_close(part.weigh(said, share_BK), expected)
+def test_parts_are_joined_as_strong_as_they_are_for_each_task():
+    part, deep, wide = wide_part(), torch.randn(2, 6), torch.randn(2, 6)
+    assert torch.equal(part.joined(deep, wide), deep), "until something is known"
+    part.join(torch.tensor([[0.5, 2.0, 1.0], [3.0, 0.0, 4.0]]))
+    expected = torch.cat([0.5 * deep[:, :3] + 3 * wide[:, :3], 2 * deep[:, 3:5], deep[:, 5:] + 4 * wide[:, 5:]], dim=1)
+    torch.testing.assert_close(part.joined(deep, wide), expected)
+    part.join(None)
+    assert torch.equal(part.joined(deep, wide), deep)
+
+
+def test_it_is_not_trained_but_for_what_joins_the_image():
+    part = wide_part()
+    assert sorted(name for name, _ in part.named_parameters()) == ["to_width.bias", "to_width.weight"]
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -99,6 +131,7 @@ def test_an_absent_modality_says_nothing(side: int):
     network = tiny_network(tiny_config(**WIDE)).eval()
     for parameter in network.parameters():
         parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    network.wide.load_state_dict({name: torch.rand(x.shape) for name, x in network.wide.state_dict().items()})
     ids = torch.tensor([[8190, 40, 50, 8191], [8190, 60, 70, 8191]], dtype=torch.int32)
     pixels = torch.from_numpy(images(1, 64)[[0, 2]])
     present = torch.ones(2, 2, dtype=torch.bool)
