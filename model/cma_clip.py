@@ -18,10 +18,14 @@ from model.wide import Wide, WidePart
 
 
 class Output(NamedTuple):
-    """logits_BC: all tasks side by side. text_share_BK: λ per task, float32."""
+    """logits_BC: all tasks side by side. text_share_BK: λ per task, float32.
+
+    evidence_BK: while it trains, of a network with a wide part: what λ is to be drawn towards, before the sigmoid.
+    """
 
     logits_BC: Tensor
     text_share_BK: Tensor
+    evidence_BK: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -103,7 +107,7 @@ class CMAClip(Network):
             logits_BC = self.wide.joined(logits_BC, beside.logits_BC)
         if self.mismatch is not None:
             logits_BC = self.mismatch.only_of_both(logits_BC, present_B2)
-        return Output(logits_BC, text_share_BK)
+        return Output(logits_BC, text_share_BK, evidence_BK if self.training else None)
 
 
 def cma_clip(parts: Parts) -> Network:

@@ -15,6 +15,8 @@ from train.recipe import StageConfig
 
 # B batch, C labels of all tasks, K tasks
 
+LEAST_SHARE = 1e-4
+
 
 def classification_losses(
     logits_BC: Tensor, targets_BC: Tensor, tasks: TaskSet, positive_weight_C: Tensor | None = None
@@ -53,7 +55,7 @@ class ClassificationObjective(nn.Module):
 
     So each label counts the same, whatever the number of ranks and the size of a micro-batch, and a
     missing one counts nothing. In training, the stage's `mismatched` exchanges some titles and images among the
-    products of a micro-batch, which a Mismatch has to find, and `modality_dropout` hides some.
+    products of a micro-batch, which a Mismatch has to find, `modality_dropout` hides some, and `evidence_loss` draws λ.
     `positive_weight_C` is as in `classification_losses`; `weight_K` as `task_weights`, 1 unless given.
     """
 
@@ -87,7 +89,19 @@ class ClassificationObjective(nn.Module):
         sums_K, counts_K = classification_losses(output.logits_BC, targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
-        return Result((self.weight_K * sums_K).sum() / len(present_B2), parts, output)
+        loss = (self.weight_K * sums_K).sum()
+        if self.settings.evidence_loss > 0 and output.evidence_BK is not None:
+            loss = loss + self.settings.evidence_loss * share_losses(output, present_B2).sum()
+        return Result(loss / len(present_B2), parts, output)
+
+
+def share_losses(output: Output, present_B2: Tensor) -> Tensor:
+    """How far λ is from what the evidence says, as cross-entropy, [B, K]; 0 where title or image is absent."""
+    assert output.evidence_BK is not None
+    share_BK = output.text_share_BK.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+    wanted_BK = output.evidence_BK.sigmoid()
+    losses_BK = -(wanted_BK * share_BK.log() + (1 - wanted_BK) * (1 - share_BK).log())
+    return losses_BK * present_B2.all(dim=1, keepdim=True)
 
 
 def exchange_modalities(batch: Batch, share: float) -> tuple[Batch, Tensor]:
