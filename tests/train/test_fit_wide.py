@@ -1,4 +1,4 @@
-"""How much titles and images tell of each task, before anything is trained."""
+"""The wide part fitted: against an independent solver, by what halves tell of each other, and where nothing is told."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from PIL import Image
 from scipy import sparse
-from sklearn.model_selection import KFold
 from tiny import tiny_config
 
 from dataset.products import Product
@@ -18,11 +18,11 @@ from dataset.writer import NewDataset, write_rows
 from model.clip_towers import create_clip, preprocess_config, text_mask
 from model.image_statistics import FEATURES
 from model.preprocess import TitleTokenizer
-from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
+from model.tasks import MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
-from model.wide import Wide, WidePart
+from model.wide import WidePart
 from train.data import ProductDataset
-from train.fit_wide import FEWEST, STRENGTHS, Features, fit_tasks, fit_wide, ridge, sharpest
+from train.fit_wide import FEWEST, STEPS, Features, fit_tasks, fit_wide, held_out, prior, solve
 
 COUNT = 160
 SEASONS = ["spring", "summer", "autumn"]
@@ -59,88 +59,137 @@ def picture(rng: np.random.Generator, is_bright: bool) -> bytes:
     return encoded.getvalue()
 
 
-def shares_of(products: ProductDataset) -> dict[str, float]:
+def fitted(products: ProductDataset) -> WidePart:
     wide = WidePart(products.tasks, 16, PREPROCESS.vocab_size, 64)
     fit_wide(wide, products)
-    return dict(zip((task.name for task in products.tasks), wide.title_share.tolist(), strict=True))
+    return wide
 
 
-def test_titles_count_where_they_tell_and_images_where_they_do(tmp_path: Path):
-    shares = shares_of(written(tmp_path / "data"))
-    assert shares["season"] > 0.9 and shares["look"] < 0.1
-    assert 0.2 < shares["luck"] < 0.8
-    assert shares["rare"] == shares["mismatch"] == 0.5, "too few labels, and none"
+def said(wide: WidePart, products: ProductDataset) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Logits and targets of each task."""
+    batch = products.collate([products[n] for n in range(len(products))])
+    inputs = batch.input_ids_BT, text_mask(batch.input_ids_BT), batch.pixels_BHWC, batch.present_B2
+    logits, targets = (
+        products.tasks.split_logits(wide(*inputs).logits_BC.detach()),
+        products.tasks.split(batch.targets_BC),
+    )
+    return {task.name: part for task, part in logits}, {task.name: part for task, part in targets}
 
 
-def test_without_complete_products_both_count_alike(tmp_path: Path):
-    assert set(shares_of(written(tmp_path / "data", titles=False, images=False)).values()) == {0.5}
-
-
-def test_what_is_explained_is_what_ridge_regression_over_halves_explains():
-    rng = np.random.default_rng(1)
-    features_NF, weights = rng.normal(size=(90, 5)), rng.normal(size=(5, 2))
-    targets_NL = (features_NF @ weights + rng.normal(size=(90, 2)) > 0).astype(float)
-    targets_NL[:10] = MISSING
-    x, y = features_NF[10:], targets_NL[10:] - targets_NL[10:].mean(axis=0)
-    best = 0.0
-    for strength in STRENGTHS:
-        error = 0.0
-        for fitted, told in KFold(2, shuffle=True, random_state=0).split(x):
-            solved = np.linalg.solve(x[fitted].T @ x[fitted] + strength * np.eye(5), x[fitted].T @ y[fitted])
-            error += ((y[told] - x[told] @ solved) ** 2).sum()
-        best = max(best, 1 - error / (y**2).sum())
-    found = ridge(features_NF @ features_NF.T, targets_NL)
-    assert found and found.explained == pytest.approx(best) and best > 0.1
-
-
-def test_labels_that_nothing_can_be_said_of():
-    kernel_NN = np.eye(FEWEST)
-    assert ridge(kernel_NN, np.ones((FEWEST, 1))) is None, "all have it"
-    assert ridge(kernel_NN[1:, 1:], np.arange(FEWEST - 1)[:, None] % 2.0) is None, "too few"
-    told = ridge(kernel_NN, np.arange(FEWEST)[:, None] % 2.0)
-    assert told and told.explained <= 0, "no product tells of another"
-
-
-def test_the_wide_part_begins_with_what_it_knows(tmp_path: Path):
+def test_it_knows_what_titles_say_and_what_images_show(tmp_path: Path):
     products = written(tmp_path / "data")
-    wide = WidePart(products.tasks, 16, PREPROCESS.vocab_size, 64)
-    fit_wide(wide, products)
-    batch = products.collate([products[n] for n in range(COUNT)])
-    mask_BT = text_mask(batch.input_ids_BT)
-    logits_BC = wide.weigh(wide(batch.input_ids_BT, mask_BT, batch.pixels_BHWC), torch.full((COUNT, 5), 0.5)).detach()
-    columns = {task.name: part for task, part in products.tasks.split_logits(logits_BC)}
-    targets = {task.name: part for task, part in products.tasks.split(batch.targets_BC)}
+    wide = fitted(products)
+    logits, targets = said(wide, products)
     for name in ("season", "look"):
-        assert (columns[name].argmax(dim=1) == targets[name].argmax(dim=1)).float().mean() > 0.95
-    assert not columns["rare"].any() and not columns["mismatch"].any()
+        assert (logits[name].argmax(dim=1) == targets[name].argmax(dim=1)).float().mean() > 0.95
+    torch.testing.assert_close(logits["luck"].mean(dim=0).softmax(dim=0), targets["luck"].mean(dim=0), rtol=0.1, atol=0)
+    assert not logits["rare"].any(), "too few labels"
+    by_title, by_image = (wide.words.norm(dim=0), wide.statistics_to_logits.norm(dim=1))
+    season, look = wide.spans[0], wide.spans[1]
+    assert (by_title[season] > 5 * by_image[season]).all() and (by_image[look] > 5 * by_title[look]).all()
 
 
-def test_it_begins_with_the_ridge_over_both_sides():
+def test_what_disagrees_is_a_mismatch(tmp_path: Path):
+    rng, products = np.random.default_rng(0), []
+    tasks = TaskSet([SingleLabel(name="season", labels=SEASONS[:2])])
+    for n in range(COUNT):
+        season = SEASONS[n % 2]
+        products.append(Product(f"p{n}", picture(rng, n % 2 == 0), f"a {season} dress", {"season": season}, "train"))
+    write_rows(NewDataset(directory=tmp_path / "data", tasks=tasks, source="test", settings={}), products)
+    split = ProductDataset(tmp_path / "data", "train", PREPROCESS, TOKENIZER, tasks=tasks.with_mismatch())
+    wide, batch = fitted(split), split.collate([split[n] for n in range(COUNT)])
+    mask, others = text_mask(batch.input_ids_BT), batch.input_ids_BT.roll(1, dims=0)
+    own, wrong = (wide(ids, mask, batch.pixels_BHWC, batch.present_B2) for ids in (batch.input_ids_BT, others))
+    assert own.logits_BC[:, 2].max() < 0 < wrong.logits_BC[:, 2].min()
+
+
+def test_without_complete_products_nothing_is_known(tmp_path: Path):
+    wide = fitted(written(tmp_path / "data", titles=False, images=False))
+    assert not wide.words.any() and not wide.statistics_to_logits.any() and not wide.prior.any()
+
+
+@pytest.mark.parametrize(
+    "task", [SingleLabel(name="a", labels=["x", "y", "z"]), MultiLabel(name="a", labels=["x", "y", "z"])]
+)
+def test_the_last_step_is_near_what_scipy_finds(task):
+    rng, count, strength = np.random.default_rng(1), 60, 0.3
+    features = rng.normal(size=(count, 4)) / 2
+    targets = np.eye(3)[(features[:, :3] + 0.3 * rng.normal(size=(count, 3))).argmax(axis=1)]
+    kernel, y = torch.from_numpy(features @ features.T), torch.from_numpy(targets)
+    frequent, with_one = prior(y), torch.from_numpy(np.column_stack([features, np.ones(count)]))
+    times = 3 if task.several_labels else 1  # their losses are added
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = torch.tensor(flat.reshape(5, 3), requires_grad=True)
+        losses = task.loss(frequent + with_one @ weights, y, torch.ones(3, dtype=y.dtype)).sum() * times
+        total = losses + strength / 2 * weights.square().sum()
+        total.backward()
+        return total.item(), weights.grad.numpy().ravel()
+
+    best = scipy.optimize.minimize(objective, np.zeros(15), jac=True, method="BFGS", options={"gtol": 1e-8})
+    expected = with_one @ torch.from_numpy(best.x.reshape(5, 3))
+    steps = solve(task, kernel, y, strength)
+    assert len(steps) == len(STEPS)
+    torch.testing.assert_close((kernel + 1) @ steps[-1], expected, rtol=0.05, atol=0.05)
+    assert ((kernel + 1) @ steps[0] - expected).abs().max() > 0.5, "the first is far from it"
+
+
+def test_the_first_step_is_ridge_regression_on_the_labels():
+    rng, count, strength = np.random.default_rng(2), 40, 0.1
+    task, targets = SingleLabel(name="a", labels=["x", "y"]), torch.from_numpy(np.eye(2)[rng.integers(0, 2, count)])
+    kernel = torch.from_numpy(rng.normal(size=(count, 3)) @ np.eye(3))
+    kernel = kernel @ kernel.T
+    (weights,) = solve(task, kernel, targets, strength, steps=1)
+    left = 2 * (targets - prior(targets).softmax(dim=0))
+    expected = torch.linalg.solve(kernel + 1 + 2 * strength * torch.eye(count, dtype=kernel.dtype), left)
+    torch.testing.assert_close(weights, expected)
+
+
+def test_halves_tell_what_is_to_be_told_and_each_side_how_sure_it_is():
+    rng, count = np.random.default_rng(3), 200
+    truth = rng.integers(0, 2, count)
+    targets, told = torch.from_numpy(np.eye(2)[truth]), (2.0 * truth - 1)[:, None]
+    clear, noise = told + 0.1 * rng.normal(size=(count, 1)), rng.normal(size=(count, 1))
+    kernels = [torch.from_numpy(side @ side.T) for side in (clear, noise)]
+    task = SingleLabel(name="a", labels=["x", "y"])
+    assert held_out(task, kernels[:1], targets).explained > 0.9
+    assert held_out(task, kernels[1:], targets).explained < 0.05
+    both = held_out(task, kernels, targets)
+    assert both.explained > 0.9 and both.alone[1] < both.alone[0], "what is noise is not to be sharp"
+
+
+def test_wrong_labels_end_a_fit_early():
+    rng, count = np.random.default_rng(4), 300
+    features = rng.normal(size=(count, 60))
+    clean = features[:, :2].argmax(axis=1)
+    kernel, steps = torch.from_numpy(features @ features.T / 60), []
+    for wrong in (0.0, 0.4):
+        truth = np.where(rng.random(count) < wrong, 1 - clean, clean)
+        found = held_out(SingleLabel(name="a", labels=["x", "y"]), [kernel], torch.from_numpy(np.eye(2)[truth]))
+        steps.append((found.steps, found.scale))
+    assert steps[1] < steps[0]
+
+
+def test_terms_and_statistics_get_what_the_kernel_says():
     rng, count = np.random.default_rng(2), 80
     task = MultiLabel(name="look", labels=["dark", "bright"])
-    wide = WidePart([task], 16, PREPROCESS.vocab_size, 64)
+    wide = WidePart(TaskSet([task]), 16, PREPROCESS.vocab_size, 64)
     terms = sparse.random(count, wide.terms.rows, 2e-4, "csr", rng=rng)
     images = np.zeros((count, FEATURES))
     images[:, :6] = rng.normal(size=(count, 6))
     targets = (images[:, :2] + rng.normal(size=(count, 2)) > 0).astype(np.float32)
     fit_tasks(wide, Features(terms, images), [(task, targets)])
-    share = wide.title_share.item()
-    x = np.concatenate([share * terms.toarray(), (1 - share) * images], axis=1)
-    kernel, y = x @ x.T, targets - targets.mean(axis=0)
-    size = kernel.diagonal().mean()
-    best = ridge(kernel / size, targets)
-    assert best and 0 < share < 0.5
-    expected = kernel / size @ np.linalg.solve(kernel / size + best.strength * np.eye(count), y)
-    title = wide.boost * torch.from_numpy(terms.toarray()).float() @ wide.words.weight
-    image = wide.boost * torch.from_numpy(images).float() @ wide.to_logits.weight.T
-    found = wide.weigh(Wide(title, image, image), torch.full((count, 1), 0.5)).detach().numpy()
-    sharpness = sharpest(task, best.told_NL, targets)
-    np.testing.assert_allclose(found, sharpness * expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("task", [SingleLabel(name="a", labels=["x", "y"]), MultiLabel(name="a", labels=["x", "y"])])
-def test_what_is_told_surely_is_sharp_and_noise_is_not(task):
-    rng = np.random.default_rng(3)
-    targets = np.eye(2)[rng.integers(0, 2, 200)]
-    sure, noise = targets - 0.5, rng.normal(0, 0.3, (200, 2))
-    assert sharpest(task, sure, targets) >= 24 and sharpest(task, noise, targets) == 1
+    y, kernels = torch.from_numpy(targets).double(), Features(terms, images).kernels()
+    title, image = (max(0.01, held_out(task, [kernel], y).explained) for kernel in kernels)
+    share = title / (title + image)
+    sides = [share**2 * kernels[0], (1 - share) ** 2 * kernels[1]]
+    size = (sides[0] + sides[1]).diagonal().mean()
+    sides = [side / size for side in sides]
+    best = held_out(task, sides, y)
+    weights = best.scale * solve(task, sides[0] + sides[1], y, best.strength, best.steps)[-1]
+    expected = prior(y) + (sides[0] + sides[1] + 1) @ weights
+    found = wide.prior + torch.from_numpy(terms.toarray()).float() @ wide.words
+    found = found + torch.from_numpy(images).float() @ wide.statistics_to_logits.T
+    assert 0 < share < 0.5
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(wide.alone[:, 0], torch.tensor(best.alone) / best.scale)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import TASKS, tiny_network
+from tiny import TASKS, tiny_config, tiny_network
 
+from model.image_statistics import FEATURES
 from model.tasks import MISSING, MultiLabel, TaskSet
 from train.contrastive import ContrastiveObjective
 from train.data import Batch
@@ -248,3 +249,23 @@ def test_a_multi_label_task_counts_as_often_as_it_is_told_to():
     )
     assert weighted.loss.item() == pytest.approx(plain.loss.item() + 4 * plain.parts["tags"].item(), rel=1e-5)
     assert weighted.parts == plain.parts
+
+
+def test_lambda_is_drawn_towards_the_evidence_in_training_where_both_are_there():
+    network = tiny_network(tiny_config(sequence_norm="gated", head_inputs="both", wide=True), TASKS)
+    torch.manual_seed(0)
+    for k, task in enumerate(TASKS):
+        sizes = (task.columns,), (network.wide.terms.rows, task.columns), (FEATURES, task.columns), (2,)
+        network.wide.set_task(k, *(torch.randn(size) for size in sizes))
+    inputs = batch()
+    inputs.present_B2[:2, 0] = False
+    plain, drawn = (ClassificationObjective(network, TASKS, StageConfig(evidence_loss=loss)) for loss in (0.0, 0.5))
+    assert plain.eval()(inputs).loss == drawn.eval()(inputs).loss
+    plain, drawn = plain.train()(inputs), drawn.train()(inputs)
+    share, wanted = drawn.output.text_share_BK.detach().double(), drawn.output.evidence_BK.double().sigmoid()
+    expected = 0.0
+    for n in range(2, len(share)):
+        for own, want in zip(share[n].tolist(), wanted[n].tolist(), strict=True):
+            expected -= want * math.log(own) + (1 - want) * math.log(1 - own)
+    assert drawn.loss.item() - plain.loss.item() == pytest.approx(0.5 * expected / len(share), rel=1e-3)
+    assert not inputs.present_B2[:2].all(dim=1).any() and drawn.parts == plain.parts
