@@ -49,7 +49,7 @@ def eager(bundle: Bundle) -> Run:
     @torch.inference_mode()
     def run(*inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
-            logits, text_share, _ = network(*(torch.from_numpy(array).to(where) for array in inputs))
+            logits, text_share = network(*(torch.from_numpy(array).to(where) for array in inputs))
         return logits.float().cpu().numpy(), text_share.cpu().numpy()
 
     return run

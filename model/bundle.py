@@ -50,7 +50,7 @@ class Bundle:
             Refusal: as `prepare`.
         """
         inputs = self.prepare(products)
-        logits, text_share, _ = self.network(*(torch.from_numpy(array) for array in inputs))
+        logits, text_share = self.network(*(torch.from_numpy(array) for array in inputs))
         tasks = self.config.tasks
         return tasks.predictions(tasks.scores(logits.float().numpy()), text_share.numpy(), inputs[2])
 

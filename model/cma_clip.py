@@ -18,14 +18,10 @@ from model.wide import Wide, WidePart
 
 
 class Output(NamedTuple):
-    """logits_BC: all tasks side by side. text_share_BK: λ per task, float32.
-
-    evidence_BK: while it trains, of a network with a wide part: what λ is to be drawn towards, before the sigmoid.
-    """
+    """logits_BC: all tasks side by side. text_share_BK: λ per task, float32."""
 
     logits_BC: Tensor
     text_share_BK: Tensor
-    evidence_BK: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -52,6 +48,12 @@ class Network(nn.Module):
         super().__init__()
         self.towers, self.sequence_attention, self.modality_heads = towers, mixer, heads
         self.wide, self.convolutions, self.mismatch = wide, convolutions, mismatch
+
+    def with_evidence(
+        self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor
+    ) -> tuple[Output, Tensor | None]:
+        """What `forward` gives, and the evidence that λ may be drawn towards (model.wide), where there is any."""
+        return self(input_ids_BT, pixels_BHWC, present_B2), None
 
 
 class CMAClip(Network):
@@ -82,6 +84,11 @@ class CMAClip(Network):
             pixels_BHWC: uint8.
             present_B2: bool, whether there is a title, an image; at least one in each row.
         """
+        return self.with_evidence(input_ids_BT, pixels_BHWC, present_B2)[0]
+
+    def with_evidence(
+        self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor
+    ) -> tuple[Output, Tensor | None]:
         text_BTD, image_BPD, text_mask_BT = self.towers(input_ids_BT, pixels_BHWC)
         text_cls_BD, image_cls_BD = text_BTD[:, 0], image_BPD[:, 0]
         if self.sequence_attention is not None:
@@ -107,7 +114,7 @@ class CMAClip(Network):
             logits_BC = self.wide.joined(logits_BC, beside.logits_BC)
         if self.mismatch is not None:
             logits_BC = self.mismatch.only_of_both(logits_BC, present_B2)
-        return Output(logits_BC, text_share_BK, evidence_BK if self.training else None)
+        return Output(logits_BC, text_share_BK), evidence_BK
 
 
 def cma_clip(parts: Parts) -> Network:

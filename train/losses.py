@@ -85,21 +85,24 @@ class ClassificationObjective(nn.Module):
             targets_BC = torch.where(self.is_mismatch_L, told_B[:, None], targets_BC)
         if self.training and self.settings.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.settings.modality_dropout)
-        output = self.network(batch.input_ids_BT, batch.pixels_BHWC, present_B2)
+        inputs, evidence_BK = (batch.input_ids_BT, batch.pixels_BHWC, present_B2), None
+        if self.training and self.settings.evidence_loss > 0:
+            output, evidence_BK = self.network.with_evidence(*inputs)
+        else:
+            output = self.network(*inputs)
         sums_K, counts_K = classification_losses(output.logits_BC, targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
         loss = (self.weight_K * sums_K).sum()
-        if self.settings.evidence_loss > 0 and output.evidence_BK is not None:
-            loss = loss + self.settings.evidence_loss * share_losses(output, present_B2).sum()
+        if evidence_BK is not None:
+            losses_BK = share_losses(output.text_share_BK, evidence_BK, present_B2)
+            loss = loss + self.settings.evidence_loss * losses_BK.sum()
         return Result(loss / len(present_B2), parts, output)
 
 
-def share_losses(output: Output, present_B2: Tensor) -> Tensor:
+def share_losses(text_share_BK: Tensor, evidence_BK: Tensor, present_B2: Tensor) -> Tensor:
     """How far λ is from what the evidence says, as cross-entropy, [B, K]; 0 where title or image is absent."""
-    assert output.evidence_BK is not None
-    share_BK = output.text_share_BK.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
-    wanted_BK = output.evidence_BK.sigmoid()
+    share_BK, wanted_BK = text_share_BK.clamp(LEAST_SHARE, 1 - LEAST_SHARE), evidence_BK.sigmoid()
     losses_BK = -(wanted_BK * share_BK.log() + (1 - wanted_BK) * (1 - share_BK).log())
     return losses_BK * present_B2.all(dim=1, keepdim=True)
 

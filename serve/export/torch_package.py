@@ -96,7 +96,7 @@ class ServedNetwork(nn.Module):
         """Returns logits [B, C] and λ [B, K], both float32."""
         device = pixels_BHW3.device.type
         with torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext():
-            logits_BC, text_share_BK, _ = self.network(input_ids_BT, pixels_BHW3, present_B2)
+            logits_BC, text_share_BK = self.network(input_ids_BT, pixels_BHW3, present_B2)
         return logits_BC.float(), text_share_BK
 
 

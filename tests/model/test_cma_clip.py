@@ -40,7 +40,7 @@ def test_forward_equals_the_papers_formulas(inputs):
     config = tiny_config()
     network = spread(tiny_network(config)).double()
     input_ids, pixels = inputs
-    logits, text_share, _ = network(input_ids, pixels, BOTH)
+    logits, text_share = network(input_ids, pixels, BOTH)
     weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     for row in range(3):
         ids = input_ids[row, : int(input_ids[row].argmax()) + 1].tolist()
@@ -68,7 +68,7 @@ def test_P1_absent_modality_has_no_share_and_no_influence(inputs, present, share
     network = spread(tiny_network(tiny_config(**settings)))
     input_ids, pixels = inputs
     mask = torch.tensor([present]).expand(3, 2)
-    logits, text_share, _ = network(input_ids, pixels, mask)
+    logits, text_share = network(input_ids, pixels, mask)
     assert (text_share == share).all()
     other_ids = input_ids if present[0] else input_ids.flip(0)
     other_pixels = pixels if present[1] else 255 - pixels
@@ -80,7 +80,7 @@ def test_P1_absent_modality_has_no_share_and_no_influence(inputs, present, share
 def test_without_modality_attention_lambda_is_one_half(inputs):
     network = tiny_network(tiny_config(modality_attention=False)).eval()
     assert not any("relevance" in name for name, _ in network.named_parameters())
-    logits, text_share, _ = network(*inputs, BOTH)
+    logits, text_share = network(*inputs, BOTH)
     assert text_share.shape == (3, 2) and (text_share == 0.5).all() and logits.shape == (3, 5)
 
 

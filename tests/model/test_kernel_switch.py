@@ -26,7 +26,7 @@ def train(network: torch.nn.Module, steps: int) -> list[float]:
         pixels = torch.randint(0, 256, (BATCH, 64, 64, 3), dtype=torch.uint8, generator=generator).to(DEVICE)
         present = torch.ones(BATCH, 2, dtype=torch.bool, device=DEVICE)
         present[0, 0] = False
-        logits, _, _ = network(input_ids, pixels, present)
+        logits, _ = network(input_ids, pixels, present)
         targets = (torch.randint(len(task.labels), (BATCH,), generator=generator).to(DEVICE) for task in TASKS)
         parts = zip(logits.split([len(task.labels) for task in TASKS], dim=1), targets, strict=True)
         loss = torch.stack([torch.nn.functional.cross_entropy(*part) for part in parts]).sum()

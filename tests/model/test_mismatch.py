@@ -78,7 +78,7 @@ def test_where_it_refuses_no_other_answer_is_accepted_and_each_says_why():
 def test_a_product_without_title_or_image_has_none():
     network = tiny_network(tiny_config(sequence_norm="gated", head_inputs="both"), tasks()).eval()
     inputs = torch.tensor([[8190, 40, 8191]] * 3), torch.randint(256, (3, 64, 64, 3), dtype=torch.uint8)
-    logits, text_share, _ = network(*inputs, torch.tensor([BOTH, TITLE, IMAGE]))
+    logits, text_share = network(*inputs, torch.tensor([BOTH, TITLE, IMAGE]))
     scores = tasks().scores(logits.numpy())
     assert 0.1 < scores[0, 5] < 0.9 and (scores[1:, 5] < 1e-9).all() and (scores[:, :5] > 0.01).all()
     assert text_share.shape == (3, 3)

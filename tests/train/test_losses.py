@@ -261,8 +261,9 @@ def test_lambda_is_drawn_towards_the_evidence_in_training_where_both_are_there()
     inputs.present_B2[:2, 0] = False
     plain, drawn = (ClassificationObjective(network, TASKS, StageConfig(evidence_loss=loss)) for loss in (0.0, 0.5))
     assert plain.eval()(inputs).loss == drawn.eval()(inputs).loss
+    _, evidence = network.with_evidence(inputs.input_ids_BT, inputs.pixels_BHWC, inputs.present_B2)
     plain, drawn = plain.train()(inputs), drawn.train()(inputs)
-    share, wanted = drawn.output.text_share_BK.detach().double(), drawn.output.evidence_BK.double().sigmoid()
+    share, wanted = drawn.output.text_share_BK.detach().double(), evidence.double().sigmoid()
     expected = 0.0
     for n in range(2, len(share)):
         for own, want in zip(share[n].tolist(), wanted[n].tolist(), strict=True):
