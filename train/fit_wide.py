@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+from tqdm import tqdm
 
 from model.clip_towers import text_mask
 from model.preprocess import pad_titles
 from model.tasks import MISSING, Task
 from model.wide import WidePart
 from train.data import ProductDataset, Sample
+from train.ranks import is_first_rank
 
 # N products, R terms, F statistics, L labels of one task
 
@@ -65,6 +67,8 @@ def fit_wide(wide: WidePart, products: ProductDataset) -> None:
         ValueError: no image can be read, or no title.
     """
     places = np.unique(np.linspace(0, len(products) - 1, MEASURED_ON, dtype=int))
+    if is_first_rank():
+        print(f"{products.name}: fitting the wide part to {len(places):,} products")
     samples = [sample for sample in map(products.__getitem__, places.tolist()) if sample.problem is None]
     images, titles = ([sample for sample in samples if sample.present[side]] for side in (1, 0))
     for what, found in (("image", images), ("title", titles)):
@@ -87,7 +91,8 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
     Both sides would otherwise learn the answers that they see by heart, at the cost of what one of them knows. Where
     nothing can be told, what remains is how often each label is.
     """
-    for number, (task, targets_NL) in enumerate(targets):
+    bar = tqdm([*targets], "wide part", unit="task", disable=not is_first_rank(), leave=False)
+    for number, (task, targets_NL) in enumerate(bar):
         labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
         # Of a kind that has other logits than labels nobody knows what they would be.
         if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
