@@ -14,6 +14,7 @@ from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.cma_clip import Network
+from model.image_statistics import FEATURES
 from serve.engines import INPUTS, OUTPUTS
 from serve.engines.openvino import OpenVINOEngine
 from serve.export.graph import write_onnx
@@ -29,13 +30,19 @@ TOLD = TASKS.with_mismatch()
 
 
 def network(**settings: object) -> Network:
-    """With weights that are not small, gates that are open among them, and statistics of images and titles."""
+    """With weights that are not small, gates that are open among them, and a wide part that speaks."""
     made = tiny_network(tiny_config(**SETTINGS | settings), TOLD)
     assert made.wide is not None
     for parameter in made.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
     ids, _, _ = random_inputs(tiny_bundle_config(tasks=TOLD), 20, 16, seed=1)
     made.wide.fit(made.wide.statistics(smooth_images(20)), torch.from_numpy(ids))
+    generator = torch.Generator().manual_seed(3)
+    for number, task in enumerate(TASKS):
+        sizes = (task.columns,), (made.wide.terms.rows, task.columns), (FEATURES, task.columns)
+        said = (0.5 * torch.randn(size, generator=generator) for size in sizes)
+        made.wide.set_task(number, *said, torch.tensor([1.5, 0.7]))
+    made.wide.join(torch.tensor([[0.4, 0.8, 0.3], [0.9, 0.6, 1.1]]))
     return made.eval()
 
 
@@ -84,6 +91,18 @@ def test_it_is_the_default_recipes():
     assert SETTINGS.items() <= recipe.model.model_dump().items() and recipe.mismatch
 
 
+@torch.no_grad()
+def test_each_part_has_a_say(bundle: Bundle):
+    inputs = tuple(map(torch.from_numpy, inputs_of(bundle, 4)))
+    logits, share = network()(*inputs)
+    for without in ("strengths", "words", "statistics_to_logits", "prior"):
+        changed = network()
+        changed.wide.get_buffer(without).zero_()
+        assert not torch.allclose(changed(*inputs).logits_BC, logits, atol=1e-2)
+    changed.wide.alone.fill_(1.0)
+    assert not torch.allclose(changed(*inputs).text_share_BK, share, atol=1e-2), "evidence"
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_the_graph_takes_any_batch(bundle: Bundle, graph: Path, batch: int):
     inputs = inputs_of(bundle, batch)
@@ -121,7 +140,9 @@ def test_the_package_for_a_gpu_takes_any_batch_and_rounds_no_weight_of_the_wide_
     program = export_program(served, bundle, "cpu")
     ranges = sorted((int(limits.lower), int(limits.upper)) for limits in program.range_constraints.values())
     assert ranges == [(1, 64), (2, 77)]
-    assert {weight.dtype for name, weight in served.named_parameters() if ".wide." in name} == {torch.float32}
+    weights = (*served.named_parameters(), *served.named_buffers())
+    own = {weight.dtype for name, weight in weights if ".wide." in name and weight.is_floating_point()}
+    assert own == {torch.float32}
 
 
 @torch.no_grad()
