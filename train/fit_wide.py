@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,17 +46,16 @@ class Features(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What halves of the products tell of each other, and how they tell it best.
+    """How halves of the products tell each other's labels best.
 
-    explained: share of the loss that goes where labels are not told by how often they are. strength, steps, scale:
-    of STRENGTHS, STEPS and SCALES. alone: the scale of each kernel where it is asked alone.
+    explained: the part of the loss that goes, beside telling them by how often they are. strength, steps, scale: of
+    STRENGTHS, STEPS and SCALES.
     """
 
     explained: float
     strength: float
     steps: int
     scale: float
-    alone: list[float]
 
 
 @torch.no_grad()
@@ -99,50 +98,61 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
             continue
         own, known_NL = features.of(labelled), torch.from_numpy(targets_NL[labelled]).double()
         title_NN, image_NN = own.kernels()
-        title, image = (max(LITTLE, held_out(task, [each_NN], known_NL).explained) for each_NN in (title_NN, image_NN))
+        title, image = (max(LITTLE, held_out(task, each_NN, known_NL).explained) for each_NN in (title_NN, image_NN))
         share = title / (title + image)
         size = (share**2 * title_NN + (1 - share) ** 2 * image_NN).diagonal().mean().item()
         shares = (share**2 / size, (1 - share) ** 2 / size)
         sides = [part * each_NN for part, each_NN in zip(shares, (title_NN, image_NN), strict=True)]
-        best = held_out(task, sides, known_NL)
+        together_NN = sides[0] + sides[1]
+        best = held_out(task, together_NN, known_NL)
         if best.explained > 0:
-            weights_NL = best.scale * solve(task, sides[0] + sides[1], known_NL, best.strength, best.steps)[-1]
+            weights_NL = best.scale * solve(task, together_NN, known_NL, best.strength, best.steps)[-1]
         else:
             weights_NL = torch.zeros_like(known_NL)
         terms_RL = torch.from_numpy(shares[0] * (own.terms_NR.T @ weights_NL.numpy()))
         images_FL = torch.from_numpy(shares[1] * (own.images_NF.T @ weights_NL.numpy()))
-        alone_2 = torch.tensor(best.alone) / best.scale
+        alone_2 = torch.tensor(alone(task, sides, known_NL, best)) / best.scale
         wide.set_task(number, prior(known_NL) + weights_NL.sum(dim=0), terms_RL, images_FL, alone_2)
 
 
-def held_out(task: Task, kernels: list[Tensor], targets_NL: Tensor) -> Held:
-    """Try all ways to fit the sum of kernels to one half of the products, by the loss of the other.
+def held_out(task: Task, kernel_NN: Tensor, targets_NL: Tensor) -> Held:
+    """Try all ways to fit one half of the products, by the loss of the other."""
+    ways = [(strength, steps, scale) for strength in STRENGTHS for steps in STEPS for scale in SCALES]
+    losses, of_prior = torch.zeros(len(ways), dtype=torch.float64), 0.0
+    for fitted, other in halves(len(targets_NL)):
+        frequent_L, known_NL = prior(targets_NL[fitted]), targets_NL[other]
+        of_prior += _loss(task, frequent_L.expand_as(known_NL), known_NL)
+        found = []
+        for strength in STRENGTHS:
+            for weights_NL in solve(task, kernel_NN[fitted][:, fitted], targets_NL[fitted], strength):
+                told_NL = (kernel_NN[other][:, fitted] + 1) @ weights_NL
+                found += [_loss(task, frequent_L + scale * told_NL, known_NL) for scale in SCALES]
+        losses += torch.tensor(found, dtype=torch.float64)
+    return Held(1 - losses.min().item() / of_prior, *ways[int(losses.argmin())])
 
-    Data sets may be in the order of their labels, so the halves are drawn.
-    """
-    kernel_NN = torch.stack(kernels).sum(dim=0)
-    order_N = torch.randperm(len(targets_NL), generator=torch.Generator().manual_seed(0))
-    halves = order_N.tensor_split(2)
-    frequent_NL = torch.empty_like(targets_NL)
-    told = torch.empty(len(STRENGTHS), len(STEPS), len(kernels), *targets_NL.shape, dtype=targets_NL.dtype)
-    for fitted, other in (halves, halves[::-1]):
-        frequent_NL[other] = prior(targets_NL[fitted])
-        for s, strength in enumerate(STRENGTHS):
-            for k, weights_NL in enumerate(solve(task, kernel_NN[fitted][:, fitted], targets_NL[fitted], strength)):
-                intercept_L = weights_NL.sum(dim=0) / len(kernels)
-                for p, each_NN in enumerate(kernels):
-                    told[s, k, p, other] = each_NN[other][:, fitted] @ weights_NL + intercept_L
 
-    def loss(logits_NL: Tensor) -> float:
-        return task.loss(frequent_NL + logits_NL, targets_NL, targets_NL.new_ones(targets_NL.shape[1])).mean().item()
+def alone(task: Task, sides: Sequence[Tensor], targets_NL: Tensor, best: Held) -> list[float]:
+    """The scale by which each of the kernels, of the fit to their sum, tells most where it is asked alone."""
+    losses = torch.zeros(len(sides), len(SCALES))
+    for fitted, other in halves(len(targets_NL)):
+        frequent_L, together_NN = prior(targets_NL[fitted]), torch.stack([side[fitted][:, fitted] for side in sides])
+        weights_NL = solve(task, together_NN.sum(dim=0), targets_NL[fitted], best.strength, best.steps)[-1]
+        intercept_L = weights_NL.sum(dim=0) / len(sides)
+        for p, side_NN in enumerate(sides):
+            told_NL = side_NN[other][:, fitted] @ weights_NL + intercept_L
+            found = [_loss(task, frequent_L + scale * told_NL, targets_NL[other]) for scale in SCALES]
+            losses[p] += torch.tensor(found)
+    return [SCALES[int(place)] for place in losses.argmin(dim=1)]
 
-    together = told.sum(dim=2)
-    ways = [(s, k, scale) for s in range(len(STRENGTHS)) for k in range(len(STEPS)) for scale in SCALES]
-    losses = [loss(scale * together[s, k]) for s, k, scale in ways]
-    s, k, scale = ways[int(np.argmin(losses))]
-    alone = [min(SCALES, key=lambda times: loss(times * said_NL)) for said_NL in told[s, k]]
-    explained = 1 - min(losses) / loss(torch.zeros_like(targets_NL))
-    return Held(explained, STRENGTHS[s], STEPS[k], scale, alone)
+
+def halves(products: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What is fitted and what is told, and the other way round; drawn, as data may be in the order of their labels."""
+    first_N, second_N = torch.randperm(products, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    return (first_N, second_N), (second_N, first_N)
+
+
+def _loss(task: Task, logits_NL: Tensor, targets_NL: Tensor) -> float:
+    return task.loss(logits_NL, targets_NL, targets_NL.new_ones(targets_NL.shape[1])).sum().item()
 
 
 def solve(task: Task, kernel_NN: Tensor, targets_NL: Tensor, strength: float, steps: int = STEPS[-1]) -> list[Tensor]:
