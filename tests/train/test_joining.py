@@ -1,13 +1,26 @@
-"""Two parts joined by validation: against a search by hand, where one is noise, and where nothing is known."""
+"""Two parts joined by validation: against a search by hand, where one is noise, and in stages that stop and go on."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
 import pytest
 import torch
+from rank_processes import Ranks
+from safetensors.torch import load_file
+from tiny import options_of, run_stage
 
+from cma_clip.command import EXIT_STOPPED
+from model.bundle import load_bundle
 from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
 from train.joining import EVEN, fit_strengths, joined
 from train.losses import classification_losses
+from train.score import judge
 
 TASKS = TaskSet([SingleLabel(name="color", labels=["red", "blue"]), MultiLabel(name="look", labels=["a", "b", "c"])])
 COUNT = 400
@@ -59,3 +72,49 @@ def test_a_task_without_labels_takes_both_evenly():
     found = fit_strengths(deep, wide, targets, TASKS)
     torch.testing.assert_close(found[:, 0], torch.full((2,), EVEN))
     assert (found[:, 1] > 0.6).all()
+
+
+WIDE = ("--model.wide=true", "--model.sequence_norm=gated", "--model.head_inputs=both", "--mismatch=true")
+WIDE += tuple(f"--stages.{stage}.mismatched=0.3" for stage in ("warmup", "end_to_end", "tuning"))
+
+
+def validations(run: Path, stage: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run / stage / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "validation"]
+
+
+def stop_after_an_epoch(stage: str, data: Path, run: Path, said: Path) -> None:
+    ranks = Ranks([*options_of(stage, data, run), *WIDE], said)
+    log, end = run / stage / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and '"validation"' in log.read_text()):
+        assert time.monotonic() < end, ranks.said()
+        time.sleep(0.05)
+    for process in ranks.processes:
+        os.kill(process.pid, signal.SIGTERM)
+    assert set(ranks.wait()) == {EXIT_STOPPED}, ranks.said()
+
+
+def test_stages_train_the_deep_part_alone_and_publish_both_also_after_a_stop(data: Path, tmp_path: Path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run_stage("contrastive", data, whole, *WIDE).returncode == 0
+    shutil.copytree(whole, stopped)
+    stop_after_an_epoch("warmup", data, stopped, tmp_path / "said")
+    for run in (whole, stopped):
+        result = run_stage("warmup", data, run, *WIDE)
+        assert result.returncode == 0, result.stderr
+    assert len(validations(stopped, "warmup")) == 2 and "fitting the wide part to 160 products" not in result.stdout
+    warm, again = (load_file(run / "warmup/best/model.safetensors") for run in (whole, stopped))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in warm.items())
+    result = run_stage("end_to_end", data, whole, *WIDE)
+    assert result.returncode == 0, result.stderr
+    last = load_file(whole / "bundle/model.safetensors")
+    fitted = ("wide.prior", "wide.words", "wide.statistics_to_logits", "wide.alone", "wide.terms.rarity")
+    assert all(torch.equal(last[name], warm[name]) and last[name].any() for name in fitted)
+    assert (last["wide.strengths"] > 0).all() and not torch.equal(last["wide.strengths"], warm["wide.strengths"])
+    # What the stage says of its bundle is what the bundle answers.
+    line = validations(whole, "end_to_end")[-1]
+    metrics = judge(load_bundle(whole / "bundle"), data, "validation", 7, tmp_path / "score")
+    assert json.loads((tmp_path / "score/metrics.json").read_text())["loss"] == pytest.approx(line["loss"], rel=1e-4)
+    for task in ("color", "pattern", "mismatch"):
+        for name in ("mean_average_precision", "calibration_error", "text_share"):
+            assert metrics[task][name] == pytest.approx(line[f"{task}/{name}"], rel=1e-3), (task, name)
