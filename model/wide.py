@@ -8,6 +8,7 @@ would leave the deep part nothing to learn from them. What validation tells join
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,22 +40,30 @@ class Wide(NamedTuple):
     image_BD: Tensor
 
 
+class Linear(NamedTuple):
+    """One model of a task's labels: what terms and standardised statistics add to the intercept."""
+
+    intercept_L: Tensor
+    terms_RL: Tensor
+    images_FL: Tensor
+
+
 class WidePart(nn.Module):
-    """A linear model over titles and images, which says nothing until it is fitted.
+    """Linear models over titles and images together, titles alone and images alone; they say nothing until fitted.
 
     Attributes:
-        prior: logits of the labels as they are, [C]. words [R, C] and statistics_to_logits [C, F]: what each term and
-            each statistic adds. Saved with the weights, never trained.
-        alone: how many times as much titles say, and images, asked by themselves, for each task, [2, K]; saved too.
+        frequent: logits of the labels as often as they are, [C]. intercepts [3, C], words [R, 2 C] and
+            statistics_to_logits [2 C, F]: of the models, what each term and each statistic adds, beside the other side
+            and then alone. Saved with the weights, never trained.
         center, scale: of each statistic, from images to train on (`fit`); saved too.
         strengths: of the deep part's logits and of this one's, for each task, [2, K]; saved too. While a stage trains,
             and until something is known, the deep part's count alone.
     """
 
-    prior: Tensor
+    frequent: Tensor
+    intercepts: Tensor
     words: Tensor
     statistics_to_logits: Tensor
-    alone: Tensor
     center: Tensor
     scale: Tensor
     strengths: Tensor
@@ -66,10 +75,10 @@ class WidePart(nn.Module):
         columns = tasks.num_columns
         self.terms, self.statistics = TitleTerms(vocab_size), ImageStatistics(image_size)
         self.to_width = nn.Linear(FEATURES, width)
-        self.register_buffer("prior", torch.zeros(columns))
-        self.register_buffer("words", torch.zeros(self.terms.rows, columns))
-        self.register_buffer("statistics_to_logits", torch.zeros(columns, FEATURES))
-        self.register_buffer("alone", torch.ones(2, len(tasks)))
+        self.register_buffer("frequent", torch.zeros(columns))
+        self.register_buffer("intercepts", torch.zeros(3, columns))
+        self.register_buffer("words", torch.zeros(self.terms.rows, 2 * columns))
+        self.register_buffer("statistics_to_logits", torch.zeros(2 * columns, FEATURES))
         self.register_buffer("center", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.register_buffer("strengths", torch.zeros(2, len(tasks)))
@@ -95,21 +104,25 @@ class WidePart(nn.Module):
 
     def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Wide:
         features_BF = self.standardised(self.statistics(pixels_BHWC))
-        title_BC = self.title_logits(input_ids_BT, mask_BT) * present_B2[:, :1]
-        image_BC = F.linear(features_BF, self.statistics_to_logits) * present_B2[:, 1:]
+        beside_image_BC, title_BC = self.title_logits(input_ids_BT, mask_BT).chunk(2, dim=1)
+        beside_title_BC, image_BC = F.linear(features_BF, self.statistics_to_logits).chunk(2, dim=1)
+        has_title_B1 = present_B2[:, :1] & (title_BC != 0).any(dim=1, keepdim=True)  # of words that are known
+        together_BC = self.intercepts[0] + beside_image_BC + beside_title_BC
+        title_BC, image_BC = self.intercepts[1] + title_BC, self.intercepts[2] + image_BC
+        one_BC = torch.where(present_B2[:, 1:], image_BC, title_BC)
+        logits_BC = torch.where(has_title_B1 & present_B2[:, 1:], together_BC, one_BC)
         agreement_B, evidence = torch.zeros_like(title_BC[:, 0]), [torch.zeros_like(title_BC[:, 0]) for _ in self.spans]
         for k, several_labels in self.compared:
             own = self.spans[k]
-            prior_L, title_BL, image_BL = self.prior[own], title_BC[:, own], image_BC[:, own]
-            by_title, by_image = prior_L + self.alone[0, k] * title_BL, prior_L + self.alone[1, k] * image_BL
-            found = compare(prior_L, by_title, by_image, prior_L + title_BL + image_BL, several_labels)
+            sides = (self.frequent[own], title_BC[:, own], image_BC[:, own], together_BC[:, own])
+            found = compare(*sides, several_labels)
             agreement_B = agreement_B + found.agreement_B
             evidence[k] = (found.agreement_B + found.title_gain_B).clamp(-MOST_EVIDENCE, MOST_EVIDENCE)
-        logits_BC = self.prior + title_BC + image_BC - agreement_B[:, None] * self.is_mismatch_C
+        logits_BC = logits_BC - agreement_B[:, None] * self.is_mismatch_C
         return Wide(logits_BC, torch.stack(evidence, dim=1), self.to_width(SPREAD * features_BF))
 
     def title_logits(self, input_ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """[B, C]: what the title's terms say, each as much as it counts."""
+        """[B, 2 C]: what the title's terms add beside an image, and alone, each as much as it counts."""
         rows_BN, weights_BN = self.terms(input_ids_BT, mask_BT)
         return (F.embedding(rows_BN, self.words) * weights_BN[:, :, None]).sum(dim=1)
 
@@ -129,10 +142,14 @@ class WidePart(nn.Module):
         self.strengths.copy_(deep_alone_21 if strengths_2K is None else strengths_2K)
 
     @torch.no_grad()
-    def set_task(self, task: int, prior_L: Tensor, terms_RL: Tensor, images_FL: Tensor, alone_2: Tensor) -> None:
-        """Let this be what a task's labels, terms and standardised statistics say."""
-        own, self.alone[:, task] = self.spans[task], alone_2
-        self.prior[own], self.words[:, own], self.statistics_to_logits[own] = prior_L, terms_RL, images_FL.T
+    def set_task(self, task: int, frequent_L: Tensor, models: Sequence[Linear]) -> None:
+        """Let this be what is said of a task, by titles and images together, titles alone and images alone."""
+        own, together, title, image = self.spans[task], *models
+        alone = slice(own.start + len(self.frequent), own.stop + len(self.frequent))
+        self.frequent[own] = frequent_L
+        self.intercepts[:, own] = torch.stack([model.intercept_L for model in models]).to(self.intercepts)
+        self.words[:, own], self.words[:, alone] = together.terms_RL, title.terms_RL
+        self.statistics_to_logits[own], self.statistics_to_logits[alone] = together.images_FL.T, image.images_FL.T
 
     @torch.no_grad()
     def fit(self, features_NF: Tensor, input_ids_NT: Tensor) -> None:

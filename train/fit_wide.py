@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,14 +14,14 @@ from tqdm import tqdm
 from model.clip_towers import text_mask
 from model.preprocess import pad_titles
 from model.tasks import MISSING, Task
-from model.wide import WidePart
+from model.wide import Linear, WidePart
 from train.data import ProductDataset, Sample
 from train.ranks import is_first_rank
 
 # N products, R terms, F statistics, L labels of one task
 
 MEASURED_ON = 4096  # products
-STRENGTHS = (0.03, 0.1, 0.3, 1.0)  # of the penalty, where the features of a product have length 1
+STRENGTHS = (0.1, 0.3, 1.0)  # of the penalty, where the features of a product have length 1
 STEPS = (1, 2, 3, 5, 8, 16)  # after which a fit may end
 SCALES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # of the logits that it ends with
 FEWEST = 32  # products with a label, of which anything can be said
@@ -97,22 +97,35 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
         if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
             continue
         own, known_NL = features.of(labelled), torch.from_numpy(targets_NL[labelled]).double()
-        title_NN, image_NN = own.kernels()
-        title, image = (max(LITTLE, held_out(task, each_NN, known_NL).explained) for each_NN in (title_NN, image_NN))
+        kernels = own.kernels()
+        alone = [held_out(task, side_NN, known_NL) for side_NN in kernels]
+        title, image = (max(LITTLE, one.explained) for one in alone)
         share = title / (title + image)
-        size = (share**2 * title_NN + (1 - share) ** 2 * image_NN).diagonal().mean().item()
-        shares = (share**2 / size, (1 - share) ** 2 / size)
-        sides = [part * each_NN for part, each_NN in zip(shares, (title_NN, image_NN), strict=True)]
-        together_NN = sides[0] + sides[1]
-        best = held_out(task, together_NN, known_NL)
-        if best.explained > 0:
-            weights_NL = best.scale * solve(task, together_NN, known_NL, best.strength, best.steps)[-1]
-        else:
-            weights_NL = torch.zeros_like(known_NL)
-        terms_RL = torch.from_numpy(shares[0] * (own.terms_NR.T @ weights_NL.numpy()))
-        images_FL = torch.from_numpy(shares[1] * (own.images_NF.T @ weights_NL.numpy()))
-        alone_2 = torch.tensor(alone(task, sides, known_NL, best)) / best.scale
-        wide.set_task(number, prior(known_NL) + weights_NL.sum(dim=0), terms_RL, images_FL, alone_2)
+        size = (share**2 * kernels[0] + (1 - share) ** 2 * kernels[1]).diagonal().mean().item()
+        lengths = (share**2 / size, (1 - share) ** 2 / size)
+        together_NN = lengths[0] * kernels[0] + lengths[1] * kernels[1]
+        ways = ((held_out(task, together_NN, known_NL), lengths), (alone[0], (1.0, 0.0)), (alone[1], (0.0, 1.0)))
+        models = [linear(task, own, kernels, known_NL, *way) for way in ways]
+        wide.set_task(number, prior(known_NL), models)
+
+
+def linear(
+    task: Task,
+    features: Features,
+    kernels: tuple[Tensor, Tensor],
+    targets_NL: Tensor,
+    best: Held,
+    lengths: tuple[float, float],
+) -> Linear:
+    """The best fit to the sum of the kernels, each so many times, as weights of terms and statistics."""
+    weights_NL = torch.zeros_like(targets_NL)
+    if best.explained > 0:
+        kernel_NN = lengths[0] * kernels[0] + lengths[1] * kernels[1]
+        weights_NL = best.scale * solve(task, kernel_NN, targets_NL, best.strength, best.steps)[-1]
+    terms_RL = lengths[0] * (features.terms_NR.T @ weights_NL.numpy())
+    images_FL = lengths[1] * (features.images_NF.T @ weights_NL.numpy())
+    intercept_L = prior(targets_NL) + weights_NL.sum(dim=0)
+    return Linear(intercept_L, torch.from_numpy(terms_RL), torch.from_numpy(images_FL))
 
 
 def held_out(task: Task, kernel_NN: Tensor, targets_NL: Tensor) -> Held:
@@ -129,20 +142,6 @@ def held_out(task: Task, kernel_NN: Tensor, targets_NL: Tensor) -> Held:
                 found += [_loss(task, frequent_L + scale * told_NL, known_NL) for scale in SCALES]
         losses += torch.tensor(found, dtype=torch.float64)
     return Held(1 - losses.min().item() / of_prior, *ways[int(losses.argmin())])
-
-
-def alone(task: Task, sides: Sequence[Tensor], targets_NL: Tensor, best: Held) -> list[float]:
-    """The scale by which each of the kernels, of the fit to their sum, tells most where it is asked alone."""
-    losses = torch.zeros(len(sides), len(SCALES))
-    for fitted, other in halves(len(targets_NL)):
-        frequent_L, together_NN = prior(targets_NL[fitted]), torch.stack([side[fitted][:, fitted] for side in sides])
-        weights_NL = solve(task, together_NN.sum(dim=0), targets_NL[fitted], best.strength, best.steps)[-1]
-        intercept_L = weights_NL.sum(dim=0) / len(sides)
-        for p, side_NN in enumerate(sides):
-            told_NL = side_NN[other][:, fitted] @ weights_NL + intercept_L
-            found = [_loss(task, frequent_L + scale * told_NL, targets_NL[other]) for scale in SCALES]
-            losses[p] += torch.tensor(found)
-    return [SCALES[int(place)] for place in losses.argmin(dim=1)]
 
 
 def halves(products: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -15,6 +15,7 @@ from tiny import TASKS, tiny_bundle_config, tiny_config, tiny_network
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.cma_clip import Network
 from model.image_statistics import FEATURES
+from model.wide import Linear
 from serve.engines import INPUTS, OUTPUTS
 from serve.engines.openvino import OpenVINOEngine
 from serve.export.graph import write_onnx
@@ -40,8 +41,8 @@ def network(**settings: object) -> Network:
     generator = torch.Generator().manual_seed(3)
     for number, task in enumerate(TASKS):
         sizes = (task.columns,), (made.wide.terms.rows, task.columns), (FEATURES, task.columns)
-        said = (0.5 * torch.randn(size, generator=generator) for size in sizes)
-        made.wide.set_task(number, *said, torch.tensor([1.5, 0.7]))
+        models = [Linear(*(0.5 * torch.randn(size, generator=generator) for size in sizes)) for _ in range(3)]
+        made.wide.set_task(number, torch.randn(task.columns, generator=generator), models)
     made.wide.join(torch.tensor([[0.4, 0.8, 0.3], [0.9, 0.6, 1.1]]))
     return made.eval()
 
@@ -95,11 +96,12 @@ def test_it_is_the_default_recipes():
 def test_each_part_has_a_say(bundle: Bundle):
     inputs = tuple(map(torch.from_numpy, inputs_of(bundle, 4)))
     logits, share = network()(*inputs)
-    for without in ("strengths", "words", "statistics_to_logits", "prior"):
+    for without in ("strengths", "words", "statistics_to_logits", "intercepts"):
         changed = network()
         changed.wide.get_buffer(without).zero_()
         assert not torch.allclose(changed(*inputs).logits_BC, logits, atol=1e-2)
-    changed.wide.alone.fill_(1.0)
+    changed = network()
+    changed.wide.frequent.fill_(1.0)
     assert not torch.allclose(changed(*inputs).text_share_BK, share, atol=1e-2), "evidence"
 
 

@@ -9,7 +9,7 @@ from tiny import TASKS, tiny_config, tiny_network
 
 from model.evidence import compare
 from model.image_statistics import FEATURES, ImageStatistics
-from model.wide import WidePart
+from model.wide import Linear, WidePart
 from train.rivals.image_features import image_features
 
 VOCAB = 8192
@@ -33,8 +33,11 @@ def wide_part() -> WidePart:
     part = WidePart(TASKS.with_mismatch(), 16, VOCAB, 64)
     part.fit(part.statistics(torch.from_numpy(images(2, 64))), TITLES)
     for task, labels in enumerate((3, 2)):
-        sizes = (labels,), (part.terms.rows, labels), (FEATURES, labels), (2,)
-        part.set_task(task, *(torch.randn(size) for size in sizes))
+        sizes = (labels,), (part.terms.rows, labels), (FEATURES, labels)
+        models = [Linear(*(torch.randn(size) for size in sizes)) for _ in range(3)]
+        part.set_task(task, torch.randn(labels), models)
+    part.words *= 0.3
+    part.statistics_to_logits *= 2
     return part
 
 
@@ -65,38 +68,52 @@ def test_images_of_another_size_count_by_the_mean_of_their_parts():
     assert ImageStatistics(224)(torch.from_numpy(images(1, 224))).isfinite().all()
 
 
-def test_labels_are_told_by_their_frequency_the_titles_terms_and_the_images_statistics():
-    part, mask = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]])
-    pixels, rows, weights = torch.from_numpy(images(1, 64)[:2]), *part.terms(TITLES, mask)
-    features = part.standardised(part.statistics(pixels))
-    for present in ([True, True], [True, False], [False, True]):
-        found = part(TITLES, mask, pixels, torch.tensor([present] * 2)).logits_BC
-        for n in range(2):
-            title = sum(weight * part.words[row] for row, weight in zip(rows[n].tolist(), weights[n], strict=True))
-            image = features[n] @ part.statistics_to_logits.T
-            expected = part.prior + present[0] * title + present[1] * image
-            torch.testing.assert_close(found[n, :5], expected[:5], rtol=1e-4, atol=1e-4)
+MASK = torch.tensor([[True] * 4, [True] * 3 + [False]])
+BOTH = torch.ones(2, 2, dtype=torch.bool)
+
+
+def test_labels_are_told_by_what_is_there_each_by_a_model_of_its_own():
+    part, pixels, rows, weights = wide_part(), torch.from_numpy(images(1, 64)[:2]), *wide_part().terms(TITLES, MASK)
+    title = torch.stack(
+        [
+            sum(weight * part.words[row] for row, weight in zip(rows[n].tolist(), weights[n], strict=True))
+            for n in range(2)
+        ]
+    )
+    image = part.standardised(part.statistics(pixels)) @ part.statistics_to_logits.T
+    expected = {
+        (True, True): part.intercepts[0] + title[:, :6] + image[:, :6],
+        (True, False): part.intercepts[1] + title[:, 6:],
+        (False, True): part.intercepts[2] + image[:, 6:],
+    }
+    for present, logits in expected.items():
+        found = part(TITLES, MASK, pixels, torch.tensor([present] * 2)).logits_BC
+        torch.testing.assert_close(found[:, :5], logits[:, :5], rtol=1e-4, atol=1e-4)
+
+
+def test_a_title_of_no_known_word_counts_as_none():
+    part, pixels = wide_part(), torch.from_numpy(images(1, 64)[:2])
+    rows, _ = part.terms(TITLES, MASK)
+    part.words[rows[0]] = 0
+    part.words[rows[1, 0]] = 1.0
+    said, image = (part(TITLES, MASK, pixels, BOTH & torch.tensor(own)) for own in ([True, True], [False, True]))
+    torch.testing.assert_close(said.logits_BC[0, :5], image.logits_BC[0, :5])
+    assert not torch.allclose(said.logits_BC[1, :5], image.logits_BC[1, :5], atol=1e-2)
 
 
 def test_evidence_is_the_agreement_and_the_gain_and_mismatch_is_what_disagrees():
-    part, mask, both = wide_part(), torch.tensor([[True] * 4, [True] * 3 + [False]]), torch.ones(2, 2, dtype=torch.bool)
-    inputs = TITLES, mask, torch.from_numpy(images(1, 64)[:2])
-    part.words *= 0.3
-    part.statistics_to_logits *= 2
-    said = part(*inputs, both)
-    title, image = (
-        part(*inputs, both & torch.tensor(own)).logits_BC - part.prior for own in ([True, False], [False, True])
+    part, pixels = wide_part(), torch.from_numpy(images(1, 64)[:2])
+    both, title, image = (
+        part(TITLES, MASK, pixels, BOTH & torch.tensor(own)) for own in ([True, True], [True, False], [False, True])
     )
     agreement = torch.zeros(2)
-    for k, (first, last) in enumerate(((0, 3), (3, 5))):
-        prior = part.prior[first:last]
-        sides = [prior + part.alone[0, k] * title[:, first:last], prior + part.alone[1, k] * image[:, first:last]]
-        found = compare(prior, *sides, said.logits_BC[:, first:last], several_labels=False)
-        torch.testing.assert_close(said.evidence_BK[:, k], (found.agreement_B + found.title_gain_B).clamp(-3, 3))
+    for k, own in enumerate((slice(0, 3), slice(3, 5))):
+        found = compare(part.frequent[own], *(said.logits_BC[:, own] for said in (title, image, both)), False)
+        torch.testing.assert_close(both.evidence_BK[:, k], (found.agreement_B + found.title_gain_B).clamp(-3, 3))
         agreement += found.agreement_B
-    torch.testing.assert_close(said.logits_BC[:, 5], -agreement)
-    assert said.evidence_BK[:, :2].abs().min() > 0.01
-    assert not said.evidence_BK[:, 2].any(), "of mismatch itself nothing speaks"
+    torch.testing.assert_close(both.logits_BC[:, 5], -agreement)
+    assert both.evidence_BK[:, :2].abs().min() > 0.01
+    assert not both.evidence_BK[:, 2].any(), "of mismatch itself nothing speaks"
 
 
 def test_statistics_are_standardised_by_the_images_that_it_was_fitted_on():

@@ -22,7 +22,7 @@ from model.tasks import MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
 from model.wide import WidePart
 from train.data import ProductDataset
-from train.fit_wide import FEWEST, STEPS, Features, alone, fit_tasks, fit_wide, held_out, prior, solve
+from train.fit_wide import FEWEST, STEPS, Features, fit_tasks, fit_wide, held_out, prior, solve
 
 COUNT = 160
 SEASONS = ["spring", "summer", "autumn"]
@@ -65,9 +65,13 @@ def fitted(products: ProductDataset) -> WidePart:
     return wide
 
 
-def said(wide: WidePart, products: ProductDataset) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def said(
+    wide: WidePart, products: ProductDataset, without: int | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Logits and targets of each task."""
     batch = products.collate([products[n] for n in range(len(products))])
+    if without is not None:
+        batch.present_B2[:, without] = False
     inputs = batch.input_ids_BT, text_mask(batch.input_ids_BT), batch.pixels_BHWC, batch.present_B2
     logits, targets = (
         products.tasks.split_logits(wide(*inputs).logits_BC.detach()),
@@ -87,6 +91,9 @@ def test_it_knows_what_titles_say_and_what_images_show(tmp_path: Path):
     by_title, by_image = (wide.words.norm(dim=0), wide.statistics_to_logits.norm(dim=1))
     season, look = wide.spans[0], wide.spans[1]
     assert (by_title[season] > 5 * by_image[season]).all() and (by_image[look] > 5 * by_title[look]).all()
+    for side, telling in ((0, "look"), (1, "season")):
+        logits, _ = said(wide, products, without=side)
+        assert (logits[telling].argmax(dim=1) == targets[telling].argmax(dim=1)).float().mean() > 0.95
 
 
 def test_what_disagrees_is_a_mismatch(tmp_path: Path):
@@ -105,7 +112,7 @@ def test_what_disagrees_is_a_mismatch(tmp_path: Path):
 
 def test_without_complete_products_nothing_is_known(tmp_path: Path):
     wide = fitted(written(tmp_path / "data", titles=False, images=False))
-    assert not wide.words.any() and not wide.statistics_to_logits.any() and not wide.prior.any()
+    assert not wide.words.any() and not wide.statistics_to_logits.any() and not wide.intercepts.any()
 
 
 @pytest.mark.parametrize(
@@ -145,18 +152,14 @@ def test_the_first_step_is_ridge_regression_on_the_labels():
     torch.testing.assert_close(weights, expected)
 
 
-def test_halves_tell_what_is_to_be_told_and_each_side_how_sure_it_is():
+def test_halves_tell_what_is_to_be_told():
     rng, count = np.random.default_rng(3), 200
     truth = rng.integers(0, 2, count)
     targets, told = torch.from_numpy(np.eye(2)[truth]), (2.0 * truth - 1)[:, None]
     clear, noise = told + 0.1 * rng.normal(size=(count, 1)), rng.normal(size=(count, 1))
-    kernels = [torch.from_numpy(side @ side.T) for side in (clear, noise)]
     task = SingleLabel(name="a", labels=["x", "y"])
-    assert held_out(task, kernels[0], targets).explained > 0.9
-    assert held_out(task, kernels[1], targets).explained < 0.05
-    both = held_out(task, kernels[0] + kernels[1], targets)
-    by_clear, by_noise = alone(task, kernels, targets, both)
-    assert both.explained > 0.9 and by_noise < by_clear, "what is noise is not to be sharp"
+    of_clear, of_noise = (held_out(task, torch.from_numpy(side @ side.T), targets) for side in (clear, noise))
+    assert of_clear.explained > 0.9 and of_noise.explained < 0.05
 
 
 def test_wrong_labels_end_a_fit_early():
@@ -181,16 +184,18 @@ def test_terms_and_statistics_get_what_the_kernel_says():
     targets = (images[:, :2] + rng.normal(size=(count, 2)) > 0).astype(np.float32)
     fit_tasks(wide, Features(terms, images), [(task, targets)])
     y, kernels = torch.from_numpy(targets).double(), Features(terms, images).kernels()
-    title, image = (max(0.01, held_out(task, kernel, y).explained) for kernel in kernels)
+    alone = [held_out(task, kernel, y) for kernel in kernels]
+    title, image = (max(0.01, one.explained) for one in alone)
     share = title / (title + image)
-    sides = [share**2 * kernels[0], (1 - share) ** 2 * kernels[1]]
-    size = (sides[0] + sides[1]).diagonal().mean()
-    sides = [side / size for side in sides]
-    best = held_out(task, sides[0] + sides[1], y)
-    weights = best.scale * solve(task, sides[0] + sides[1], y, best.strength, best.steps)[-1]
-    expected = prior(y) + (sides[0] + sides[1] + 1) @ weights
-    found = wide.prior + torch.from_numpy(terms.toarray()).float() @ wide.words
-    found = found + torch.from_numpy(images).float() @ wide.statistics_to_logits.T
     assert 0 < share < 0.5
-    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(wide.alone[:, 0], torch.tensor(alone(task, sides, y, best)) / best.scale)
+    both = share**2 * kernels[0] + (1 - share) ** 2 * kernels[1]
+    both = both / both.diagonal().mean()
+    x_title, x_image = torch.from_numpy(terms.toarray()).float(), torch.from_numpy(images).float()
+    by_title, by_image = x_title @ wide.words, x_image @ wide.statistics_to_logits.T
+    found = (by_title[:, :2] + by_image[:, :2], by_title[:, 2:], by_image[:, 2:])
+    for kernel, best, said, intercept in zip(
+        (both, *kernels), (held_out(task, both, y), *alone), found, wide.intercepts, strict=True
+    ):
+        weights = best.scale * solve(task, kernel, y, best.strength, best.steps)[-1] * (best.explained > 0)
+        torch.testing.assert_close(intercept + said, (prior(y) + (kernel + 1) @ weights).float(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(wide.frequent, prior(y).float())

@@ -108,7 +108,7 @@ def test_stages_train_the_deep_part_alone_and_publish_both_also_after_a_stop(dat
     result = run_stage("end_to_end", data, whole, *WIDE)
     assert result.returncode == 0, result.stderr
     last = load_file(whole / "bundle/model.safetensors")
-    fitted = ("wide.prior", "wide.words", "wide.statistics_to_logits", "wide.alone", "wide.terms.rarity")
+    fitted = ("wide.frequent", "wide.intercepts", "wide.words", "wide.statistics_to_logits", "wide.terms.rarity")
     assert all(torch.equal(last[name], warm[name]) and last[name].any() for name in fitted)
     assert (last["wide.strengths"] > 0).all() and not torch.equal(last["wide.strengths"], warm["wide.strengths"])
     # What the stage says of its bundle is what the bundle answers.

@@ -12,6 +12,7 @@ from tiny import TASKS, tiny_config, tiny_network
 
 from model.image_statistics import FEATURES
 from model.tasks import MISSING, MultiLabel, TaskSet
+from model.wide import Linear
 from train.contrastive import ContrastiveObjective
 from train.data import Batch
 from train.losses import (
@@ -255,8 +256,9 @@ def test_lambda_is_drawn_towards_the_evidence_in_training_where_both_are_there()
     network = tiny_network(tiny_config(sequence_norm="gated", head_inputs="both", wide=True), TASKS)
     torch.manual_seed(0)
     for k, task in enumerate(TASKS):
-        sizes = (task.columns,), (network.wide.terms.rows, task.columns), (FEATURES, task.columns), (2,)
-        network.wide.set_task(k, *(torch.randn(size) for size in sizes))
+        sizes = (task.columns,), (network.wide.terms.rows, task.columns), (FEATURES, task.columns)
+        models = [Linear(*(torch.randn(size) for size in sizes)) for _ in range(3)]
+        network.wide.set_task(k, torch.randn(task.columns), models)
     inputs = batch()
     inputs.present_B2[:2, 0] = False
     plain, drawn = (ClassificationObjective(network, TASKS, StageConfig(evidence_loss=loss)) for loss in (0.0, 0.5))
