@@ -19,7 +19,7 @@ DATA := data/apa_mini
 RUN := runs/apa_mini
 CAPTIONS := data/apa_mini_captions
 # Sized for 8 minutes on two cores; `train.prepare apa_mini` by itself makes 10,000 products to train on.
-SIZE := 4500
+SIZE := 4000
 EPOCHS := --stages.contrastive.epochs=2 --stages.warmup.epochs=1 --stages.end_to_end.epochs=2 --stages.tuning.epochs=1
 LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
 SERVER := .venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS)

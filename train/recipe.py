@@ -29,7 +29,8 @@ class StageConfig(StrictModel):
         modality_dropout: share of the complete products that lose their title or image while training.
         mismatched: share of the complete products that get another product's title (two of three) or image (one of
             three) while training, and keep their labels, so that the network learns whom to believe.
-        evidence_loss: how much of a loss λ has where it is not what the wide part's evidence says, once for each task.
+        evidence_loss: how much of a loss λ has where it is not what the evidence of the wide part says, once for each
+            task; nothing in a network without one.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -99,13 +100,6 @@ class Recipe(StrictModel):
         without = [name for name in classifying if getattr(self.stages, name).mismatched == 0]
         if self.mismatch and without:
             raise ValueError(f"mismatch: needs stages.{without[0]}.mismatched above 0, from which it is learned")
-        return self
-
-    @model_validator(mode="after")
-    def _evidence_can_be_had(self) -> Recipe:
-        asking = [name for name in NETWORKS[self.model.architecture].stages if getattr(self.stages, name).evidence_loss]
-        if asking and not (self.model.wide and self.model.modality_attention):
-            raise ValueError(f"stages.{asking[0]}.evidence_loss: needs model.wide, and λ that is learned")
         return self
 
 

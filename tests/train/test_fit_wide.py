@@ -183,7 +183,7 @@ def test_terms_and_statistics_get_what_the_kernel_says():
     images[:, :6] = rng.normal(size=(count, 6))
     targets = (images[:, :2] + rng.normal(size=(count, 2)) > 0).astype(np.float32)
     fit_tasks(wide, Features(terms, images), [(task, targets)])
-    y, kernels = torch.from_numpy(targets).double(), Features(terms, images).kernels()
+    y, kernels = torch.from_numpy(targets), Features(terms, images).kernels()
     alone = [held_out(task, kernel, y) for kernel in kernels]
     title, image = (max(0.01, one.explained) for one in alone)
     share = title / (title + image)

@@ -138,10 +138,6 @@ def test_only_its_own_products_fit_it():
     [
         (["--mismatch", "true"], "mismatch: needs stages.warmup.mismatched above 0"),
         (
-            ["--stages.tuning.evidence_loss", "1"],
-            "stages.tuning.evidence_loss: needs model.wide, and λ that is learned",
-        ),
-        (
             ["--mismatch", "true", "--model.architecture", "late_fusion"],
             "mismatch: only cma_clip compares title and im",
         ),

@@ -19,6 +19,7 @@ from model.networks import NETWORKS, StageName
 from train.fit.catalog import Catalog, open_catalog, state_of_table
 from train.fit.pace import seconds_per_product
 from train.fit.sizes import LEAST, RECIPE, Epochs, epochs_for, training_seconds, within
+from train.fit_wide import MEASURED_ON
 from train.recipe import Recipe, load_recipe
 
 PLAN, RECIPE_FILE, DATA, LOGS, RIVALS, SCORE = "plan.json", "recipe.yaml", "data", "logs", "rivals", "score"
@@ -28,6 +29,7 @@ RIVALS_UP_TO = 50_000  # products: 50 KB of each are kept in memory
 # Seconds that what is not training takes, and more a product: on two cores of an EPYC without AVX-512.
 REST_S = {"prepare": (5.0, 0.003), "rivals": (20.0, 0.012), "score": (15.0, 0.001), "export": (80.0, 0.0)}
 START_S = 15.0  # a stage, before its first update and after its last
+WIDE_S = 16.0  # of a task: the wide part, fitted to as many products as it is at most
 # What decides the plan, of the options.
 DECIDING = ("pretrain", "image", "title", "id", "task", "image_root", "minutes", "recipe", "no_rivals", "no_export")
 
@@ -146,10 +148,12 @@ def _new_plan(
     skipped = {"prepare": not catalog.prepare, "export": args.no_export}
     skipped["rivals"] = args.no_rivals or catalog.products > RIVALS_UP_TO
     rest = {step: seconds for step, seconds in rest.items() if not skipped.get(step)}
+    wide_s = WIDE_S * len(tasks) * min(1.0, catalog.train / MEASURED_ON) if recipe.model.wide else 0.0
     if args.minutes:
-        epochs = within(epochs, epoch_s, START_S, 60 * args.minutes - sum(rest.values()))
+        epochs = within(epochs, epoch_s, START_S, 60 * args.minutes - sum(rest.values()) - wide_s)
         recipe = load_recipe(args.recipe or RECIPE, [*options, *_epoch_options(epochs)])
     training = {stage: training_seconds({stage: count}, epoch_s, START_S) for stage, count in epochs.items()}
+    training["warmup"] += wide_s
     order = ["prepare", "rivals", *epochs, "score", "export"]
     plan = Plan(
         given=given,
