@@ -47,6 +47,8 @@ class Joining:
         self.wide, self.tasks, self.positive_weight_C = wide, validation.tasks, positive_weight_C
         self.strengths_2K = torch.full((2, len(self.tasks)), EVEN)
         wide.join(None)
+        # Another CPU may have fitted it to other digits.
+        ranks.of_first(buffer for buffer in wide.buffers() if buffer.is_floating_point())
         self.wide_NC = predict(self._said, validation, batch_size, ranks, workers, look).logits_NC
 
     def _said(self, batch: Batch) -> Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +74,12 @@ class Ranks(NamedTuple):
     def tell(self, mine: Any) -> list[Any]:
         """What every rank has to say, in the ranks' order."""
         return [mine] if self.world_size == 1 else tell(mine)
+
+    def of_first(self, mine: Iterable[Tensor]) -> None:
+        """Fill these tensors with what the first rank has in them."""
+        if self.world_size > 1:
+            for tensor in mine:
+                dist.broadcast(tensor, 0)
 
     def barrier(self) -> None:
         if self.world_size > 1:
