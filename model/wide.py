@@ -82,7 +82,7 @@ class WidePart(nn.Module):
         self.register_buffer("center", torch.zeros(FEATURES))
         self.register_buffer("scale", torch.ones(FEATURES))
         self.register_buffer("strengths", torch.zeros(2, len(tasks)))
-        self.register_buffer("task_C", torch.cat([torch.full((t.columns,), k) for k, t in enumerate(tasks)]), False)
+        self.register_buffer("task_C", task_of_columns(tasks), False)
         self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), False)
         self.spans = [self._span(k) for k in range(len(tasks))]
         self.compared = [(k, task.several_labels) for k, task in enumerate(tasks) if task.is_labelled]
@@ -132,8 +132,7 @@ class WidePart(nn.Module):
 
     def joined(self, deep_BC: Tensor, wide_BC: Tensor) -> Tensor:
         """Both parts' logits, each as strong as it is for the task."""
-        strengths_2C = self.strengths[:, self.task_C]
-        return strengths_2C[0] * deep_BC + strengths_2C[1] * wide_BC
+        return joined(self.strengths[:, self.task_C], deep_BC, wide_BC)
 
     @torch.no_grad()
     def join(self, strengths_2K: Tensor | None) -> None:
@@ -162,3 +161,13 @@ class WidePart(nn.Module):
         self.center.copy_(features_NF.mean(dim=0))
         self.scale.copy_(torch.where(spread_F > 1e-6, 1 / spread_F.clamp(min=1e-6), torch.zeros_like(spread_F)))
         self.terms.fit(input_ids_NT, text_mask(input_ids_NT))
+
+
+def joined(strengths_2C: Tensor, deep_BC: Tensor, wide_BC: Tensor) -> Tensor:
+    """Both parts' logits, each as strong as it is for the column."""
+    return strengths_2C[0] * deep_BC + strengths_2C[1] * wide_BC
+
+
+def task_of_columns(tasks: TaskSet) -> Tensor:
+    """Which task each column of the logits is of: int64 [C]."""
+    return torch.cat([torch.full((task.columns,), k) for k, task in enumerate(tasks)])

@@ -101,26 +101,30 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
         alone = [held_out(task, side_NN, known_NL) for side_NN in kernels]
         title, image = (max(LITTLE, one.explained) for one in alone)
         share = title / (title + image)
-        size = (share**2 * kernels[0] + (1 - share) ** 2 * kernels[1]).diagonal().mean().item()
+        size = (share**2 * kernels[0].diagonal() + (1 - share) ** 2 * kernels[1].diagonal()).mean().item()
         lengths = (share**2 / size, (1 - share) ** 2 / size)
         together_NN = lengths[0] * kernels[0] + lengths[1] * kernels[1]
-        ways = ((held_out(task, together_NN, known_NL), lengths), (alone[0], (1.0, 0.0)), (alone[1], (0.0, 1.0)))
-        models = [linear(task, own, kernels, known_NL, *way) for way in ways]
+        together = held_out(task, together_NN, known_NL)
+        ways = (
+            (together_NN, lengths, together),
+            (kernels[0], (1.0, 0.0), alone[0]),
+            (kernels[1], (0.0, 1.0), alone[1]),
+        )
+        models = [linear(task, own, known_NL, *way) for way in ways]
         wide.set_task(number, prior(known_NL), models)
 
 
 def linear(
     task: Task,
     features: Features,
-    kernels: tuple[Tensor, Tensor],
     targets_NL: Tensor,
-    best: Held,
+    kernel_NN: Tensor,
     lengths: tuple[float, float],
+    best: Held,
 ) -> Linear:
-    """The best fit to the sum of the kernels, each so many times, as weights of terms and statistics."""
+    """The best fit to a kernel, which is that of titles and that of images so many times, as weights of features."""
     weights_NL = torch.zeros_like(targets_NL)
     if best.explained > 0:
-        kernel_NN = lengths[0] * kernels[0] + lengths[1] * kernels[1]
         weights_NL = best.scale * solve(task, kernel_NN, targets_NL, best.strength, best.steps)[-1]
     terms_RL = lengths[0] * (features.terms_NR.T @ weights_NL.numpy())
     images_FL = lengths[1] * (features.images_NF.T @ weights_NL.numpy())

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.clip_towers import text_mask
 from model.cma_clip import Output
 from model.tasks import TaskSet
-from model.wide import WidePart
+from model.wide import WidePart, joined, task_of_columns
 from train.data import Batch, ProductDataset
 from train.losses import classification_losses
 from train.predict import Predictions, predict
@@ -60,7 +60,8 @@ class Joining:
         self.strengths_2K = fit_strengths(
             deep.logits_NC, self.wide_NC, deep.targets_NC, self.tasks, self.positive_weight_C
         )
-        return deep._replace(logits_NC=joined(self.strengths_2K, deep.logits_NC, self.wide_NC, self.tasks))
+        strengths_2C = self.strengths_2K[:, task_of_columns(self.tasks)]
+        return deep._replace(logits_NC=joined(strengths_2C, deep.logits_NC, self.wide_NC))
 
     @contextmanager
     def in_network(self) -> Iterator[None]:
@@ -74,12 +75,13 @@ def fit_strengths(
     deep_NC: Tensor, wide_NC: Tensor, targets_NC: Tensor, tasks: TaskSet, positive_weight_C: Tensor | None = None
 ) -> Tensor:
     """Strengths above 0 of the deep part's logits and of the wide part's, [2, K], that make the least loss."""
+    task_C = task_of_columns(tasks)
     exponents_2K = torch.full((2, len(tasks)), EVEN).log().requires_grad_()
     optimizer = torch.optim.LBFGS([exponents_2K], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits_NC = joined(exponents_2K.exp(), deep_NC, wide_NC, tasks)
+        logits_NC = joined(exponents_2K.exp()[:, task_C], deep_NC, wide_NC)
         sums_K, counts_K = classification_losses(logits_NC, targets_NC, tasks, positive_weight_C)
         total = (sums_K / counts_K.clamp(min=1)).sum() + HOLD * (exponents_2K - math.log(EVEN)).square().sum()
         total.backward()
@@ -87,10 +89,3 @@ def fit_strengths(
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return exponents_2K.detach().exp()
-
-
-def joined(strengths_2K: Tensor, deep_NC: Tensor, wide_NC: Tensor, tasks: TaskSet) -> Tensor:
-    """Both parts' logits, each as strong as it is for the task, as WidePart.joined."""
-    columns_K = torch.tensor([task.columns for task in tasks])
-    deep_C, wide_C = (strength_K.repeat_interleave(columns_K) for strength_K in strengths_2K)
-    return deep_C * deep_NC + wide_C * wide_NC
