@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.clip_towers import text_mask
+from model.image_statistics import FEATURES
 from model.preprocess import pad_titles
 from model.tasks import MISSING, Task
 from model.wide import Linear, WidePart
@@ -20,25 +22,33 @@ from train.ranks import is_first_rank
 
 # N products, R terms, F statistics, L labels of one task
 
-MEASURED_ON = 4096  # products
+FITTED_TO = 32_768  # products
+MEASURED_ON = 4096  # of them, by whose halves the best way to fit is found
 STRENGTHS = (0.1, 0.3, 1.0)  # of the penalty, where the features of a product have length 1
 STEPS = (1, 2, 3, 5, 8, 16)  # after which a fit may end
 SCALES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)  # of the logits that it ends with
 FEWEST = 32  # products with a label, of which anything can be said
 LITTLE = 0.01  # of the loss; who explains less counts as this
 LEAST_PRIOR = 1e-3
+DIRECTIONS = 256  # of many products' kernel, that are solved at once
+NEAR, MOST_STEPS = 1e-3, 300  # of the length of what is wanted, where conjugate gradients end, and at the latest
+AT_A_TIME = 64
+TINY = 1e-30
+
+# Solves ridge regression with a penalty: weights [N, L] of products, with (kernel + 1 + penalty) @ weights the wanted.
+Ridge = Callable[[float], Callable[[Tensor], Tensor]]
 
 
 class Features(NamedTuple):
-    """What the wide part sees of complete products: weights of terms, standardised statistics, both float64."""
+    """What the wide part sees of complete products: weights of terms, standardised statistics, both float32."""
 
     terms_NR: sparse.csr_matrix
     images_NF: np.ndarray
 
     def kernels(self) -> tuple[Tensor, Tensor]:
-        """How alike products are by title, and by image; float32 [N, N], in which a fit takes half the time."""
+        """How alike products are by title, and by image; float32 [N, N]."""
         title_NN, image_NN = (self.terms_NR @ self.terms_NR.T).toarray(), self.images_NF @ self.images_NF.T
-        return torch.from_numpy(title_NN).float(), torch.from_numpy(image_NN).float()
+        return torch.from_numpy(title_NN), torch.from_numpy(image_NN)
 
     def of(self, products_N: np.ndarray) -> Features:
         """Those of these products."""
@@ -60,27 +70,43 @@ class Held(NamedTuple):
 
 @torch.no_grad()
 def fit_wide(wide: WidePart, products: ProductDataset) -> None:
-    """Fit it to the images and titles of MEASURED_ON products at most, evenly spread, the same on every rank.
+    """Fit it to the images and titles of FITTED_TO products at most, evenly spread, the same on every rank.
 
     Raises:
         ValueError: no image can be read, or no title.
     """
-    places = np.unique(np.linspace(0, len(products) - 1, MEASURED_ON, dtype=int))
+    places = np.unique(np.linspace(0, len(products) - 1, FITTED_TO, dtype=int))
     if is_first_rank():
         print(f"{products.name}: fitting the wide part to {len(places):,} products")
-    samples = [sample for sample in map(products.__getitem__, places.tolist()) if sample.problem is None]
-    images, titles = ([sample for sample in samples if sample.present[side]] for side in (1, 0))
+    images, titles, statistics_NF = read(wide, products, places)
     for what, found in (("image", images), ("title", titles)):
         if not found:
             raise ValueError(f"{products.name}: no {what} to measure for the wide part; set --model.wide false")
-    pixels_NHWC = torch.from_numpy(np.stack([sample.pixels for sample in images]))
-    features_NF = torch.cat([wide.statistics(some) for some in pixels_NHWC.split(64)])
-    wide.fit(features_NF, _titles(titles, products))
+    wide.fit(statistics_NF, _titles(titles, products))
     has_title_N = [sample.present[0] for sample in images]
     if any(has_title_N):
         complete = [sample for sample in images if sample.present[0]]
         targets_NL = np.stack([sample.targets for sample in complete])
-        fit_tasks(wide, _features(wide, features_NF[has_title_N], complete, products), products.tasks.split(targets_NL))
+        fit_tasks(
+            wide, _features(wide, statistics_NF[has_title_N], complete, products), products.tasks.split(targets_NL)
+        )
+
+
+def read(wide: WidePart, products: ProductDataset, places: np.ndarray) -> tuple[list[Sample], list[Sample], Tensor]:
+    """Products with an image, those with a title, and statistics of the images, [N, F]; no pixels are kept."""
+    images, titles, statistics = [], [], [torch.zeros(0, FEATURES)]
+    bar = tqdm(total=len(places), desc="wide part", unit="product", disable=not is_first_rank(), leave=False)
+    for some in np.array_split(places, -(-len(places) // AT_A_TIME)):
+        samples = [sample for sample in map(products.__getitem__, some.tolist()) if sample.problem is None]
+        pixels = [sample.pixels for sample in samples if sample.present[1]]
+        if pixels:
+            statistics.append(wide.statistics(torch.from_numpy(np.stack(pixels))))
+        samples = [replace(sample, pixels=sample.pixels[:0]) for sample in samples]
+        images += [sample for sample in samples if sample.present[1]]
+        titles += [sample for sample in samples if sample.present[0]]
+        bar.update(len(some))
+    bar.close()
+    return images, titles, torch.cat(statistics)
 
 
 @torch.no_grad()
@@ -96,36 +122,25 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
         # Of a kind that has other logits than labels nobody knows what they would be.
         if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
             continue
-        own, known_NL = features.of(labelled), torch.from_numpy(targets_NL[labelled]).float()
-        kernels = own.kernels()
-        alone = [held_out(task, side_NN, known_NL) for side_NN in kernels]
+        measured = labelled[np.unique(np.linspace(0, len(labelled) - 1, MEASURED_ON, dtype=int))]
+        kernels, measured_NL = features.of(measured).kernels(), torch.from_numpy(targets_NL[measured]).float()
+        alone = [held_out(task, side_NN, measured_NL) for side_NN in kernels]
         title, image = (max(LITTLE, one.explained) for one in alone)
         share = title / (title + image)
         size = (share**2 * kernels[0].diagonal() + (1 - share) ** 2 * kernels[1].diagonal()).mean().item()
         lengths = (share**2 / size, (1 - share) ** 2 / size)
-        together_NN = lengths[0] * kernels[0] + lengths[1] * kernels[1]
-        together = held_out(task, together_NN, known_NL)
-        ways = (
-            (together_NN, lengths, together),
-            (kernels[0], (1.0, 0.0), alone[0]),
-            (kernels[1], (0.0, 1.0), alone[1]),
-        )
-        models = [linear(task, own, known_NL, *way) for way in ways]
-        wide.set_task(number, prior(known_NL), models)
+        together = held_out(task, lengths[0] * kernels[0] + lengths[1] * kernels[1], measured_NL)
+        own, known_NL = features.of(labelled), torch.from_numpy(targets_NL[labelled]).float()
+        ways = ((lengths, together), ((1.0, 0.0), alone[0]), ((0.0, 1.0), alone[1]))
+        wide.set_task(number, prior(known_NL), [linear(task, own, known_NL, *way) for way in ways])
 
 
-def linear(
-    task: Task,
-    features: Features,
-    targets_NL: Tensor,
-    kernel_NN: Tensor,
-    lengths: tuple[float, float],
-    best: Held,
-) -> Linear:
-    """The best fit to a kernel, which is that of titles and that of images so many times, as weights of features."""
+def linear(task: Task, features: Features, targets_NL: Tensor, lengths: tuple[float, float], best: Held) -> Linear:
+    """The best fit to the kernels of titles and images, each so many times, as weights of features."""
     weights_NL = torch.zeros_like(targets_NL)
     if best.explained > 0:
-        weights_NL = best.scale * solve(task, kernel_NN, targets_NL, best.strength, best.steps)[-1]
+        ridge = by_conjugate_gradients(features, lengths)
+        weights_NL = best.scale * solve(task, ridge, targets_NL, best.strength, best.steps)[-1]
     terms_RL = lengths[0] * (features.terms_NR.T @ weights_NL.numpy())
     images_FL = lengths[1] * (features.images_NF.T @ weights_NL.numpy())
     intercept_L = prior(targets_NL) + weights_NL.sum(dim=0)
@@ -139,9 +154,9 @@ def held_out(task: Task, kernel_NN: Tensor, targets_NL: Tensor) -> Held:
     for fitted, other in halves(len(targets_NL)):
         frequent_L, known_NL = prior(targets_NL[fitted]), targets_NL[other]
         of_prior += _loss(task, frequent_L.expand_as(known_NL), known_NL)
-        found = []
+        ridge, found = by_cholesky(kernel_NN[fitted][:, fitted]), []
         for strength in STRENGTHS:
-            for weights_NL in solve(task, kernel_NN[fitted][:, fitted], targets_NL[fitted], strength):
+            for weights_NL in solve(task, ridge, targets_NL[fitted], strength):
                 told_NL = (kernel_NN[other][:, fitted] + 1) @ weights_NL
                 found += [_loss(task, frequent_L + scale * told_NL, known_NL) for scale in SCALES]
         losses += torch.tensor(found, dtype=torch.float64)
@@ -158,7 +173,7 @@ def _loss(task: Task, logits_NL: Tensor, targets_NL: Tensor) -> float:
     return task.loss(logits_NL, targets_NL, targets_NL.new_ones(targets_NL.shape[1])).sum().item()
 
 
-def solve(task: Task, kernel_NN: Tensor, targets_NL: Tensor, strength: float, steps: int = STEPS[-1]) -> list[Tensor]:
+def solve(task: Task, ridge: Ridge, targets_NL: Tensor, strength: float, steps: int = STEPS[-1]) -> list[Tensor]:
     """Weights [N, L] of products after each of STEPS up to `steps`: logits are the prior and (kernel + 1) @ weights.
 
     They go towards the least sum of the losses, those of several labels added, and strength / 2 times the squared
@@ -168,7 +183,7 @@ def solve(task: Task, kernel_NN: Tensor, targets_NL: Tensor, strength: float, st
     """
     bound = 4.0 if task.several_labels else 2.0  # inverse of the most that a loss is curved
     prior_L, penalty = prior(targets_NL), bound * strength
-    factor_NN = torch.linalg.cholesky(kernel_NN + 1 + penalty * torch.eye(len(kernel_NN), dtype=kernel_NN.dtype))
+    regression = ridge(penalty)
     logits_NL, before_NL = torch.zeros_like(targets_NL), torch.zeros_like(targets_NL)
     found = []
     for step in range(1, steps + 1):
@@ -176,11 +191,86 @@ def solve(task: Task, kernel_NN: Tensor, targets_NL: Tensor, strength: float, st
         given_NL = prior_L + ahead_NL
         chances_NL = given_NL.sigmoid() if task.several_labels else given_NL.softmax(dim=1)
         wanted_NL = ahead_NL + bound * (targets_NL - chances_NL)
-        weights_NL = torch.cholesky_solve(wanted_NL, factor_NN)
+        weights_NL = regression(wanted_NL)
         before_NL, logits_NL = logits_NL, wanted_NL - penalty * weights_NL
         if step in STEPS:
             found.append(weights_NL)
     return found
+
+
+def by_cholesky(kernel_NN: Tensor) -> Ridge:
+    """By a matrix of all pairs of products."""
+
+    def of(penalty: float) -> Callable[[Tensor], Tensor]:
+        penalties_NN = penalty * torch.eye(len(kernel_NN), dtype=kernel_NN.dtype)
+        factor_NN = torch.linalg.cholesky(kernel_NN + 1 + penalties_NN)
+        return lambda wanted_NL: torch.cholesky_solve(wanted_NL, factor_NN)
+
+    return of
+
+
+def by_conjugate_gradients(features: Features, lengths: tuple[float, float]) -> Ridge:
+    """By products with the features alone, for more products than all pairs fit into memory (Hestenes, Stiefel 1952).
+
+    A solution starts from the one before, and what all products share most is solved at once (`main_directions`).
+    """
+    images_NF, products = torch.from_numpy(features.images_NF), len(features.images_NF)
+
+    def kernel(weights_NL: Tensor) -> Tensor:
+        sum_NL = weights_NL.sum(dim=0).expand_as(weights_NL)
+        if lengths[0]:
+            of_terms_RL = features.terms_NR.T @ weights_NL.numpy()
+            sum_NL = sum_NL + lengths[0] * torch.from_numpy(features.terms_NR @ of_terms_RL)
+        if lengths[1]:
+            sum_NL = sum_NL + lengths[1] * (images_NF @ (images_NF.T @ weights_NL))
+        return sum_NL
+
+    along_NK, sizes_K = main_directions(kernel, products, min(DIRECTIONS, products // 2))
+
+    def of(penalty: float) -> Callable[[Tensor], Tensor]:
+        rest_K1 = (1 - (sizes_K[-1] + penalty) / (sizes_K + penalty))[:, None]
+        last_NL: Tensor | None = None
+
+        def nearly_solved(left_NL: Tensor) -> Tensor:
+            return left_NL - along_NK @ (rest_K1 * (along_NK.T @ left_NL))
+
+        def regression(wanted_NL: Tensor) -> Tensor:
+            nonlocal last_NL
+            weights_NL = torch.zeros_like(wanted_NL) if last_NL is None else last_NL
+            left_NL = wanted_NL - kernel(weights_NL) - penalty * weights_NL
+            towards_NL = solved_NL = nearly_solved(left_NL)
+            size_L, enough_L = (left_NL * solved_NL).sum(dim=0), NEAR * wanted_NL.norm(dim=0)
+            for _ in range(MOST_STEPS):
+                if (left_NL.norm(dim=0) <= enough_L).all():
+                    break
+                moved_NL = kernel(towards_NL) + penalty * towards_NL
+                step_L = size_L / (towards_NL * moved_NL).sum(dim=0).clamp(min=TINY)
+                weights_NL, left_NL = weights_NL + step_L * towards_NL, left_NL - step_L * moved_NL
+                solved_NL, before_L = nearly_solved(left_NL), size_L
+                size_L = (left_NL * solved_NL).sum(dim=0)
+                towards_NL = solved_NL + size_L / before_L.clamp(min=TINY) * towards_NL
+            last_NL = weights_NL
+            return weights_NL
+
+        return regression
+
+    return of
+
+
+def main_directions(kernel: Callable[[Tensor], Tensor], products: int, count: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions [N, K] in which a kernel is large, and how large, the largest first, [K].
+
+    Source: Nyström's method with a random sketch (Frangella, Tropp and Udell, arXiv 2110.02820, algorithm 2.1).
+    """
+    drawn_NK = torch.linalg.qr(torch.randn(products, count, generator=torch.Generator().manual_seed(0))).Q
+    seen_NK = kernel(drawn_NK)
+    shift = torch.finfo(seen_NK.dtype).eps * seen_NK.norm()
+    seen_NK = seen_NK + shift * drawn_NK
+    factor_KK = torch.linalg.cholesky(drawn_NK.T @ seen_NK, upper=True)
+    seen_NK = torch.linalg.solve_triangular(factor_KK, seen_NK, upper=True, left=False)
+    squares_K, turned_KK = torch.linalg.eigh(seen_NK.T @ seen_NK)
+    squares_K, turned_KK = squares_K.clamp(min=TINY).flip(0), turned_KK.flip(1)
+    return seen_NK @ turned_KK / squares_K.sqrt(), (squares_K - shift).clamp(min=0)
 
 
 def prior(targets_NL: Tensor) -> Tensor:
@@ -188,14 +278,17 @@ def prior(targets_NL: Tensor) -> Tensor:
     return targets_NL.mean(dim=0).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).logit()
 
 
-def _features(wide: WidePart, features_NF: torch.Tensor, complete: list[Sample], products: ProductDataset) -> Features:
-    ids_NT = _titles(complete, products)
-    rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT)))
-    ends = np.arange(0, rows.size + 1, rows.shape[1])
-    terms_NR = sparse.csr_matrix((weights.ravel().astype(float), rows.ravel(), ends), (len(rows), wide.terms.rows))
-    terms_NR.eliminate_zeros()
-    return Features(terms_NR, wide.standardised(features_NF).double().numpy())
+def _features(wide: WidePart, statistics_NF: Tensor, complete: Sequence[Sample], products: ProductDataset) -> Features:
+    terms = []
+    for first in range(0, len(complete), AT_A_TIME):
+        ids_NT = _titles(complete[first : first + AT_A_TIME], products)
+        rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT)))
+        ends = np.arange(0, rows.size + 1, rows.shape[1])
+        terms_NR = sparse.csr_matrix((weights.ravel(), rows.ravel(), ends), (len(rows), wide.terms.rows))
+        terms_NR.eliminate_zeros()
+        terms.append(terms_NR)
+    return Features(sparse.vstack(terms, "csr"), wide.standardised(statistics_NF).numpy())
 
 
-def _titles(samples: list[Sample], products: ProductDataset) -> torch.Tensor:
+def _titles(samples: Sequence[Sample], products: ProductDataset) -> Tensor:
     return torch.from_numpy(pad_titles([sample.input_ids for sample in samples], products.preprocess))

@@ -21,8 +21,21 @@ from model.preprocess import TitleTokenizer
 from model.tasks import MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
 from model.wide import WidePart
+from train import fit_wide as fitting
 from train.data import ProductDataset
-from train.fit_wide import FEWEST, STEPS, Features, fit_tasks, fit_wide, held_out, prior, solve
+from train.fit_wide import (
+    FEWEST,
+    STEPS,
+    Features,
+    by_cholesky,
+    by_conjugate_gradients,
+    fit_tasks,
+    fit_wide,
+    held_out,
+    main_directions,
+    prior,
+    solve,
+)
 
 COUNT = 160
 SEASONS = ["spring", "summer", "autumn"]
@@ -135,7 +148,7 @@ def test_the_last_step_is_near_what_scipy_finds(task):
 
     best = scipy.optimize.minimize(objective, np.zeros(15), jac=True, method="BFGS", options={"gtol": 1e-8})
     expected = with_one @ torch.from_numpy(best.x.reshape(5, 3))
-    steps = solve(task, kernel, y, strength)
+    steps = solve(task, by_cholesky(kernel), y, strength)
     assert len(steps) == len(STEPS)
     torch.testing.assert_close((kernel + 1) @ steps[-1], expected, rtol=0.05, atol=0.05)
     assert ((kernel + 1) @ steps[0] - expected).abs().max() > 0.5, "the first is far from it"
@@ -146,10 +159,51 @@ def test_the_first_step_is_ridge_regression_on_the_labels():
     task, targets = SingleLabel(name="a", labels=["x", "y"]), torch.from_numpy(np.eye(2)[rng.integers(0, 2, count)])
     kernel = torch.from_numpy(rng.normal(size=(count, 3)) @ np.eye(3))
     kernel = kernel @ kernel.T
-    (weights,) = solve(task, kernel, targets, strength, steps=1)
+    (weights,) = solve(task, by_cholesky(kernel), targets, strength, steps=1)
     left = 2 * (targets - prior(targets).softmax(dim=0))
     expected = torch.linalg.solve(kernel + 1 + 2 * strength * torch.eye(count, dtype=kernel.dtype), left)
     torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("count", [3, 700])
+@pytest.mark.parametrize("lengths", [(0.3, 0.7), (1.0, 0.0), (0.0, 1.0)])
+def test_conjugate_gradients_find_what_cholesky_does(count, lengths):
+    rng, task = np.random.default_rng(5), SingleLabel(name="a", labels=["x", "y"])
+    images = rng.normal(size=(count, 40)) * np.geomspace(1, 1e-3, 40)
+    features = Features(sparse.random(count, 3000, 0.01, "csr", np.float32, rng=rng), images.astype(np.float32))
+    targets = torch.from_numpy(np.eye(2, dtype=np.float32)[rng.integers(0, 2, count)])
+    kernel = sum(length * side for length, side in zip(lengths, features.kernels(), strict=True))
+    for penalty in (0.1, 3.0):
+        expected = solve(task, by_cholesky(kernel.double()), targets.double(), penalty)
+        found = solve(task, by_conjugate_gradients(features, lengths), targets, penalty)
+        for step in (0, -1):
+            logits = ((kernel + 1).double() @ weights[step].double() for weights in (found, expected))
+            torch.testing.assert_close(*logits, rtol=0, atol=0.01)
+
+
+def test_main_directions_are_a_kernels_largest():
+    spread = torch.randn(300, 12, generator=torch.Generator().manual_seed(0)) * 2.0 ** -torch.arange(12)
+    kernel = spread @ spread.T
+    directions, sizes = main_directions(lambda weights: kernel @ weights, 300, 20)
+    expected = torch.linalg.eigvalsh(kernel.double()).flip(0)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(20), rtol=0, atol=1e-2)
+    torch.testing.assert_close(sizes[:3].double(), expected[:3], rtol=1e-3, atol=0)
+
+
+def test_the_way_is_chosen_on_some_and_all_are_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held, fitted_to = [], []
+    spied = {"held_out": held, "linear": fitted_to}
+    for name, seen in spied.items():
+        own = getattr(fitting, name)
+        monkeypatch.setattr(fitting, name, lambda *a, own=own, seen=seen: (seen.append(len(a[2])), own(*a))[1])
+    monkeypatch.setattr(fitting, "MEASURED_ON", 64)
+    products = written(tmp_path / "data")
+    fitted(products)
+    assert set(held) == {64} and set(fitted_to) == {COUNT}
+    fitted_to.clear()
+    monkeypatch.setattr(fitting, "FITTED_TO", 100)
+    fitted(products)
+    assert set(fitted_to) == {100}
 
 
 def test_halves_tell_what_is_to_be_told():
@@ -178,8 +232,8 @@ def test_terms_and_statistics_get_what_the_kernel_says():
     rng, count = np.random.default_rng(2), 80
     task = MultiLabel(name="look", labels=["dark", "bright"])
     wide = WidePart(TaskSet([task]), 16, PREPROCESS.vocab_size, 64)
-    terms = sparse.random(count, wide.terms.rows, 2e-4, "csr", rng=rng)
-    images = np.zeros((count, FEATURES))
+    terms = sparse.random(count, wide.terms.rows, 2e-4, "csr", np.float32, rng=rng)
+    images = np.zeros((count, FEATURES), np.float32)
     images[:, :6] = rng.normal(size=(count, 6))
     targets = (images[:, :2] + rng.normal(size=(count, 2)) > 0).astype(np.float32)
     fit_tasks(wide, Features(terms, images), [(task, targets)])
@@ -196,6 +250,6 @@ def test_terms_and_statistics_get_what_the_kernel_says():
     for kernel, best, said, intercept in zip(
         (both, *kernels), (held_out(task, both, y), *alone), found, wide.intercepts, strict=True
     ):
-        weights = best.scale * solve(task, kernel, y, best.strength, best.steps)[-1] * (best.explained > 0)
-        torch.testing.assert_close(intercept + said, (prior(y) + (kernel + 1) @ weights).float(), rtol=1e-3, atol=1e-3)
+        weights = best.scale * solve(task, by_cholesky(kernel), y, best.strength, best.steps)[-1] * (best.explained > 0)
+        torch.testing.assert_close(intercept + said, (prior(y) + (kernel + 1) @ weights).float(), rtol=0, atol=0.02)
     torch.testing.assert_close(wide.frequent, prior(y).float())

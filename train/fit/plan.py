@@ -19,7 +19,7 @@ from model.networks import NETWORKS, StageName
 from train.fit.catalog import Catalog, open_catalog, state_of_table
 from train.fit.pace import seconds_per_product
 from train.fit.sizes import LEAST, RECIPE, Epochs, epochs_for, training_seconds, within
-from train.fit_wide import MEASURED_ON
+from train.fit_wide import FITTED_TO, MEASURED_ON
 from train.recipe import Recipe, load_recipe
 
 PLAN, RECIPE_FILE, DATA, LOGS, RIVALS, SCORE = "plan.json", "recipe.yaml", "data", "logs", "rivals", "score"
@@ -29,7 +29,8 @@ RIVALS_UP_TO = 50_000  # products: 50 KB of each are kept in memory
 # Seconds that what is not training takes, and more a product: on two cores of an EPYC without AVX-512.
 REST_S = {"prepare": (5.0, 0.003), "rivals": (20.0, 0.012), "score": (15.0, 0.001), "export": (80.0, 0.0)}
 START_S = 15.0  # a stage, before its first update and after its last
-WIDE_S = 16.0  # of a task: the wide part, fitted to as many products as it is at most
+WIDE_S = 14.0  # of a task: finding how to fit the wide part, on as many products as that takes at most
+WIDE_PRODUCT_S = (1.5e-3, 0.7e-3)  # of a product: to be read for the wide part, and in each task to be fitted
 # What decides the plan, of the options.
 DECIDING = ("pretrain", "image", "title", "id", "task", "image_root", "minutes", "recipe", "no_rivals", "no_export")
 
@@ -148,7 +149,7 @@ def _new_plan(
     skipped = {"prepare": not catalog.prepare, "export": args.no_export}
     skipped["rivals"] = args.no_rivals or catalog.products > RIVALS_UP_TO
     rest = {step: seconds for step, seconds in rest.items() if not skipped.get(step)}
-    wide_s = WIDE_S * len(tasks) * min(1.0, catalog.train / MEASURED_ON) if recipe.model.wide else 0.0
+    wide_s = _wide_seconds(catalog.train, len(catalog.tasks)) if recipe.model.wide else 0.0
     if args.minutes:
         epochs = within(epochs, epoch_s, START_S, 60 * args.minutes - sum(rest.values()) - wide_s)
         recipe = load_recipe(args.recipe or RECIPE, [*options, *_epoch_options(epochs)])
@@ -168,6 +169,11 @@ def _new_plan(
         seconds={step: (rest | training)[step] for step in order if step in rest or step in training},
     )
     return plan, recipe
+
+
+def _wide_seconds(products: int, tasks: int) -> float:
+    reading_s, task_s = (each * min(products, FITTED_TO) for each in WIDE_PRODUCT_S)
+    return reading_s + tasks * (task_s + WIDE_S * min(1.0, products / MEASURED_ON))
 
 
 def _options(path: Path | None, overrides: Sequence[str], catalog: Catalog) -> list[str]:
