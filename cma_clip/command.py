@@ -5,6 +5,7 @@
 | 0 | done |
 | 1 | failed, though the input is right: a server that is away, a full disk, a verdict that does not hold |
 | 2 | wrong input: an option, a file, a row; the line says what, where and what to do |
+| 71 | the device has not the memory; the line says which setting takes less (sysexits.h: EX_OSERR) |
 | 75 | stopped before its end; the same command goes on from there (sysexits.h: EX_TEMPFAIL) |
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from cma_clip.files import NO_ROOM
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 75
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NO_MEMORY, EXIT_STOPPED = 1, 2, 71, 75
 # Of all that the operating system may say, what a wrong path on the command line leads to.
 WRONG_PATH = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
@@ -26,6 +27,10 @@ Main = Callable[[Sequence[str] | None], int | None]
 
 class Failure(Exception):
     """What could not be done though the input is right; the message is one line for people."""
+
+
+class NoMemory(Failure):
+    """A device has not the memory for what it was given; the message says which setting takes less."""
 
 
 class Stopped(Exception):
@@ -47,6 +52,9 @@ def command(main: Main) -> Callable[..., int]:
         except (ValueError, *WRONG_PATH) as error:
             _say(f"error: {one_line(error)}")
             return EXIT_BAD_INPUT
+        except NoMemory as error:
+            _say(f"error: {one_line(error)}")
+            return EXIT_NO_MEMORY
         except (Failure, OSError) as error:
             _say(f"error: {one_line(error)}")
             return EXIT_BAD_INPUT if _is_read_only(error) else EXIT_FAILED

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
-from cma_clip.command import EXIT_BAD_INPUT, Failure, Stopped
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_NO_MEMORY, Failure, NoMemory, Stopped
 
 LOOK_EVERY_S = 0.5
+FAILURES = {EXIT_BAD_INPUT: ValueError, EXIT_NO_MEMORY: NoMemory}
 
 
 class Children:
@@ -44,6 +45,7 @@ class Children:
         Raises:
             Stopped: by `stop`.
             ValueError: its input is wrong; with its last line.
+            NoMemory: a device has not the memory; with its last line.
             Failure: it failed otherwise; with its last line.
         """
         code = None if self.stopping.is_set() else self._wait(words, log, output, env or {}, look)
@@ -52,8 +54,7 @@ class Children:
         if code:
             lines = log.read_text(errors="replace").splitlines()
             said = next((line for line in reversed(lines) if line.startswith("error: ")), f"exit code {code}")
-            message = f"{what}: {said.removeprefix('error: ')} (all of it: {log})"
-            raise ValueError(message) if code == EXIT_BAD_INPUT else Failure(message)
+            raise FAILURES.get(code, Failure)(f"{what}: {said.removeprefix('error: ')} (all of it: {log})")
 
     def stop(self, *_: object) -> None:
         """End all children and start no more; fit to be a signal's handler."""
@@ -65,7 +66,7 @@ class Children:
         self, words: list[str], log: Path, output: Path | None, env: Mapping[str, str], look: Callable[[], None]
     ) -> int:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        command = [sys.executable, "-m", *words]
+        command = [sys.executable, "-m", "train.child", str(os.getpid()), *words]
         with (
             log.open("ab") as file,
             output.open("wb") if output else nullcontext(file) as out,

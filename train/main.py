@@ -7,12 +7,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from cma_clip.command import command, one_line
+import torch
+
+from cma_clip.command import NoMemory, command, one_line
 from model.networks import StageName
 from train.job import StageJob, open_job
 from train.loop import Parts, open_parts, train_stage
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 compare(ranks, view(work.job.settled() if work else {}, fault), args.output)
                 if work and work.parts:
                     work.job.check_unchanged()
-                    train_stage(work.job, work.parts, ranks)
+                    with said_if_no_memory(work.job):
+                        train_stage(work.job, work.parts, ranks)
     assert work  # else compare has refused
     say_next(work.job, f"stage {work.job.stage} has already finished in {work.job.directory}" if finished else "")
 
@@ -58,6 +61,17 @@ def open_work(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Work 
         if is_first_rank():
             raise
         return None, one_line(error)
+
+
+@contextmanager
+def said_if_no_memory(job: StageJob) -> Iterator[None]:
+    """Raises NoMemory where a device has not enough of it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        products = job.ds_config["train_micro_batch_size_per_gpu"]
+        less = f"--stages.{job.stage}.micro_batch_size {products // 2}" if products > 1 else "a smaller --model.clip"
+        raise NoMemory(f"no memory on the device for {products} products at once; {less}") from None
 
 
 def say_next(job: StageJob, before: str = "") -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cma_clip.command import Failure, Stopped, command
+from cma_clip.command import Failure, NoMemory, Stopped, command
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ from cma_clip.command import Failure, Stopped, command
         ),
         (OSError(errno.EIO, "Input/output error"), 1, "error: [Errno 5] Input/output error"),
         (Failure("no server at h:1"), 1, "error: no server at h:1"),
+        (NoMemory("no memory for 8 products"), 71, "error: no memory for 8 products"),
         (Stopped(), 75, "stopped; the same command goes on from there"),
         (Stopped("by a signal"), 75, "stopped: by a signal; the same command goes on from there"),
         (KeyboardInterrupt(), 75, "stopped; the same command goes on from there"),

@@ -1,6 +1,6 @@
 """train/main.py with a loss that is no number in one forward pass of the second rank: POISONED_FORWARD, from 1.
 
-With POISONED=gradient the loss is fine and its gradient is no number.
+With POISONED=gradient the loss is fine and its gradient is no number; with POISONED=memory a device has none left.
 
 Beside the run each rank that stops leaves `intact-rankN.json`: whether its weights are those before the update.
 """
@@ -28,6 +28,8 @@ forward, update = ClassificationObjective.forward, loop.StageLoop._update
 def poisoned_forward(self: ClassificationObjective, batch: Batch) -> Result:
     result = forward(self, batch)
     is_poisoned = self.training and next(forwards) == PLACE
+    if is_poisoned and os.environ["POISONED"] == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
     if is_poisoned and os.environ["POISONED"] == "gradient":
         result.loss.register_hook(lambda gradient: gradient * float("nan"))
         return result

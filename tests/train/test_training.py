@@ -20,7 +20,7 @@ from rank_processes import Ranks
 from safetensors.torch import load_file
 from tiny import ROOT, STAGES, deepspeed, environment, launch_stage, options_of, run_stage
 
-from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED
+from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_NO_MEMORY, EXIT_STOPPED
 from dataset.format import DatasetInfo
 from model.bundle import build_network, load_bundle
 from model.config import BundleConfig
@@ -187,6 +187,19 @@ def test_R8_no_update_is_made_from_a_loss_or_a_gradient_that_is_not_finite(
         assert run_stage("warmup", data, warm).returncode == 0
         for name, tensor in best(run, "warmup").items():
             assert torch.equal(tensor, best(warm, "warmup")[name]), name
+
+
+def test_a_device_without_the_memory_says_what_takes_less(warm: Path, data: Path, tmp_path: Path):
+    poison = {"script": "tests/support/poisoned_training.py", "POISONED": "memory", "POISONED_FORWARD": "1"}
+    ranks = Ranks(options_of("warmup", data, warm), tmp_path / "said", **poison)
+    _, code = ranks.wait()
+    micro = load_recipe(RECIPE, []).stages.warmup.micro_batch_size
+    assert code == EXIT_NO_MEMORY and "Traceback" not in ranks.said()
+    less = f"--stages.warmup.micro_batch_size {micro // 2}"
+    line = f"error: no memory on the device for {micro} products at once; {less}"
+    assert line in ranks.said().splitlines(), ranks.said()[-2000:]
+    result = run_stage("warmup", data, warm, *less.split(), "--stages.warmup.epochs=1")
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @pytest.mark.parametrize("zero_level", [2, 3])

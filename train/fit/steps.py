@@ -7,8 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import yaml
+
+from cma_clip.command import NoMemory
+from cma_clip.files import write_atomically
 from dataset.format import DatasetInfo
 from model.config import BundleConfig
 from train.children import Children, free_port
@@ -78,14 +83,38 @@ def run(plan: Plan, output: Path, deploy: Path, children: Children) -> None:
         print(head, f"about {duration(expected)}{more}", flush=True)
         began, said, status = time.monotonic(), logs / f"{step.name}.txt", Status(logs / f"{step.name}.log")
         threads = {"OMP_NUM_THREADS": str(plan.threads)} if step.name in plan.epochs else {}
+        work = partial(children.work, step.name, step.words, status.log, said, threads, status.show)
         try:
-            children.work(step.name, step.words, status.log, said, threads, status.show)
+            work()
+        except NoMemory as failure:
+            status.clear()
+            less = halve(output / RECIPE_FILE, step.name, failure)
+            print(head, f"no memory for it on the device: once more, with {less} products at once", flush=True)
+            work()
         finally:
             status.clear()
         print(head, f"took {duration(time.monotonic() - began)}", flush=True)
         for line in said.read_text(errors="replace").splitlines() if step.tells else ():
             if not line.startswith("next:"):
                 print(f"  {line}")
+
+
+def halve(recipe: Path, stage: str, failure: NoMemory) -> int:
+    """Halve what a rank takes at once, in this stage and those after it; returns how many products that is now.
+
+    Raises:
+        NoMemory: the failure, where it is one product already.
+    """
+    head, _, text = recipe.read_text().partition("\n")
+    settings = yaml.safe_load(text)
+    stages = settings["stages"]
+    for name in [*stages][[*stages].index(stage) :]:
+        own = stages[name]
+        own["micro_batch_size"] = max(1, min(own["micro_batch_size"], own["batch_size"]) // 2)
+    if settings == yaml.safe_load(text):
+        raise failure
+    write_atomically(recipe, f"{head}\n{yaml.safe_dump(settings, sort_keys=False)}")
+    return stages[stage]["micro_batch_size"]
 
 
 class Status:
