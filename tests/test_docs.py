@@ -12,7 +12,7 @@ from cma_clip.cli import COMMANDS
 from model.config import ModelConfig
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(ROOT.glob("docs/*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
+DOCUMENTS = sorted(ROOT.glob("docs/**/*.md")) + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
 DOCUMENTS += [ROOT / "deploy/README.md", ROOT / "kernels/BENCHMARKS.md"]
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"docs"}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from server_process import free_ports
 
+from train.children import Children
+
 ROOT = Path(__file__).parents[2]
 # What every rank inherits; the forkserver imports it once: also what DeepSpeed imports as an engine is made, in 2 s.
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -27,6 +29,7 @@ class Ranks:
     Args:
         script: another one than train/main.py.
         own: per rank, what it is given instead of `arguments`.
+        cwd: where they run.
         variables: added to the environment.
     """
 
@@ -37,6 +40,7 @@ class Ranks:
         count: int = 2,
         script: str = "train/main.py",
         own: Sequence[Sequence[object]] | None = None,
+        cwd: Path = ROOT,
         **variables: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +51,7 @@ class Ranks:
         for rank in range(count):
             given = [str(word) for word in (own[rank] if own else arguments)]
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(self.port)}
-            target = (script, given, folder, common | place | variables)
+            target = (script, given, folder, cwd, common | place | variables)
             self.processes.append(ranks.Process(target=_run, args=target, name=f"rank {rank}"))
         for process in self.processes:
             process.start()
@@ -68,11 +72,25 @@ class Ranks:
         return "".join(file.read_text() for file in sorted(self.folder.glob(f"{stream}-*")))
 
 
-def _run(script: str, arguments: list[str], folder: Path, variables: dict[str, str]) -> None:
+real_wait = Children._wait
+
+
+def forked(children: Children, words: list[str], log: Path, output: Path, *more: object) -> int:
+    """What `Children._wait` may be in tests: a stage's ranks without the launcher, and other commands as they are."""
+    if words[0] != "train.launch":
+        return real_wait(children, words, log, output, *more)  # type: ignore[arg-type]
+    ranks = Ranks(words[words.index("--") + 1 :], log.parent / f"said-{log.stem}", cwd=Path.cwd())
+    code = max(ranks.wait(), key=abs)
+    log.write_text(ranks.said())
+    output.write_text(ranks.said("stdout"))
+    return code
+
+
+def _run(script: str, arguments: list[str], folder: Path, cwd: Path, variables: dict[str, str]) -> None:
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was started alone
     os.environ.update(variables)
     torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # the library read the variable long ago
-    os.chdir(ROOT)
+    os.chdir(cwd)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         file = os.open(folder / f"{stream}-{variables['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

@@ -22,6 +22,7 @@ GROUPS = (
     ),
     # Ranks are forked from one process that has imported PyTorch and DeepSpeed.
     ("train/test_training.py", "train/test_score.py"),
+    ("test_guides.py",),
     ("train/test_study.py",),
     ("serve/test_torch_package.py",),
     ("bench/test_image_limits.py",),

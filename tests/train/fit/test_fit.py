@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from rank_processes import Ranks
+from rank_processes import Ranks, forked
 from shop import shop_rows, write_shop
 from tiny import ROOT, environment
 
@@ -28,20 +28,6 @@ LARGE = ["--stages.contrastive.batch_size=32", "--no-export"]
 
 def arguments(table: Path, output: Path) -> list[str]:
     return [str(table), "--output", str(output), "--task", "colour=Main Colour", *FEW, *LARGE]
-
-
-real_wait = Children._wait
-
-
-def forked(children: Children, words: list[str], log: Path, output: Path, *more: object) -> int:
-    """A stage's ranks without the launcher."""
-    if words[0] != "train.launch":
-        return real_wait(children, words, log, output, *more)  # type: ignore[arg-type]
-    ranks = Ranks(words[words.index("--") + 1 :], log.parent / f"said-{log.stem}")
-    code = max(ranks.wait(), key=abs)
-    log.write_text(ranks.said())
-    output.write_text(ranks.said("stdout"))
-    return code
 
 
 @pytest.fixture(scope="module")
