@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
+
 from dataset.format import DatasetInfo
 from dataset.labels import TaskColumn
 from dataset.table import CsvSource, ParquetSource, Source, state_of
 from model.tasks import TaskSet
-from train.fit.columns import Given, Layout, look
+from train.fit.columns import SOME_TITLES, Given, Layout, look
 
 MIN_PRODUCTS = 5  # a label
 TRAIN_SHARE = 0.8  # of a table's rows, unless it says so itself
@@ -28,6 +30,7 @@ class Catalog(NamedTuple):
     train: those to train on, of a table about as many.
     tasks: those of a table with stand-ins for labels.
     columns: column -> what it is taken for.
+    titles: some of them.
     """
 
     data: Path
@@ -36,6 +39,7 @@ class Catalog(NamedTuple):
     train: int
     tasks: TaskSet
     columns: dict[str, str]
+    titles: list[str]
 
 
 def state_of_table(table: Path) -> Any:
@@ -56,14 +60,23 @@ def open_catalog(args: argparse.Namespace, data: Path, further: Sequence[str]) -
     if _is_prepared(args.table):
         info = DatasetInfo.read(args.table)
         rows = {name: split.rows for name, split in info.splits.items()}
-        return Catalog(args.table, [], sum(rows.values()), rows.get("train", 0), info.tasks, {})
+        train = rows.get("train", 0)
+        return Catalog(args.table, [], sum(rows.values()), train, info.tasks, {}, first_titles(args.table, info))
     source = _source(args.table)
     layout = look(source, args.image_root or source.root, Given(args.image, args.title, args.id, args.task))
     labels = [str(n) for n in range(STAND_IN_LABELS)]
     tasks = TaskSet(task.task(name=task.name, kind=task.kind, labels=labels) for task in layout.tasks)
     words = ["catalog", *_options(args, source, layout), "--output", str(data), *further]
     products = source.count()
-    return Catalog(data, words, products, round(TRAIN_SHARE * products), tasks, layout.lines)
+    train = round(TRAIN_SHARE * products)
+    return Catalog(data, words, products, train, tasks, layout.lines, layout.titles)
+
+
+def first_titles(directory: Path, info: DatasetInfo) -> list[str]:
+    """Of a prepared data set."""
+    shard = next(shard for split in info.splits.values() for shard in split.shards)
+    batches = pq.ParquetFile(directory / shard.file).iter_batches(SOME_TITLES, columns=["title"])
+    return next(batches).column("title").to_pylist()
 
 
 def _is_prepared(table: Path) -> bool:

@@ -22,6 +22,7 @@ from model.tasks import labelled_kinds
 from train.fit.cells import Cells, column_names, read_cells
 
 IMAGES_TRIED = 20
+SOME_TITLES = 2000
 TITLES = ("title", "name", "product title", "product name", "item name", "product display name", "display name")
 IDS = ("id", "sku", "asin", "ean", "gtin", "upc", "uid", "product id", "item id", "article id", "handle")
 SPLIT_NAMES = ("split", "fold", "subset", "partition")
@@ -45,6 +46,7 @@ class Layout:
     """What each column is taken for.
 
     Attributes:
+        titles: some of them.
         lines: column -> what it is taken for, for people, in the table's order.
     """
 
@@ -53,6 +55,7 @@ class Layout:
     id: str | None
     split: str | None
     tasks: list[TaskColumn]
+    titles: list[str]
     lines: dict[str, str]
 
 
@@ -84,7 +87,8 @@ def look(source: Source, image_root: Path, given: Given) -> Layout:
         lines = "; ".join(f"{name}: {what}" for name, what in said.items())
         raise ValueError(f"{source.files[0]}: no column looks like labels ({lines}); --task COLUMN names one")
     said |= {task.column: _described(task, cells[task.column]) for task in tasks}
-    return Layout(images[0], title, id, split, tasks, {name: said.get(name, "not used") for name in names})
+    titles = list(itertools.islice(cells[title].values, SOME_TITLES)) if title in cells else []
+    return Layout(images[0], title, id, split, tasks, titles, {name: said.get(name, "not used") for name in names})
 
 
 def _asked(option: str, names: Sequence[str]) -> TaskColumn:

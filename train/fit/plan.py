@@ -17,6 +17,7 @@ from cma_clip.settings import StrictModel, read_json
 from cma_clip.tables import aligned
 from model.networks import NETWORKS, StageName
 from train.fit.catalog import Catalog, open_catalog, state_of_table
+from train.fit.language import note_for_clips_weights
 from train.fit.pace import seconds_per_product
 from train.fit.sizes import LEAST, RECIPE, Epochs, epochs_for, training_seconds, within
 from train.fit_wide import FITTED_TO, MEASURED_ON
@@ -48,6 +49,7 @@ class Plan(StrictModel):
         epochs: stage -> epochs, in the stages' order.
         ranks, threads: processes that train, and cores of each.
         seconds: step -> estimate, in the order of the steps.
+        notes: what else to know before it begins.
     """
 
     given: dict[str, Any]
@@ -60,6 +62,7 @@ class Plan(StrictModel):
     ranks: int
     threads: int
     seconds: dict[str, float]
+    notes: list[str] = []
 
     def text(self) -> str:
         """For people."""
@@ -70,7 +73,7 @@ class Plan(StrictModel):
             f"{self.products:,} products; epochs: {epochs}; {self.ranks} ranks",
             f"about {duration(sum(self.seconds.values()))}: {times}",
         ]
-        return "\n".join(columns + lines)
+        return "\n".join(columns + lines + self.notes)
 
 
 def duration(seconds: float) -> str:
@@ -167,6 +170,7 @@ def _new_plan(
         ranks=ranks,
         threads=threads,
         seconds={step: (rest | training)[step] for step in order if step in rest or step in training},
+        notes=[note] if recipe.model.pretrained and (note := note_for_clips_weights(catalog.titles)) else [],
     )
     return plan, recipe
 
