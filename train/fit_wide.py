@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,13 +13,14 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
+from cma_clip.machine import usable_cores
 from model.clip_towers import text_mask
 from model.image_statistics import FEATURES
 from model.preprocess import pad_titles
 from model.tasks import MISSING, Task
 from model.wide import Linear, WidePart
 from train.data import ProductDataset, Sample
-from train.ranks import is_first_rank
+from train.ranks import local_ranks
 
 # N products, R terms, F statistics, L labels of one task
 
@@ -47,8 +49,8 @@ class Features(NamedTuple):
 
     def kernels(self) -> tuple[Tensor, Tensor]:
         """How alike products are by title, and by image; float32 [N, N]."""
-        title_NN, image_NN = (self.terms_NR @ self.terms_NR.T).toarray(), self.images_NF @ self.images_NF.T
-        return torch.from_numpy(title_NN), torch.from_numpy(image_NN)
+        title_NN, images_NF = (self.terms_NR @ self.terms_NR.T).toarray(), torch.from_numpy(self.images_NF)
+        return torch.from_numpy(title_NN), images_NF @ images_NF.T
 
     def of(self, products_N: np.ndarray) -> Features:
         """Those of these products."""
@@ -70,14 +72,18 @@ class Held(NamedTuple):
 
 @torch.no_grad()
 def fit_wide(wide: WidePart, products: ProductDataset) -> None:
-    """Fit it to the images and titles of FITTED_TO products at most, evenly spread, the same on every rank.
+    """Fit it to the images and titles of FITTED_TO products at most, evenly spread, while the other ranks wait.
 
     Raises:
         ValueError: no image can be read, or no title.
     """
     places = np.unique(np.linspace(0, len(products) - 1, FITTED_TO, dtype=int))
-    if is_first_rank():
-        print(f"{products.name}: fitting the wide part to {len(places):,} products")
+    print(f"{products.name}: fitting the wide part to {len(places):,} products")
+    with threads_of_all():
+        _fit(wide, products, places)
+
+
+def _fit(wide: WidePart, products: ProductDataset, places: np.ndarray) -> None:
     images, titles, statistics_NF = read(wide, products, places)
     for what, found in (("image", images), ("title", titles)):
         if not found:
@@ -92,10 +98,21 @@ def fit_wide(wide: WidePart, products: ProductDataset) -> None:
         )
 
 
+@contextmanager
+def threads_of_all() -> Iterator[None]:
+    """Compute with the threads of all ranks of this machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(usable_cores(), before * local_ranks()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def read(wide: WidePart, products: ProductDataset, places: np.ndarray) -> tuple[list[Sample], list[Sample], Tensor]:
     """Products with an image, those with a title, and statistics of the images, [N, F]; no pixels are kept."""
     images, titles, statistics = [], [], [torch.zeros(0, FEATURES)]
-    bar = tqdm(total=len(places), desc="wide part", unit="product", disable=not is_first_rank(), leave=False)
+    bar = tqdm(total=len(places), desc="wide part", unit="product", leave=False)
     for some in np.array_split(places, -(-len(places) // AT_A_TIME)):
         samples = [sample for sample in map(products.__getitem__, some.tolist()) if sample.problem is None]
         pixels = [sample.pixels for sample in samples if sample.present[1]]
@@ -116,7 +133,7 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
     Both sides would otherwise learn the answers that they see by heart, at the cost of what one of them knows. Where
     nothing can be told, what remains is how often each label is.
     """
-    bar = tqdm([*targets], "wide part", unit="task", disable=not is_first_rank(), leave=False)
+    bar = tqdm([*targets], "wide part", unit="task", leave=False)
     for number, (task, targets_NL) in enumerate(bar):
         labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
         # Of a kind that has other logits than labels nobody knows what they would be.

@@ -47,7 +47,7 @@ class Joining:
         self.wide, self.tasks, self.positive_weight_C = wide, validation.tasks, positive_weight_C
         self.strengths_2K = torch.full((2, len(self.tasks)), EVEN)
         wide.join(None)
-        # Another CPU may have fitted it to other digits.
+        # Only the first has fitted it, or read what was fitted before.
         ranks.of_first(buffer for buffer in wide.buffers() if buffer.is_floating_point())
         self.wide_NC = predict(self._said, validation, batch_size, ranks, workers, look).logits_NC
 

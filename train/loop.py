@@ -69,8 +69,6 @@ def open_parts(job: StageJob) -> Parts:
     if len(train) < job.settings.batch_size:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
-    if network.wide is not None and job.stage == job.architecture.stages[0] and not job.state.checkpoint:
-        fit_wide(network.wide, train)
     return Parts(network, train, validation)
 
 
@@ -80,6 +78,9 @@ def train_stage(job: StageJob, parts: Parts, ranks: Ranks) -> None:
     if ranks.is_first:
         begin(job.directory, job.recipe, job.ds_config, job.state, job.restart)
     ranks.barrier()
+    is_to_be_fitted = job.stage == job.architecture.stages[0] and not job.state.checkpoint
+    if ranks.is_first and parts.network.wide is not None and is_to_be_fitted:
+        fit_wide(parts.network.wide, parts.train)  # the others take it from here (Joining)
     StageLoop(job, parts, ranks).run()
     if ranks.is_first:
         finish(job.directory, job.state, job.output / "bundle" if job.stage != "contrastive" else None)

@@ -91,6 +91,11 @@ def launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_ranks() -> int:
+    """How many of them on this machine."""
+    return int(os.environ.get("LOCAL_SIZE", "1"))
+
+
 def is_first_rank() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -109,7 +114,7 @@ def meet() -> Iterator[Ranks]:
     """
     if not on_gpu() and "OMP_NUM_THREADS" not in os.environ:
         # Its part of the cores; torch would give every rank all of them.
-        torch.set_num_threads(max(1, usable_cores() // int(os.environ.get("LOCAL_SIZE", "1"))))
+        torch.set_num_threads(max(1, usable_cores() // local_ranks()))
     device = _device()
     try:
         deepspeed.init_distributed(verbose=False)

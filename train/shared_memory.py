@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from model.config import PreprocessConfig
 from train.job import StageJob
-from train.ranks import on_gpu
+from train.ranks import local_ranks, on_gpu
 
 SHARED_MEMORY = Path("/dev/shm")
 # What each rank on a CPU exchanges gradients through: struct allreduce_workspace of deepspeed/ops/csrc/cpu/comm/shm.cpp
@@ -23,7 +22,7 @@ def check_shared_memory(job: StageJob, preprocess: PreprocessConfig) -> None:
     Raises:
         ValueError: there is too little room.
     """
-    ranks = int(os.environ.get("LOCAL_SIZE", "1"))
+    ranks = local_ranks()
     image_bytes = 3 * preprocess.image_size**2
     batch_bytes = job.ds_config["train_micro_batch_size_per_gpu"] * image_bytes
     needed = ranks * job.recipe.loader_workers * BATCHES_AHEAD * batch_bytes
