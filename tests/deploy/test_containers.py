@@ -90,7 +90,8 @@ def test_every_image_is_pinned_to_one_version():
         assert re.search(r":v?\d+\.\d+[\w.-]*$", image), image
     for stage in ("train", "serve"):
         assert f'image.version="{version}"' in last(stage, "LABEL")
-    for file in (ROOT / "Dockerfile", DEPLOY / "compose.yaml", DEPLOY / "kubernetes.yaml", ROOT / "README.md"):
+    guides = [ROOT / f"docs/guides/{name}.md" for name in ("gpus", "serving")]
+    for file in (ROOT / "Dockerfile", DEPLOY / "compose.yaml", DEPLOY / "kubernetes.yaml", *guides):
         text = file.read_text()
         assert set(re.findall(r"cma-clip-(?:serve|train):([\w.-]+)", text)) == {version}, file
         assert set(re.findall(r"nvcr.io/nvidia/tritonserver:[\w.-]+", text)) <= {IMAGE}, file
