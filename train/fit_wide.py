@@ -56,7 +56,7 @@ def fit_wide(wide: WidePart, products: ProductDataset) -> None:
     Raises:
         ValueError: no image can be read, or no title.
     """
-    places = np.unique(np.linspace(0, len(products) - 1, FITTED_TO, dtype=int))
+    places = spread(len(products), FITTED_TO)
     print(f"{products.name}: fitting the wide part to {len(places):,} products")
     with threads_of_all():
         _fit(wide, products, places)
@@ -77,6 +77,11 @@ def _fit(wide: WidePart, products: ProductDataset, places: np.ndarray) -> None:
         )
 
 
+def spread(count: int, most: int) -> np.ndarray:
+    """Places of so many at most, evenly over all."""
+    return np.unique(np.linspace(0, count - 1, most, dtype=int))
+
+
 @contextmanager
 def threads_of_all() -> Iterator[None]:
     """Compute with the threads of all ranks of this machine."""
@@ -91,17 +96,16 @@ def threads_of_all() -> Iterator[None]:
 def read(wide: WidePart, products: ProductDataset, places: np.ndarray) -> tuple[list[Sample], list[Sample], Tensor]:
     """Products with an image, those with a title, and statistics of the images, [N, F]; no pixels are kept."""
     images, titles, statistics = [], [], [torch.zeros(0, FEATURES)]
-    bar = tqdm(total=len(places), desc="wide part", unit="product", leave=False)
-    for some in np.array_split(places, -(-len(places) // AT_A_TIME)):
-        samples = [sample for sample in map(products.__getitem__, some.tolist()) if sample.problem is None]
-        pixels = [sample.pixels for sample in samples if sample.present[1]]
-        if pixels:
-            statistics.append(wide.statistics(torch.from_numpy(np.stack(pixels))))
-        samples = [replace(sample, pixels=sample.pixels[:0]) for sample in samples]
-        images += [sample for sample in samples if sample.present[1]]
-        titles += [sample for sample in samples if sample.present[0]]
-        bar.update(len(some))
-    bar.close()
+    with tqdm(total=len(places), desc="wide part", unit="product", leave=False) as bar:
+        for some in np.array_split(places, -(-len(places) // AT_A_TIME)):
+            samples = [sample for sample in map(products.__getitem__, some.tolist()) if sample.problem is None]
+            pixels = [sample.pixels for sample in samples if sample.present[1]]
+            if pixels:
+                statistics.append(wide.statistics(torch.from_numpy(np.stack(pixels))))
+            samples = [replace(sample, pixels=sample.pixels[:0]) for sample in samples]
+            images += [sample for sample in samples if sample.present[1]]
+            titles += [sample for sample in samples if sample.present[0]]
+            bar.update(len(some))
     return images, titles, torch.cat(statistics)
 
 
@@ -118,7 +122,7 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
         # Of a kind that has other logits than labels nobody knows what they would be.
         if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
             continue
-        measured = labelled[np.unique(np.linspace(0, len(labelled) - 1, MEASURED_ON, dtype=int))]
+        measured = labelled[spread(len(labelled), MEASURED_ON)]
         kernels, measured_NL = features.of(measured).kernels(), torch.from_numpy(targets_NL[measured]).float()
         alone = [held_out(task, side_NN, measured_NL) for side_NN in kernels]
         title, image = (max(LITTLE, one.explained) for one in alone)

@@ -7,7 +7,7 @@ import sys
 
 from dataset.verify import changed_shard, not_described
 from train.job import StageJob
-from train.ranks import is_first_rank, raise_together, tell
+from train.ranks import is_first_rank, local_ranks, raise_together, tell
 
 
 def verify_shards(job: StageJob) -> None:
@@ -16,7 +16,7 @@ def verify_shards(job: StageJob) -> None:
     Raises:
         ValueError: a shard is not what dataset.json describes.
     """
-    part, parts = (int(os.environ.get(name, default)) for name, default in (("LOCAL_RANK", "0"), ("LOCAL_SIZE", "1")))
-    raise_together(tell(changed_shard(job.data, job.info, job.verify, part, parts)))
+    part = int(os.environ.get("LOCAL_RANK", "0"))
+    raise_together(tell(changed_shard(job.data, job.info, job.verify, part, local_ranks())))
     for path in not_described(job.data, job.info) if is_first_rank() else []:
         print(f"{path}: dataset.json does not name it; it is not trained on", file=sys.stderr)

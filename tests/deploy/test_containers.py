@@ -95,6 +95,8 @@ def test_every_image_is_pinned_to_one_version():
         text = file.read_text()
         assert set(re.findall(r"cma-clip-(?:serve|train):([\w.-]+)", text)) == {version}, file
         assert set(re.findall(r"nvcr.io/nvidia/tritonserver:[\w.-]+", text)) <= {IMAGE}, file
+    readme = (ROOT / "README.md").read_text()
+    assert not re.search(r"cma-clip-(?:serve|train):|nvcr.io", readme), "its images stand in the guides"
 
 
 def test_images_run_as_user_1000_and_stop_on_sigterm():

@@ -27,7 +27,7 @@ PLAN, RECIPE_FILE, DATA, LOGS, RIVALS, SCORE = "plan.json", "recipe.yaml", "data
 MOST_RANKS = 4  # on a CPU: each holds a network and products of its own
 ONE_GPU_UP_TO = 200_000  # products
 RIVALS_UP_TO = 50_000  # products: 50 KB of each are kept in memory
-# Seconds that what is not training takes, and more a product: on two cores of an EPYC without AVX-512.
+# Seconds that what is not training takes, and more a product: on two cores of an EPYC without AVX-512; WIDE by one.
 REST_S = {"prepare": (5.0, 0.003), "rivals": (20.0, 0.012), "score": (15.0, 0.001), "export": (80.0, 0.0)}
 START_S = 15.0  # a stage, before its first update and after its last
 WIDE_S = 14.0  # of a task: finding how to fit the wide part, on as many products as that takes at most

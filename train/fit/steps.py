@@ -110,9 +110,10 @@ def halve(recipe: Path, stage: str, failure: NoMemory) -> int:
     stages = settings["stages"]
     for name in [*stages][[*stages].index(stage) :]:
         own = stages[name]
-        own["micro_batch_size"] = max(1, min(own["micro_batch_size"], own["batch_size"]) // 2)
-    if settings == yaml.safe_load(text):
-        raise failure
+        half = min(own["micro_batch_size"], own["batch_size"]) // 2
+        if name == stage and not half:
+            raise failure
+        own["micro_batch_size"] = max(1, half)
     write_atomically(recipe, f"{head}\n{yaml.safe_dump(settings, sort_keys=False)}")
     return stages[stage]["micro_batch_size"]
 
