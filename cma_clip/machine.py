@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def usable_cores() -> int:
 
 
 def commit() -> str | None:
-    """The commit of the checkout in the working directory; None outside one."""
+    """The commit of the checkout in the working directory; None outside one, and where there is no git."""
+    if shutil.which("git") is None:
+        return None
     answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return answer.stdout.strip() or None
 

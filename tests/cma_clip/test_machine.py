@@ -85,3 +85,5 @@ def test_the_commit_is_that_of_the_working_directory(monkeypatch, tmp_path):
         subprocess.run(["git", *command, "-q"], check=True)
     expected = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert expected.startswith(machine.commit()) and len(machine.commit()) >= 7
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.commit() is None
