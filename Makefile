@@ -4,7 +4,7 @@
 # make lock         newest versions of everything into requirements/, which both environments are held to
 # make bench-serve  latency, throughput and overload of the server over deploy/ (after make demo)
 # make soak         100,000 mutated images, 100,000 odd titles; 100,000 requests, 5 % of them bad, memory, file handles and shared memory watched
-# make soak-train   training on two ranks, killed with -9 at 40 random moments; equal to a run that was not
+# make soak-train   training on two ranks, killed with -9 at 40 random moments, `cma-clip fit` stopped at each step; equal to one that was not
 # make clean        removes what demo and test made, and both environments; your own data and runs stay
 PYTHON ?= python3.11
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
@@ -64,7 +64,7 @@ soak: deploy/bundle.json .venv/.ready .venv-serve/.ready
 	$(call with_server,python -m bench.load soak --data $(DATA) --wait 60 --pid $$server)
 
 soak-train: .venv/.ready
-	python -m pytest -m soak tests/train/test_killed.py --capture no
+	python -m pytest -m soak tests/train/test_killed.py tests/train/fit/test_fit.py --capture no
 
 deploy/bundle.json:
 	@echo "deploy/ has no engine: make demo, or python -m serve.export BUNDLE --deploy deploy" >&2; exit 1

@@ -17,6 +17,7 @@ from tiny import ROOT, environment
 
 from cma_clip.command import EXIT_STOPPED
 from model.bundle import load_bundle
+from model.config import BundleConfig
 from train import fit
 from train.children import Children
 from train.fit.__main__ import main
@@ -106,6 +107,34 @@ def test_from_python_with_a_table_in_memory(fitted, tmp_path, monkeypatch):
     written = (tmp_path / "mine.parquet").stat().st_mtime_ns
     fit.fit(pa.table({"photo": ["x.jpg"], "tags": ["a"]}), tmp_path / "mine")
     assert (tmp_path / "mine.parquet").stat().st_mtime_ns == written  # else its work would not go on
+
+
+@pytest.mark.soak
+def test_stopped_at_every_step_it_ends_with_the_same_weights(tmp_path):
+    """Each step is stopped by Ctrl-C 1 s after it has begun."""
+    table = write_shop(tmp_path / "shop.csv", shop_rows(tmp_path, 200))
+    whole, often, deploy = tmp_path / "whole", tmp_path / "often", str(tmp_path / "deploy")
+    tasks = ["--task", "colour=Main Colour", "--task", "tags", *FEW, LARGE[0], "--deploy", deploy]
+
+    def start(output: Path) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "train.fit", str(table), "--output", str(output), *tasks]
+        return subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+
+    assert start(whole).wait(600) == 0
+    steps = ("prepare", "rivals", "contrastive", "warmup", "end_to_end", "tuning", "score", "export")
+    (tmp_path / "deploy/bundle.json").unlink()
+    for number, step in enumerate(steps, start=1):
+        process = start(often)
+        assert process.stdout
+        said = next(line for line in process.stdout if line.startswith(f"[{number}/8] {step}: about"))
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == EXIT_STOPPED, said
+    last = start(often)
+    out, _ = last.communicate(timeout=600)
+    assert last.returncode == 0 and "[8/8] export: took" in out
+    hashes = [BundleConfig.read(output / "bundle/config.json").weights_sha256 for output in (whole, often)]
+    assert hashes[0] == hashes[1] and (tmp_path / "deploy/bundle.json").exists()
 
 
 def test_a_step_that_fails_is_named_with_its_reason(tmp_path, capsys):
