@@ -7,7 +7,7 @@ import os
 import runpy
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -72,27 +72,46 @@ class Ranks:
         return "".join(file.read_text() for file in sorted(self.folder.glob(f"{stream}-*")))
 
 
-real_wait = Children._wait
-
-
-def forked(children: Children, words: list[str], log: Path, output: Path, *more: object) -> int:
-    """What `Children._wait` may be in tests: a stage's ranks without the launcher, and other commands as they are."""
-    if words[0] != "train.launch":
-        return real_wait(children, words, log, output, *more)  # type: ignore[arg-type]
-    ranks = Ranks(words[words.index("--") + 1 :], log.parent / f"said-{log.stem}", cwd=Path.cwd())
-    code = max(ranks.wait(), key=abs)
-    log.write_text(ranks.said())
-    output.write_text(ranks.said("stdout"))
-    return code
+def forked(
+    _: Children, words: list[str], log: Path, output: Path | None, env: Mapping[str, str], look: Callable[[], None]
+) -> int:
+    """What `Children._wait` may be in tests: the same command, a stage's ranks without the launcher."""
+    if words[0] == "train.launch":
+        options, own = words[: words.index("--")], words[words.index("--") + 1 :]
+        count = next(int(option.partition("=")[2]) for option in options if option.startswith("--num_accelerators="))
+        folder = log.parent / f"said-{own[own.index('--stage') + 1]}"
+        started = Ranks(own, folder, count, cwd=Path.cwd(), **env)
+        code = max(started.wait(), key=abs)
+        with log.open("a") as file:
+            file.write(started.said())
+        if output:
+            output.write_text(started.said("stdout"))
+        return code
+    child = ranks.Process(target=_run_module, args=(words, output or log, log, Path.cwd(), dict(env)), name=words[0])
+    child.start()
+    child.join()
+    assert child.exitcode is not None
+    return child.exitcode
 
 
 def _run(script: str, arguments: list[str], folder: Path, cwd: Path, variables: dict[str, str]) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # as in a process that was started alone
-    os.environ.update(variables)
+    _begin(folder / f"stdout-{variables['RANK']}", folder / f"stderr-{variables['RANK']}", cwd, variables)
     torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))  # the library read the variable long ago
-    os.chdir(cwd)
-    for number, stream in ((1, "stdout"), (2, "stderr")):
-        file = os.open(folder / f"{stream}-{variables['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, number)
     sys.argv = [script, f"--local_rank={variables['LOCAL_RANK']}", *arguments]
     runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def _run_module(words: list[str], stdout: Path, stderr: Path, cwd: Path, variables: dict[str, str]) -> None:
+    _begin(stdout, stderr, cwd, variables)
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def _begin(stdout: Path, stderr: Path, cwd: Path, variables: dict[str, str]) -> None:
+    """As in a process that was started alone."""
+    multiprocessing.set_start_method("fork", force=True)
+    os.environ.update(variables)
+    os.chdir(cwd)
+    for number, path in ((1, stdout), (2, stderr)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rank_processes import Ranks
+from rank_processes import forked
 from tiny import ROOT, environment
 
 from cma_clip.command import EXIT_BAD_INPUT, EXIT_STOPPED, Stopped
 from dataset.format import DatasetInfo
 from train.prepare.__main__ import main as prepare
 from train.study import __main__ as study
-from train.study import rival
 from train.study.plan import Plan, read_study
 from train.study.runs import Launcher, measure_again
 
@@ -62,17 +61,6 @@ def run_study(file: Path, output: Path, *more: str) -> tuple[int, list[str]]:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return code, [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
-
-
-def forked(launcher: Launcher, words: list[str], log: Path, *_: object) -> int:
-    if "train.study.rival" in words:
-        return rival.main(words[1:])
-    folder = log.parent / f"said-{words[words.index('--stage') + 1]}"
-    ranks = Ranks(words[words.index("--") + 1 :], folder, launcher.ranks, OMP_NUM_THREADS=str(launcher.threads))
-    code = max(ranks.wait(), key=abs)
-    with log.open("a") as file:
-        file.write(ranks.said())
-    return code
 
 
 @pytest.fixture(scope="module")
