@@ -98,6 +98,11 @@ class ModelConfig(StrictModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     kernels: Literal["auto", "triton", "reference"] = "auto"
 
+    @property
+    def sees_beside_towers(self) -> bool:
+        """Whether anything but CLIP's towers sees titles or images: what to learn from while they know nothing."""
+        return self.wide or self.convolutions
+
     @model_validator(mode="after")
     def _only_cma_clip_has_parts_beside_the_towers(self) -> ModelConfig:
         for part in ("wide", "convolutions"):

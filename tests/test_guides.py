@@ -103,7 +103,7 @@ def test_small_data_is_trained_on_and_judged_beside_its_rivals(folder: Path):
 
 
 def test_several_ranks_train_all_stages(folder: Path):
-    weights = load_file(folder / "runs/mine/contrastive/best/model.safetensors")
+    weights = load_file(folder / "runs/mine/bundle/model.safetensors")
     towers = {name.removeprefix(TOWERS): tensor for name, tensor in weights.items() if name.startswith(TOWERS)}
     save_file(towers, folder / "towers.safetensors")
     for command in commands("gpus"):

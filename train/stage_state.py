@@ -95,7 +95,7 @@ def start_of(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> 
 
     Raises:
         ValueError: the stage before has not finished or trained another network, or nothing has
-            trained the towers.
+            trained the towers and nothing beside them sees titles or images.
     """
     previous, _ = NETWORKS[recipe.model.architecture].neighbours(stage)
     if previous is None:
@@ -104,10 +104,10 @@ def start_of(stage: StageName, output: Path, recipe: Recipe, tasks: TaskSet) -> 
     if state and state.finished:
         return _start(output / previous / "best", recipe, tasks)
     command = f"deepspeed train/main.py --stage {previous} --config … --data … --output {output}"
-    if previous != "contrastive":
+    if previous != "contrastive" or (state and recipe.model.pretrained is None):
         reason = "has not finished" if state else "has not run"
         raise ValueError(f"stage {stage} starts from the best weights of {previous}, which {reason}; first: {command}")
-    if recipe.model.pretrained is None:
+    if recipe.model.pretrained is None and not recipe.model.sees_beside_towers:
         raise ValueError(
             f"stage {stage} freezes the towers, but they have no trained weights; set --model.pretrained (a tag such as"
             f" openai, or a file), or first: {command}"

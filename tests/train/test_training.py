@@ -28,7 +28,7 @@ from train.main import main
 from train.recipe import load_recipe
 from train.score import judge
 from train.score import main as score_main
-from train.stage_state import StageState
+from train.stage_state import StageState, read_state, write_state
 from train.together import alone_in
 
 RECIPE = ROOT / "tests/support/tiny.yaml"
@@ -281,11 +281,17 @@ def test_R7_another_number_of_ranks_is_refused_on_resume(refusal: Callable[..., 
     assert "world_size: 2 -> 1" in refusal("warmup", run, ranks=1)
 
 
-def test_stages_out_of_order_are_refused(refusal: Callable[..., str], tmp_path: Path):
+def test_stages_out_of_order_are_refused(refusal: Callable[..., str], run: Path, tmp_path: Path):
     output = tmp_path / "run"
     assert "tuning starts from the best weights of end_to_end, which has not run" in refusal("tuning", output)
     assert "warmup freezes the towers, but they have no trained weights" in refusal("warmup", output)
     assert not output.exists()
+    begun = read_state(run / "contrastive")
+    assert begun
+    (output / "contrastive").mkdir(parents=True)
+    write_state(output / "contrastive", begun.model_copy(update={"finished": False}))
+    assert "warmup starts from the best weights of contrastive, which has not finished" in refusal("warmup", output)
+    assert [path.name for path in output.iterdir()] == ["contrastive"]
 
 
 def test_missing_data_and_recipe_are_refused(refusal: Callable[..., str], tmp_path: Path):

@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         help="labels to learn; repeatable; default: all columns that look like labels",
     )
     parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
-    pretrain = "prepared data set of images and what they show, for CLIP's towers to begin with; default: the table"
+    pretrain = "prepared data set of images and what they show, for CLIP's towers to begin with"
     parser.add_argument("--pretrain", type=Path, metavar="DIR", help=pretrain)
     parser.add_argument("--minutes", type=float, help="train no longer than fits into so much time in all")
     parser.add_argument("--recipe", type=Path, help="in place of the default one and its epochs by size")

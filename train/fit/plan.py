@@ -143,7 +143,7 @@ def _new_plan(
     ranks, threads = _ranks(catalog.products)
     options = _options(args.recipe, overrides, catalog)
     recipe = load_recipe(args.recipe or RECIPE, options)
-    epochs = _epochs(recipe, len(catalog.tasks))
+    epochs = _epochs(recipe, len(catalog.tasks), args.pretrain is not None)
     tasks = catalog.tasks.with_mismatch() if recipe.mismatch else catalog.tasks
     micro = max(1, min(recipe.stages.end_to_end.micro_batch_size, recipe.stages.end_to_end.batch_size // ranks))
     pace_s = seconds_per_product(recipe, tasks, micro, threads)
@@ -191,9 +191,12 @@ def _options(path: Path | None, overrides: Sequence[str], catalog: Catalog) -> l
     return options + [f"--stages.{name}.batch_size={most}" for name in large]
 
 
-def _epochs(recipe: Recipe, tasks: int) -> Epochs:
-    """Of the stages that are to run. A single task needs no tuning (paper, section 3.2.2)."""
-    first: tuple[StageName, ...] = () if recipe.model.pretrained else ("contrastive",)
+def _epochs(recipe: Recipe, tasks: int, has_captions: bool) -> Epochs:
+    """Of the stages that are to run: contrastive where there is a data set for it, or where the towers have no weights
+    and nothing else sees titles and images. A single task needs no tuning (paper, section 3.2.2).
+    """
+    needs_towers = not (recipe.model.pretrained or recipe.model.sees_beside_towers)
+    first: tuple[StageName, ...] = ("contrastive",) if has_captions or needs_towers else ()
     stages = (*first, *NETWORKS[recipe.model.architecture].stages)
     return {name: getattr(recipe.stages, name).epochs for name in stages if name != "tuning" or tasks > 1}
 

@@ -19,7 +19,7 @@ Epochs = dict[StageName, int]
 
 
 class Rule(NamedTuple):
-    """Epochs for up to so many products to train on."""
+    """Epochs for up to so many products to train on; contrastive runs only where a plan has it."""
 
     products: float
     contrastive: int

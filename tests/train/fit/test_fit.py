@@ -23,8 +23,8 @@ from train.children import Children
 from train.fit.__main__ import main
 from train.stage_state import read_state
 
-FEW = ["--stages.contrastive.epochs=1", "--stages.warmup.epochs=1", "--stages.end_to_end.epochs=1"]
-LARGE = ["--stages.contrastive.batch_size=32", "--no-export"]
+FEW = ["--stages.warmup.epochs=1", "--stages.end_to_end.epochs=1"]
+LARGE = ["--stages.warmup.batch_size=32", "--no-export"]
 
 
 def arguments(table: Path, output: Path) -> list[str]:
@@ -39,14 +39,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     words = [sys.executable, "-m", "train.fit", *arguments(table, output)]
     with (folder / "first.log").open("w") as log:
         first = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=log, stderr=log)
-        ends, begun = time.monotonic() + 180, output / "contrastive/recipe.yaml"
+        ends, begun = time.monotonic() + 180, output / "warmup/recipe.yaml"
         while not begun.exists() and time.monotonic() < ends and first.poll() is None:
             time.sleep(0.1)
         first.send_signal(signal.SIGINT)
         assert first.wait(90) == EXIT_STOPPED, (folder / "first.log").read_text()[-2000:]
     said = (folder / "first.log").read_text()
-    assert "[3/6] contrastive: about" in said and said.splitlines()[-1].endswith("the same command goes on from there")
-    assert not read_state(output / "warmup") and "colour (single_label, 3 labels)" in said
+    assert "[3/5] warmup: about" in said and said.splitlines()[-1].endswith("the same command goes on from there")
+    assert not read_state(output / "end_to_end") and "colour (single_label, 3 labels)" in said
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(Children, "_wait", forked)
@@ -60,8 +60,8 @@ def test_what_was_done_is_not_done_again(fitted, capsys):
     assert main(arguments(table, output)) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line.startswith("[")] == [
-        f"[{n}/6] {step}: done before"
-        for n, step in enumerate(["prepare", "rivals", "contrastive", "warmup", "end_to_end", "score"], start=1)
+        f"[{n}/5] {step}: done before"
+        for n, step in enumerate(["prepare", "rivals", "warmup", "end_to_end", "score"], start=1)
     ]
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == files
 
@@ -121,18 +121,18 @@ def test_stopped_at_every_step_it_ends_with_the_same_weights(tmp_path):
         return subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
 
     assert start(whole).wait(600) == 0
-    steps = ("prepare", "rivals", "contrastive", "warmup", "end_to_end", "tuning", "score", "export")
+    steps = ("prepare", "rivals", "warmup", "end_to_end", "tuning", "score", "export")
     (tmp_path / "deploy/bundle.json").unlink()
     for number, step in enumerate(steps, start=1):
         process = start(often)
         assert process.stdout
-        said = next(line for line in process.stdout if line.startswith(f"[{number}/8] {step}: about"))
+        said = next(line for line in process.stdout if line.startswith(f"[{number}/7] {step}: about"))
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == EXIT_STOPPED, said
     last = start(often)
     out, _ = last.communicate(timeout=600)
-    assert last.returncode == 0 and "[8/8] export: took" in out
+    assert last.returncode == 0 and "[7/7] export: took" in out
     hashes = [BundleConfig.read(output / "bundle/config.json").weights_sha256 for output in (whole, often)]
     assert hashes[0] == hashes[1] and (tmp_path / "deploy/bundle.json").exists()
 

@@ -66,9 +66,9 @@ def test_a_budget_is_kept_or_every_stage_has_one_epoch(budget_s):
 
 def test_the_plan_says_what_it_is_of(table, tmp_path):
     plan = settled(table, tmp_path / "out", "--task", "tags")
-    assert plan.products == 120 and list(plan.epochs) == ["contrastive", "warmup", "end_to_end"]  # one task: no tuning
+    assert plan.products == 120 and list(plan.epochs) == ["warmup", "end_to_end"]  # one task: no tuning
     assert (plan.ranks, plan.threads) == (4, 1)
-    assert list(plan.seconds) == ["prepare", "rivals", "contrastive", "warmup", "end_to_end", "score", "export"]
+    assert list(plan.seconds) == ["prepare", "rivals", "warmup", "end_to_end", "score", "export"]
     assert plan.seconds["end_to_end"] == pytest.approx(plans.START_S + 8 * 0.02 * 120 * 0.8 / 4)
     assert "task tags (multi_label" in plan.text() and "end_to_end 8" in plan.text()
     recipe = load_recipe(tmp_path / "out/recipe.yaml", [])
@@ -78,13 +78,14 @@ def test_the_plan_says_what_it_is_of(table, tmp_path):
 def test_options_lie_over_the_rule_of_the_size(table, tmp_path):
     plan = settled(table, tmp_path / "out", "--stages.end_to_end.epochs=2", "--model.wide=false", "--no-rivals")
     recipe = load_recipe(tmp_path / "out/recipe.yaml", [])
-    assert plan.epochs["end_to_end"] == 2 == recipe.stages.end_to_end.epochs and plan.epochs["contrastive"] == 8
+    assert plan.epochs["end_to_end"] == 2 == recipe.stages.end_to_end.epochs and plan.epochs["warmup"] == 2
     assert not recipe.model.wide and "rivals" not in plan.seconds
 
 
-def test_minutes_shorten_the_training(table, tmp_path):
-    plan = settled(table, tmp_path / "out", "--minutes", "3.1")
-    assert plan.epochs["end_to_end"] < 8 and sum(plan.seconds.values()) < 3.1 * 60
+def test_minutes_shorten_the_training(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "seconds_per_product", lambda *_: 1.0)
+    plan = settled(table, tmp_path / "out", "--minutes", "5")
+    assert 1 < plan.epochs["end_to_end"] < 8 and sum(plan.seconds.values()) < 5 * 60
     assert load_recipe(tmp_path / "out/recipe.yaml", []).stages.end_to_end.epochs == plan.epochs["end_to_end"]
 
 
@@ -121,6 +122,21 @@ def test_pretrained_towers_need_no_contrastive(table, tmp_path):
     weights = tmp_path / "clip.safetensors"
     plan = settled(table, tmp_path / "out", f"--model.pretrained={weights}")
     assert list(plan.epochs) == ["warmup", "end_to_end", "tuning"]
+
+
+def test_captions_are_learned_first_whatever_the_towers_have(table, tmp_path):
+    captions = settled(table, tmp_path / "captions")
+    assert prepare(captions.prepare) == 0
+    for number, more in enumerate([[], [f"--model.pretrained={tmp_path / 'clip.safetensors'}"]]):
+        plan = settled(table, tmp_path / f"out{number}", "--pretrain", str(captions.data), *more)
+        assert list(plan.epochs) == ["contrastive", "warmup", "end_to_end", "tuning"]
+        assert plan.epochs["contrastive"] == 8
+
+
+def test_towers_that_alone_see_the_products_are_trained_first(table, tmp_path):
+    alone = ["--model.wide=false", "--model.convolutions=false"]
+    assert "contrastive" in settled(table, tmp_path / "out", *alone).epochs
+    assert "contrastive" not in settled(table, tmp_path / "other", alone[0]).epochs
 
 
 def test_the_same_command_goes_on_and_another_is_refused(table, tmp_path, capsys):
