@@ -17,10 +17,9 @@ TRAIN_EXTRAS := train,dev
 SERVE_EXTRAS := local-server
 DATA := data/apa_mini
 RUN := runs/apa_mini
-CAPTIONS := data/apa_mini_captions
 # Sized for 8 minutes on two cores; `train.prepare apa_mini` by itself makes 10,000 products to train on.
 SIZE := 4000
-EPOCHS := --stages.contrastive.epochs=2 --stages.warmup.epochs=1 --stages.end_to_end.epochs=2 --stages.tuning.epochs=1
+EPOCHS := --stages.warmup.epochs=1 --stages.end_to_end.epochs=3 --stages.tuning.epochs=1
 LOCAL_PORTS := --grpc-port=8001 --http-port=8000 --metrics-port=8002
 SERVER := .venv-serve/bin/tritonserver --model-repository deploy/ --model-config-name=cpu $(LOCAL_PORTS)
 SERVER_LOG := $(RUN)/server.log
@@ -47,10 +46,9 @@ demo: .venv/.ready .venv-serve/.ready
 
 data: .venv/.ready
 	python -m train.prepare apa_mini --size $(SIZE) --output $(DATA)
-	python -m train.prepare apa_mini --size $(SIZE) --captions --seed 1 --output $(CAPTIONS)
 
 train: .venv/.ready
-	cma-clip fit $(DATA) --pretrain $(CAPTIONS) --output $(RUN) $(EPOCHS)
+	cma-clip fit $(DATA) --output $(RUN) $(EPOCHS)
 
 serve: .venv/.ready .venv-serve/.ready
 	$(call with_server,python -m client.report --data $(DATA) --output $(RUN)/report.png --wait 60)

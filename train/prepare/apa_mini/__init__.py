@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         source="APA mini: dyed and printed dress photographs of Fashion-MNIST, made titles",
         settings=_settings(arguments, sizes, photographs),
         overwrite=arguments.overwrite,
-        next_stage="contrastive --config train/recipes/robust.yaml",  # no pretrained towers are this small
+        next_stage=f"{'contrastive' if arguments.captions else 'warmup'} --config train/recipes/robust.yaml",
     )
     if already_there(new):
         return
