@@ -35,7 +35,8 @@ class Study(StrictModel):
     Attributes:
         data: what the variants are trained and judged on.
         pretrain: what the towers are trained on once, by the stage contrastive; every variant and seed starts from
-            them, as the paper's start from CLIP's. None: the recipe names weights (`model.pretrained`).
+            them, as the paper's start from CLIP's. None: the recipe names weights (`model.pretrained`)
+            or has parts beside the towers, which are random then.
         recipe: what all variants start from.
         options: dotted options laid over the recipe, for all variants.
         seeds: of weights, order and dropout.
