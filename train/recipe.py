@@ -48,7 +48,7 @@ class StageConfig(StrictModel):
 
 
 class Stages(StrictModel):
-    """The stages in their order; contrastive only where no pretrained CLIP weights fit."""
+    """The stages in their order; contrastive where the towers are to learn from captions (docs/design.md)."""
 
     contrastive: StageConfig = StageConfig()
     warmup: StageConfig = StageConfig()
