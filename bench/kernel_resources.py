@@ -2,8 +2,8 @@
 
     python -m bench.kernel_resources
 
-Every dtype and tile is compiled for every generation, or for some (--arch 90). A stack means spilled registers; exit code 1 if there is
-any, or more shared memory than the smallest GPU of that generation gives a block.
+Every dtype and tile is compiled for every generation, or for some (--arch 90). A stack means spilled registers; exit
+code 1 if there is any, or more shared memory than the smallest GPU of that generation gives a block.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ def table(needs: Sequence[Needs]) -> str:
             most = f"{max(n.registers for n in some)} / {max(n.shared for n in some) >> 10} KiB"
             cells.append(most + (f" **stack {stack}**" if stack else ""))
         rows.append([kernel, dtype, len(of_arch[next(iter(of_arch))]), *cells])
-    return markdown(["kernel", "dtype", "tiles", *(f"sm_{arch}" for arch in dict.fromkeys(n.arch for n in needs))], rows)
+    generations = dict.fromkeys(f"sm_{need.arch}" for need in needs)
+    return markdown(["kernel", "dtype", "tiles", *generations], rows)
 
 
 @command
