@@ -2,8 +2,8 @@
 
     python -m bench.kernel_resources
 
-Every dtype and tile is compiled for every generation, or for some (--arch 90). A stack means spilled registers; exit
-code 1 if there is any, or more shared memory than the smallest GPU of that generation gives a block.
+Every dtype and tile is compiled for every generation. A stack means spilled registers; exit code 1 if there is
+any, or more shared memory than the smallest GPU of that generation gives a block.
 """
 
 from __future__ import annotations
@@ -178,21 +178,17 @@ def table(needs: Sequence[Needs]) -> str:
             most = f"{max(n.registers for n in some)} / {max(n.shared for n in some) >> 10} KiB"
             cells.append(most + (f" **stack {stack}**" if stack else ""))
         rows.append([kernel, dtype, len(of_arch[next(iter(of_arch))]), *cells])
-    generations = dict.fromkeys(f"sm_{need.arch}" for need in needs)
-    return markdown(["kernel", "dtype", "tiles", *generations], rows)
+    return markdown(["kernel", "dtype", "tiles", *(f"sm_{arch}" for arch in SHARED_MEMORY)], rows)
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print a list of objects instead of the table")
-    parser.add_argument(
-        "--arch", type=int, nargs="+", choices=SHARED_MEMORY, default=[*SHARED_MEMORY], help="80 for sm_80 (all)"
-    )
     args = parser.parse_args(arguments)
     if triton.knobs.runtime.interpret:
         raise ValueError("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
-    jobs = [(variant, arch) for arch in args.arch for variant in variants()]
+    jobs = [(variant, arch) for arch in SHARED_MEMORY for variant in variants()]
     with ProcessPoolExecutor(usable_cores()) as pool:
         needs = list(tqdm(pool.map(compile_for, *zip(*jobs, strict=True)), total=len(jobs), disable=args.json))
     print(json.dumps([asdict(need) for need in needs]) if args.json else table(needs), end="")
