@@ -34,8 +34,8 @@ def compare(prior_L: Tensor, title_BL: Tensor, image_BL: Tensor, together_BL: Te
             torch.stack([logits, torch.zeros_like(logits)], dim=-1)
             for logits in (prior_L, title_BL, image_BL, together_BL)
         )
-    # Side by side: in torch before 2.14 (tried: 2.11), log_softmax of columns among others rules out a batch of one.
-    title_BL, image_BL = (logits.clone(memory_format=torch.contiguous_format) for logits in (title_BL, image_BL))
+    else:  # in torch before 2.14 (tried: 2.11), log_softmax of columns that lie apart rules out a batch of one
+        title_BL, image_BL = (logits.clone(memory_format=torch.contiguous_format) for logits in (title_BL, image_BL))
     log_title, log_image = title_BL.log_softmax(dim=-1), image_BL.log_softmax(dim=-1)
     likelier = ((log_title + log_image - prior_L.log_softmax(dim=-1)).exp().sum(dim=-1) + LEAST).log()
     gain = (together_BL.softmax(dim=-1) * (log_title - log_image)).sum(dim=-1)
