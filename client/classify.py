@@ -32,8 +32,16 @@ def table(prediction: dict[str, dict[str, Any]]) -> str:
     rows = [("task", "label", "score", "accepted", "text share")]
     for task, answer in prediction.items():
         row = (", ".join(answer["labels"]) or "-", ", ".join(f"{score:.3f}" for score in answer["scores"]) or "-")
-        rows.append((task, *row, "yes" if answer["accepted"] else "no", f"{answer['text_share']:.2f}"))
+        rows.append((task, *row, accepted_of(answer), f"{answer['text_share']:.2f}"))
     return aligned(rows)
+
+
+def accepted_of(answer: dict[str, Any]) -> str:
+    """`yes`, which labels where not all are, or `no` and why."""
+    if not answer["accepted"]:
+        return f"no ({answer['refused']})" if "refused" in answer else "no"
+    labels = answer.get("accepted_labels", answer["labels"])
+    return "yes" if len(labels) == len(answer["labels"]) else ", ".join(labels)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -24,6 +24,7 @@ COMMANDS = {
     "as-table": Command("dataset.as_table", "predict", "write a data set as products.csv and image files"),
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
+    "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
     "rivals": Command("train.rivals.__main__", "train", "fit and judge what needs no network, by scikit-learn"),
     "study": Command("train.study.__main__", "train", "train variants by seeds and compare them"),
     "study-report": Command("train.study.report", "train", "tables and plots of a study's runs"),

@@ -18,6 +18,7 @@ from pydantic import Field, GetCoreSchemaHandler, ModelWrapValidatorHandler, Ser
 from pydantic_core import CoreSchema, core_schema
 
 from cma_clip.settings import StrictModel
+from model.acceptance import Acceptance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,8 @@ class Task(StrictModel):
         name: column name in the data set and key of the answer.
         kind: key in KINDS; the subclass that a Task is read as.
         labels: label names; the order is that of targets and scores.
-        thresholds: score from which an answer counts as accepted, 0 to 1; empty: `default_thresholds`.
+        thresholds: score from which an answer counts, 0 to 1; empty: `default_thresholds`.
+        acceptance: which answers are accepted; without it, those that reach `thresholds`.
         several_labels: whether a product may have more than one label; then it is a list on disk.
         least_labels: how many labels a task must have.
         fitted_for: what thresholds are fitted for (train.thresholds.CRITERIA).
@@ -54,6 +56,7 @@ class Task(StrictModel):
     kind: str
     labels: list[str]
     thresholds: list[float] = []
+    acceptance: Acceptance | None = Field(None, exclude_if=lambda acceptance: acceptance is None)
 
     several_labels: ClassVar[bool]
     least_labels: ClassVar[int]
@@ -82,6 +85,11 @@ class Task(StrictModel):
         expected = len(self.default_thresholds)
         if self.thresholds and len(self.thresholds) != expected:
             raise ValueError(f"task {self.name}: {len(self.thresholds)} thresholds, expected {expected}")
+        if self.acceptance and len(self.acceptance.thresholds) != len(self.labels):
+            raise ValueError(
+                f"task {self.name}: acceptance has {len(self.acceptance.thresholds)} thresholds for"
+                f" {len(self.labels)} labels"
+            )
         return self
 
     @property
@@ -114,24 +122,40 @@ class Task(StrictModel):
         """The thresholds with their defaults filled in."""
         return self.thresholds or self.default_thresholds
 
+    def claimed(self, scores_NL: np.ndarray) -> np.ndarray:
+        """The scores of labels that may be answered, whatever the thresholds; -1 those of the others."""
+        return np.where(self.answered(scores_NL), scores_NL, np.float32(-1))
+
+    def accepted_labels(self, scores_NL: np.ndarray) -> np.ndarray:
+        """Bool [N, L]: the answered labels whose score suffices."""
+        if self.acceptance:
+            reached_NL = self.acceptance.reached(scores_NL)
+        else:
+            reached_NL = np.greater_equal(scores_NL, np.array(self.accept_from(), dtype=np.float32))
+        return self.answered(scores_NL) & reached_NL
+
     def accepted(self, scores_NL: np.ndarray) -> np.ndarray:
-        """Bool [N]: whether an answered label's score reaches its threshold."""
-        reached_NL = np.greater_equal(scores_NL, np.array(self.accept_from(), dtype=np.float32))
-        return (self.answered(scores_NL) & reached_NL).any(axis=1)
+        """Bool [N]: whether an answered label's score suffices."""
+        return np.asarray(self.accepted_labels(scores_NL).any(axis=1))
 
     def answers(self, scores_BL: np.ndarray) -> list[Answer]:
         """What a caller reads of each product: labels with their scores, best first, accepted, and the TOP_K labels.
 
-        Where a product has one label only, also as `label` and `score`.
+        Where a product has one label only, also as `label` and `score`; where it may have several and a promise was
+        made, `accepted_labels` are those that keep it. An answer that is not accepted says why in `refused`.
         """
-        answered_BL, accepted_B = self.answered(scores_BL), self.accepted(scores_BL)
         result = []
-        for scores, answered, accepted in zip(scores_BL, answered_BL, accepted_B, strict=True):
+        for row in zip(scores_BL, self.answered(scores_BL), self.accepted_labels(scores_BL), strict=True):
+            scores, answered, accepted = row
             order = np.argsort(-scores, kind="stable")
-            chosen = [(self.labels[i], _number(scores[i])) for i in order if answered[i]]
-            answer: Answer = {} if self.several_labels else dict(zip(("label", "score"), chosen[0], strict=True))
-            answer["labels"], answer["scores"] = [label for label, _ in chosen], [score for _, score in chosen]
-            answer["accepted"] = bool(accepted)
+            chosen = [i for i in order if answered[i]]
+            labels, numbers = [self.labels[i] for i in chosen], [_number(scores[i]) for i in chosen]
+            answer: Answer = {} if self.several_labels else {"label": labels[0], "score": numbers[0]}
+            answer |= {"labels": labels, "scores": numbers, "accepted": bool(accepted.any())}
+            if self.several_labels and self.acceptance:
+                answer["accepted_labels"] = [self.labels[i] for i in chosen if accepted[i]]
+            if not accepted.any():
+                answer["refused"] = self.acceptance.why_not(answered) if self.acceptance else "score"
             answer["top"] = [[self.labels[i], _number(scores[i])] for i in order[:TOP_K]]
             result.append(answer)
         return result
@@ -227,6 +251,9 @@ class MultiLabel(Task):
         """Every label of every product."""
         return scores_NL, targets_NL
 
+    def claimed(self, scores_NL: np.ndarray) -> np.ndarray:
+        return scores_NL
+
 
 class Mismatch(MultiLabel):
     """Whether title and image do not belong together: one column, which training makes the targets of.
@@ -249,11 +276,11 @@ class Mismatch(MultiLabel):
 
     def answers(self, scores_BL: np.ndarray) -> list[Answer]:
         """As those of other tasks; `label` is `mismatch` or `match`, `score` that of a mismatch, whichever it is."""
-        told = zip(super().answers(scores_BL), scores_BL, strict=True)
-        return [
-            {"label": MISMATCH if answer["accepted"] else "match", "score": _number(scores[0])} | answer
-            for answer, scores in told
-        ]
+        result = []
+        for answer, scores in zip(super().answers(scores_BL), scores_BL, strict=True):
+            answer.pop("refused", None)
+            result.append({"label": MISMATCH if answer["accepted"] else "match", "score": _number(scores[0])} | answer)
+        return result
 
 
 KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": MultiLabel, "mismatch": Mismatch}
@@ -389,6 +416,8 @@ def _refuse_others(products: Iterable[dict[str, Answer]], name: str) -> None:
             others = (answer for other, answer in product.items() if other != name)
             for answer in others:
                 answer |= {"accepted": False, "refused": name}
+                if "accepted_labels" in answer:
+                    answer["accepted_labels"] = []
 
 
 def _number(value: np.floating) -> float:

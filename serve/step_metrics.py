@@ -57,9 +57,9 @@ class StepMetrics:
             answer: task -> labels, accepted, top, text_share, as PREDICTION has them.
         """
         for task, said in answer.items():
-            accepted = str(said["accepted"]).lower()
+            taken = said.get("accepted_labels", said["labels"] if said["accepted"] else [])
             for label in said["labels"]:
-                self.add("cma_clip_answers_total", task=task, label=label, accepted=accepted)
+                self.add("cma_clip_answers_total", task=task, label=label, accepted=str(label in taken).lower())
             self.add("cma_clip_score_sum", said["top"][0][1], task=task)
             self.add("cma_clip_text_share_sum", said["text_share"], task=task)
             self.add("cma_clip_text_share_count", task=task)

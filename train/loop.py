@@ -20,6 +20,7 @@ from model.config import BundleConfig
 from model.tasks import TaskSet
 from model.wide import WidePart
 from train import checkpoint
+from train.acceptance import remarks, with_acceptance
 from train.class_weights import positive_weights
 from train.contrastive import Cached, ContrastiveObjective
 from train.data import Batch, ProductDataset, open_splits
@@ -38,7 +39,7 @@ from train.shared_memory import check_shared_memory
 from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
 from train.stops import Stop, StopAgreed
-from train.thresholds import fit_thresholds, threshold_remarks
+from train.thresholds import fit_thresholds
 from train.wrong_titles import judged_by
 
 READ_EVERY = 10
@@ -87,7 +88,7 @@ def train_stage(job: StageJob, parts: Parts, ranks: Ranks) -> None:
         best, loss = job.state.best_epoch, job.state.best_loss
         print(f"stage {job.stage}: epoch {best} is the best, validation loss {loss:.4f}")
         if job.stage != "contrastive":
-            for remark in threshold_remarks(BundleConfig.read(job.output / "bundle/config.json").tasks):
+            for remark in remarks(BundleConfig.read(job.output / "bundle/config.json").tasks):
                 print(f"note: {remark}")
 
 
@@ -290,7 +291,8 @@ class StageLoop:
             self._count_rejects(predictions.problems)
             if self.joining:
                 predictions = self.joining.fit(predictions)
-            tasks = fit_thresholds(predictions.logits_NC, predictions.targets_NC, tasks)
+            said = predictions.logits_NC, predictions.targets_NC
+            tasks = with_acceptance(*said, fit_thresholds(*said, tasks), self.job.recipe.acceptance)
             weight = self.job.recipe.multi_label_weight
             loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C, weight)
         if not math.isfinite(loss):

@@ -25,6 +25,8 @@ NAMES = (
     "auroc",
     "recall_at_90_precision",
     "threshold",
+    "accepted",
+    "accepted_precision",
     "calibration_error",
 )
 
@@ -45,8 +47,9 @@ def task_metrics(
         rest, mean over those that occur), auroc (the same, over those that some products lack),
         recall_at_90_precision (single-label: the share of all
         products that are answered correctly from the threshold on), threshold (the score from which
-        precision is 90 %; 1.0 if it never is), calibration_error, text_share (mean λ). Metrics are
-        None where they mean nothing: no product has the label, or no label occurs.
+        precision is 90 %; 1.0 if it never is), accepted (the share of the products of which the bundle accepts a
+        label), accepted_precision (of those, how many have no wrong one among the accepted), calibration_error,
+        text_share (mean λ). Metrics are None where they mean nothing: no product has the label, or no label occurs.
     """
     result: dict[str, dict[str, Any]] = {}
     for answers, share_N in zip(answers_by_task(logits_NC, targets_NC, tasks), text_share_NK.T, strict=True):
@@ -64,6 +67,7 @@ def _measure(answers: Answers) -> dict[str, float | None]:
     precisions = [average_precision(*column) for column in columns]
     scores, right = (array_NT.flatten() for array_NT in answers.claims())
     hits, threshold = most_at_precision(scores, right)
+    accepted, rightly = answers.accepted()
     return {
         "accuracy": (answers.answered_NL == answers.targets_NL).all(dim=1).double().mean().item(),
         "micro_f1": f1_score(sum(right_L), sum(answered_L), sum(occurring_L)),
@@ -72,6 +76,8 @@ def _measure(answers: Answers) -> dict[str, float | None]:
         "auroc": _mean([auroc(*column) for column in columns]),
         "recall_at_90_precision": ratio(hits, sum(occurring_L)),
         "threshold": threshold,
+        "accepted": ratio(accepted, len(answers.targets_NL)),
+        "accepted_precision": ratio(rightly, accepted),
         "calibration_error": calibration_error(scores, right),
     }
 
@@ -121,7 +127,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def format_table(metrics: dict[str, dict[str, Any]]) -> str:
     """The metrics as a table for people, one line a task."""
     columns = ["products", *(name for name in NAMES if name != "threshold"), "text_share"]
-    heads = ["products", "accuracy", "micro F1", "macro F1", "mAP", "AUROC", "R@P90", "ECE", "text share λ"]
+    heads = [
+        "products",
+        "accuracy",
+        "micro F1",
+        "macro F1",
+        "mAP",
+        "AUROC",
+        "R@P90",
+        "accepted",
+        "rightly",
+        "ECE",
+        "text share λ",
+    ]
     lines = [["task", *heads]]
     for name, values in metrics.items():
         lines.append([name, *("n/a" if values[c] is None else f"{values[c]:.4g}" for c in columns)])

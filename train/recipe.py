@@ -11,6 +11,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cma_clip.settings import StrictModel, one_line
+from model.acceptance import Rule
 from model.config import ModelConfig
 from model.networks import NETWORKS
 
@@ -69,6 +70,7 @@ class Recipe(StrictModel):
             tasks only), in training and in the validation loss that decides which weights are kept.
         multi_label_weight: how many times the loss of a multi-label task counts, which is the mean over its labels, in
             training and in the validation loss that decides which weights are kept.
+        acceptance: what the answers that are accepted have to keep; `cma-clip promise` changes it in a bundle.
         seed: of weights, order and dropout.
         loader_workers: processes a rank that decode images; 0 decodes in the training process.
         shuffle_row_groups: Parquet row groups among which products are shuffled and that a loader
@@ -86,6 +88,7 @@ class Recipe(StrictModel):
     mismatch: bool = False
     class_weights: Literal["none", "inverse_frequency"] = "none"
     multi_label_weight: float = Field(1.0, gt=0)
+    acceptance: Rule = Rule()
     seed: int = 0
     loader_workers: int = Field(4, ge=0)
     shuffle_row_groups: int = Field(64, ge=1)

@@ -20,12 +20,12 @@ from cma_clip.files import new_directory
 from dataset.splits import SPLITS
 from model.bundle import Bundle
 from model.tasks import TaskSet
+from train.acceptance import remarks
 from train.answers import answers_by_task
 from train.class_table import write_class_tables
 from train.data import IN_ORDER, ProductDataset
 from train.metrics import format_table
 from train.predict import Predictions, answers_for, loss_and_metrics, open_bundle
-from train.thresholds import threshold_remarks
 from train.wrong_titles import judged_by
 
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metrics = judge(bundle, args.data, args.split, args.batch_size, output)
     print(f"{args.split} split of {args.data}, {args.bundle}:")
     print(format_table(metrics))
-    for remark in threshold_remarks(bundle.config.tasks):
+    for remark in remarks(bundle.config.tasks):
         print(f"note: {remark}")
     print(f"metrics, tables by label and every answer: {output}")
 
@@ -64,7 +64,7 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     tasks = bundle.config.tasks
     dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER, tasks)
     answers = answers_for(bundle, judged_by(dataset), batch_size)
-    return write_score(output, split, tasks, dataset, answers, threshold_remarks(tasks))
+    return write_score(output, split, tasks, dataset, answers, remarks(tasks))
 
 
 def write_score(

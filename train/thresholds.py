@@ -90,6 +90,8 @@ def threshold_remarks(tasks: TaskSet) -> list[str]:
     """A line for each task of which no threshold was fitted, or one that accepts nothing: no score says less."""
     lines = []
     for task in tasks:
+        if task.fitted_for == "precision" and task.acceptance:
+            continue  # its thresholds decide nothing
         default = task.default_thresholds[0]
         if not task.thresholds:
             what = "every answer is accepted (threshold 0)" if default == 0 else f"its thresholds stay {default:g}"

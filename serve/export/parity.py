@@ -129,5 +129,5 @@ def _add(
 
 
 def _decision(task: Task, scores_BL: np.ndarray) -> np.ndarray:
-    """Bool [B, L + 1]: the answered labels, and whether the answer is accepted."""
-    return np.column_stack([task.answered(scores_BL), task.accepted(scores_BL)])
+    """Bool [B, 2 L]: the answered labels, and those that are accepted."""
+    return np.column_stack([task.answered(scores_BL), task.accepted_labels(scores_BL)])

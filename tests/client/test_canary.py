@@ -76,7 +76,7 @@ def test_L3_a_server_that_sheds_load_is_alive(capsys):
 def test_F3_a_hang_meets_the_deadline(capsys):
     with ScriptedServer(lambda title, times: server.hang()) as server:
         assert canary.main(["--url", server.url, "--timeout", "0.2"]) == 1
-        assert not server.closing.is_set() and 0 < server.granted_s[0] <= 0.2
+        assert not server.closing.is_set() and 0 < server.granted_s[0] <= 0.21  # as far as two clocks agree
     assert "hang after " in capsys.readouterr().out
 
 

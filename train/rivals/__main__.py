@@ -15,12 +15,12 @@ from pathlib import Path
 
 from cma_clip.command import command
 from dataset.splits import SPLITS
+from train.acceptance import remarks
 from train.metrics import format_table
 from train.rivals.products import open_split, read_products
 from train.rivals.rival import FittedRival
 from train.rivals.table import RIVALS
 from train.score import check_output, write_score
-from train.thresholds import threshold_remarks
 
 
 @command
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     products = {name: read_products(split, with_images) for name, split in splits.items()}
     for name, output in outputs.items():
         fitted = FittedRival(RIVALS[name], splits["train"].tasks, products["train"], products["validation"])
-        answers, notes = fitted.answers(products[args.split]), [*fitted.remarks(), *threshold_remarks(fitted.tasks)]
+        answers, notes = fitted.answers(products[args.split]), [*fitted.remarks(), *remarks(fitted.tasks)]
         metrics = write_score(output, args.split, fitted.tasks, splits[args.split], answers, notes)
         print(f"{args.split} split of {args.data}, {RIVALS[name].title}:")
         print(format_table(metrics))

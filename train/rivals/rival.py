@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from model.acceptance import Rule
 from model.tasks import Task, TaskSet
+from train.acceptance import with_acceptance
 from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions
@@ -43,7 +45,7 @@ class FittedRival:
     Args:
         train, validation: with image features where the rival reads images.
     Attributes:
-        tasks: with thresholds fitted on validation.
+        tasks: with thresholds, and what is accepted, fitted on validation.
         choices: by task.
     Raises:
         ValueError: a task has no label in `train`, or what the rival reads is nowhere in it.
@@ -59,8 +61,8 @@ class FittedRival:
         with tqdm(total=total, desc=f"fitting {rival.title}", leave=False) as bar:
             for weight in weights:
                 self._fit_all(tasks, train, validation, weight, bar)
-        logits_NC = torch.from_numpy(self.logits(validation, tasks))
-        self.tasks = fit_thresholds(logits_NC, torch.from_numpy(validation.targets_NC), tasks)
+        said = torch.from_numpy(self.logits(validation, tasks)), torch.from_numpy(validation.targets_NC)
+        self.tasks = with_acceptance(*said, fit_thresholds(*said, tasks), Rule())
 
     @property
     def parameters(self) -> int:
