@@ -25,6 +25,9 @@ COMMANDS = {
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
     "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
+    "audit": Command(
+        "train.audit.__main__", "train", "which labels of a data set are wrong, and a data set without them"
+    ),
     "rivals": Command("train.rivals.__main__", "train", "fit and judge what needs no network, by scikit-learn"),
     "study": Command("train.study.__main__", "train", "train variants by seeds and compare them"),
     "study-report": Command("train.study.report", "train", "tables and plots of a study's runs"),

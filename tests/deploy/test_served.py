@@ -289,6 +289,7 @@ def test_F9_label_count_of_another_bundle(server, tmp_path):
     bundle = BundleConfig.read(repository / "bundle.json")
     width = sum(len(task.labels) for task in bundle.tasks)
     bundle.tasks[0].labels.append("one more")
+    bundle.tasks[0].acceptance.thresholds.append(None)
     (repository / "bundle.json").write_text(bundle.model_dump_json())
     engine = repository / "engine/1/model.onnx"
     sha256 = file_sha256(repository / "bundle.json")
