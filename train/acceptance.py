@@ -149,8 +149,8 @@ def _remark(name: str, labels: Sequence[str], acceptance: Acceptance) -> str:
         line = f"{name}: that {rule.precision:.0%} of the accepted answers are right cannot be promised with {products}"
         if acceptance.needed is None:
             return f"{line} products, nor with more like these: too many of the surest answers are wrong"
-        return f"{line} products, {acceptance.needed} like these at least are needed; none is accepted"
-    share = f"of {products} products {accepted / max(products, 1):.1%} are accepted"
+        return f"{line} products, {acceptance.needed} like these at least are needed, so none is"
+    share = f"decided by {products} products, of which {accepted / max(products, 1):.1%} are accepted"
     share += f", {acceptance.right / accepted:.1%} of them rightly" if accepted else ""
     if not rule.promises:
         return f"{name}: accepted where that costs less than to look, {rule.cost_wrong:g} a wrong one and" + (

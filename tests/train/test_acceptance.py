@@ -168,8 +168,8 @@ def test_every_task_that_has_labels_by_its_own_rule():
     (judged, _, _) = answers_by_task(logits_NC, targets_NC, TaskSet([color, tags, mismatch]))
     assert judged.accepted() == (90, 90) and color.accepted(served).all()
     assert remarks(TaskSet([color, tags]))[0] == (
-        "color: of the accepted answers 80% are right (confidence 95%); of 90 products 100.0% are accepted, 100.0% of"
-        " them rightly"
+        "color: of the accepted answers 80% are right (confidence 95%); decided by 90 products, of which"
+        " 100.0% are accepted, 100.0% of them rightly"
     )
 
 
@@ -177,10 +177,10 @@ def test_what_is_said_of_labels_without_a_promise_and_of_costs():
     acceptance = Acceptance(rule=RULE, thresholds=[0.5, None], products=200, accepted=50, right=49)
     own = COLOR.model_copy(update={"acceptance": acceptance})
     assert remarks(TaskSet([own]))[0].endswith(
-        "of 200 products 25.0% are accepted, 98.0% of them rightly; no promise for blue"
+        "decided by 200 products, of which 25.0% are accepted, 98.0% of them rightly; no promise for blue"
     )
     costs = acceptance.model_copy(update={"rule": Rule(cost_wrong=5, cost_review=0.5)})
     assert remarks(TaskSet([COLOR.model_copy(update={"acceptance": costs})])) == [
-        "color: accepted where that costs less than to look, 5 a wrong one and 0.5 a look; of 200 products 25.0% are"
-        " accepted, 98.0% of them rightly"
+        "color: accepted where that costs less than to look, 5 a wrong one and 0.5 a look; decided by 200 products, of"
+        " which 25.0% are accepted, 98.0% of them rightly"
     ]

@@ -18,7 +18,8 @@ Metrics = Mapping[str, Mapping[str, Any]]
 
 
 def leaderboard(score: Path, rivals: Path) -> str:
-    """For people: a table of what `train.score` and `train.rivals` wrote, and a note for each task that a rival wins.
+    """For people: a table of what `train.score` and `train.rivals` wrote, a note for each task that a rival wins, and
+    what is promised of the answers that are accepted.
 
     Args:
         rivals: may be missing.
@@ -31,7 +32,13 @@ def leaderboard(score: Path, rivals: Path) -> str:
         cells = (_shown(metrics[task]) if task in metrics else "" for metrics in everyone.values())
         lines.append([task, f"{ours[task]['products']:,}", *cells])
     notes = filter(None, (_verdict(task, ours[task], theirs) for task in ours))
-    return "\n".join([aligned(lines), *notes])
+    return "\n".join([aligned(lines), *notes, *_notes(score)])
+
+
+def _notes(directory: Path) -> list[str]:
+    """What `train.score` found to be said."""
+    notes: list[str] = json.loads((directory / "metrics.json").read_text())["notes"]
+    return notes
 
 
 def _metrics(directory: Path) -> Metrics:

@@ -14,7 +14,7 @@ def write(directory: Path, products: int = 400, **recall: float | None) -> None:
     directory.mkdir(parents=True)
     values = {"products": products, "mean_average_precision": 0.5}
     tasks = {task: values | {"recall_at_90_precision": value} for task, value in recall.items()}
-    (directory / "metrics.json").write_text(json.dumps({"tasks": tasks}))
+    (directory / "metrics.json").write_text(json.dumps({"tasks": tasks, "notes": ["color: 90% are promised"]}))
 
 
 @pytest.mark.parametrize(("own", "best", "is_ahead"), [
@@ -29,7 +29,9 @@ def test_a_rival_that_is_ahead_beyond_chance_is_named(tmp_path, own, best, is_ah
     write(tmp_path / "score", color=own, mismatch=0.3)
     write(tmp_path / "rivals/tfidf", color=best)
     write(tmp_path / "rivals/image_features", color=0.0)
-    table, *notes = leaderboard(tmp_path / "score", tmp_path / "rivals").split("\nnote: ")
+    told = leaderboard(tmp_path / "score", tmp_path / "rivals")
+    assert told.endswith("\ncolor: 90% are promised") and told.count("are promised") == 1
+    table, *notes = told.split("\nnote: ")
     assert len(notes) == is_ahead
     assert all("color: TF-IDF is ahead" in note for note in notes)
     assert "mismatch" in table  # which no rival answers

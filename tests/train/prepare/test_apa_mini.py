@@ -164,7 +164,7 @@ def test_titles_name_nothing_but_the_truth():
 def test_products_have_a_brand_of_their_split_and_a_title_that_is_true_despite_noise(collection):
     for split, index in [(split, index) for split in SPLITS for index in range(60)]:
         title = make_product(collection, split, index).title
-        color, pattern = true_labels(collection, split, index)
+        color, pattern = true_labels(collection.seed, split, index)
         assert any(brand in title for brand in BRANDS[split]), title
         assert named(title, COLOR_WORDS) <= {color} and named(title, PATTERN_WORDS) <= {pattern}, title
 
@@ -183,7 +183,7 @@ def test_a_tenth_of_the_training_labels_is_wrong_and_no_other(collection):
     for split in SPLITS:
         for index in range(rows):
             made = make_product(collection, split, index).labels
-            for name, truth in zip(("color", "pattern"), true_labels(collection, split, index), strict=True):
+            for name, truth in zip(("color", "pattern"), true_labels(collection.seed, split, index), strict=True):
                 wrong[split][name] += made[name] != truth
     assert not wrong["validation"].total() and not wrong["test"].total()
     for name in ("color", "pattern"):
@@ -191,7 +191,7 @@ def test_a_tenth_of_the_training_labels_is_wrong_and_no_other(collection):
 
 
 def test_plain_is_a_third_and_the_others_share_the_rest(collection):
-    drawn = Counter(true_labels(collection, "train", index)[1] for index in range(6000))
+    drawn = Counter(true_labels(collection.seed, "train", index)[1] for index in range(6000))
     assert drawn["plain"] / 6000 == pytest.approx(1 / 3, abs=0.03)
     for pattern in list(PATTERNS)[1:]:
         assert drawn[pattern] / 6000 == pytest.approx(2 / 33, abs=0.02)

@@ -121,20 +121,22 @@ def products(collection: Collection, sizes: dict[str, int], workers: int = 1) ->
 
 def make_product(collection: Collection, split: str, index: int) -> Product:
     """Product number `index` of a split; depends on nothing but these arguments."""
-    rng = _generator(collection, split, index, "image")
-    color, pattern = true_labels(collection, split, index)
+    rng = _generator(collection.seed, split, index, "image")
+    color, pattern = true_labels(collection.seed, split, index)
     dress = collection.dresses[split][rng.integers(len(collection.dresses[split]))]
     image = jpeg(product_image(dress, color, pattern, collection.image_size, rng))
-    title = product_title(split, color, pattern, _generator(collection, split, index, "title"), collection.captions)
+    title = product_title(
+        split, color, pattern, _generator(collection.seed, split, index, "title"), collection.captions
+    )
     labels = {"color": color, "pattern": pattern}
     if split == "train":
-        labels = _with_noise(labels, _generator(collection, split, index, "noise"))
+        labels = _with_noise(labels, _generator(collection.seed, split, index, "noise"))
     return Product(f"{split}-{index:07d}", image, title, {**labels}, split)
 
 
-def true_labels(collection: Collection, split: str, index: int) -> tuple[str, str]:
+def true_labels(seed: int, split: str, index: int) -> tuple[str, str]:
     """Colour and pattern that image and title show."""
-    rng = _generator(collection, split, index, "labels")
+    rng = _generator(seed, split, index, "labels")
     color = rng.choice(list(COLORS))
     plain, *printed = PATTERNS
     pattern = plain if rng.random() < PLAIN_SHARE else rng.choice(printed)
@@ -149,9 +151,9 @@ def _with_noise(labels: dict[str, str], rng: np.random.Generator) -> dict[str, s
     }
 
 
-def _generator(collection: Collection, split: str, index: int, purpose: str) -> np.random.Generator:
+def _generator(seed: int, split: str, index: int, purpose: str) -> np.random.Generator:
     purposes = ("labels", "image", "title", "noise")
-    return np.random.default_rng((collection.seed, SPLITS.index(split), index, purposes.index(purpose)))
+    return np.random.default_rng((seed, SPLITS.index(split), index, purposes.index(purpose)))
 
 
 def _chunk_of_products(collection: Collection, chunk: tuple[str, range]) -> list[Product]:
