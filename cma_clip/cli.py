@@ -24,6 +24,7 @@ COMMANDS = {
     "as-table": Command("dataset.as_table", "predict", "write a data set as products.csv and image files"),
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
+    "report": Command("train.report.__main__", "train", "how good a bundle is, as one HTML file"),
     "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
     "audit": Command(
         "train.audit.__main__", "train", "which labels of a data set are wrong, and a data set without them"
@@ -38,7 +39,7 @@ COMMANDS = {
     "classify": Command("client.classify", "", "ask the server about one product"),
     "predict": Command("client.predict.__main__", "predict", "ask the server about a whole catalogue"),
     "canary": Command("client.canary", "", "is the server really alive?"),
-    "report": Command("client.report", "train", "answers for some products, as text and as an image"),
+    "show": Command("client.report", "train", "answers of the server for some products, as text and as an image"),
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),
     "bench-kernels": Command("bench.kernels", "train", "time the fused kernels on a GPU"),
     "bench-kernel-resources": Command("bench.kernel_resources", "train", "registers and memory of the kernels, no GPU"),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cma_clip.command import command
 from cma_clip.files import new_directory
+from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
 from model.bundle import Bundle
 from model.tasks import TaskSet
@@ -26,6 +27,7 @@ from train.class_table import write_class_tables
 from train.data import IN_ORDER, ProductDataset
 from train.metrics import format_table
 from train.predict import Predictions, answers_for, loss_and_metrics, open_bundle
+from train.report.page import render
 from train.wrong_titles import judged_by
 
 
@@ -47,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(format_table(metrics))
     for remark in remarks(bundle.config.tasks):
         print(f"note: {remark}")
-    print(f"metrics, tables by label and every answer: {output}")
+    print(f"report.html, metrics, tables by label and every answer: {output}")
 
 
 def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path) -> dict[str, Any]:
     """Classify the split, write what came of it into `output`, return the metrics.
 
-    That is `metrics.json`, `predictions.parquet`, `classes-TASK.csv` and, for single-label tasks,
+    That is `report.html`, `metrics.json`, `predictions.parquet`, `classes-TASK.csv` and, for single-label tasks,
     `confusion-TASK.csv`. What a multi-label task answers is decided by the bundle's thresholds, whatever the
     split. The loss in `metrics.json` knows no class weights, so that bundles compare.
 
@@ -64,22 +66,32 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     tasks = bundle.config.tasks
     dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER, tasks)
     answers = answers_for(bundle, judged_by(dataset), batch_size)
-    return write_score(output, split, tasks, dataset, answers, remarks(tasks))
+    page = render(bundle.config, DatasetInfo.read(data), dataset, answers, split)
+    return write_score(output, split, tasks, dataset, answers, remarks(tasks), page)
 
 
 def write_score(
-    output: Path, split: str, tasks: TaskSet, dataset: ProductDataset, answers: Predictions, notes: list[str]
+    output: Path,
+    split: str,
+    tasks: TaskSet,
+    dataset: ProductDataset,
+    answers: Predictions,
+    notes: list[str],
+    page: str | None = None,
 ) -> dict[str, Any]:
     """What `judge` writes of answers that are there; returns the metrics.
 
     Args:
         tasks: with the thresholds that multi-label answers are counted by.
+        page: the report, where there is one.
     """
     loss, metrics = loss_and_metrics(answers, tasks)
     with new_directory(output) as partial:
         summary = {"split": split, "loss": loss, "tasks": metrics, "notes": notes}
         (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         pq.write_table(answer_table(tasks, dataset, answers), partial / "predictions.parquet")
+        if page:
+            (partial / "report.html").write_text(page, encoding="utf-8")
         for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, tasks):
             write_class_tables(partial, task_answers)
     return metrics

@@ -1,0 +1,1 @@
+"""One file that says how good a bundle is: for people who were not there."""

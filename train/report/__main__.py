@@ -1,0 +1,45 @@
+"""A bundle's report as one HTML file: figures, curves, the products that tell most, and what it was trained by.
+
+python -m train.report runs/apa_mini/bundle --data data/apa_mini --output report.html
+
+`train.score` writes the same beside its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cma_clip.command import command
+from cma_clip.files import write_atomically
+from dataset.format import DatasetInfo
+from dataset.splits import SPLITS
+from train.data import IN_ORDER, ProductDataset
+from train.predict import answers_for, open_bundle
+from train.report.page import render
+from train.wrong_titles import judged_by
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--output", type=Path, default=Path("report.html"))
+    parser.add_argument("--batch_size", type=int, default=128)
+    args = parser.parse_args(arguments)
+    if args.output.is_dir() or not args.output.parent.is_dir():
+        raise ValueError(f"--output {args.output}: expected a file in a folder that is there")
+    bundle = open_bundle(args.bundle, args.data)
+    config = bundle.config
+    dataset = ProductDataset(args.data, args.split, config.preprocess, bundle.tokenizer, IN_ORDER, config.tasks)
+    answers = answers_for(bundle, judged_by(dataset), args.batch_size)
+    write_atomically(args.output, render(config, DatasetInfo.read(args.data), dataset, answers, args.split))
+    print(f"report: {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
