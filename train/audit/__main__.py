@@ -22,12 +22,12 @@ from cma_clip.command import command
 from cma_clip.files import new_directory
 from dataset.format import DatasetInfo
 from dataset.products import neutral
-from model.tasks import Task
+from model.tasks import Task, TaskSet
 from train.audit.cleaned import write_cleaned
 from train.audit.doubts import Doubt, find_doubts
 from train.audit.out_of_fold import out_of_fold
 from train.data import ProductDataset
-from train.rivals.products import open_split, read_products
+from train.rivals.products import Products, open_split, read_products
 
 PAIRS_SHOWN = 3
 COLUMNS = ("split", "id", "title", "given", "likely", "belief")
@@ -41,18 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits: dict[str, ProductDataset] = {
         name: open_split(args.data, name) for name in DatasetInfo.read(args.data).splits
     }
-    train, *rest = (read_products(split, with_images=True) for split in splits.values())
-    scores_NC = np.concatenate(out_of_fold(tasks, train, rest))
-    targets_NC = np.concatenate([products.targets_NC for products in (train, *rest)])
-    columns = zip(tasks.split(scores_NC), tasks.split(targets_NC), strict=True)
-    doubts = {task.name: find_doubts(task, scores_NL, targets_NL) for (task, scores_NL), (_, targets_NL) in columns}
+    products = [read_products(split, with_images=True) for split in splits.values()]
+    doubts = doubts_by_task(tasks, products, out_of_fold(tasks, products[0], products[1:]))
     write_lists(args.output, splits, doubts)
     for task in tasks:
-        print(summary(task, doubts[task.name], len(targets_NC)))
+        print(summary(task, doubts[task.name], sum(map(len, splits.values()))))
     print(f"the least believed labels first, and which are taken for which: {args.output}")
     for how in ("drop", "relabel"):
         if output := getattr(args, how):
             write_cleaned(output, args.data, splits, doubts, how)
+
+
+def doubts_by_task(tasks: TaskSet, splits: Sequence[Products], scores: Sequence[np.ndarray]) -> dict[str, list[Doubt]]:
+    """The doubts of each task, the least believed first; how many there are is found split by split, as one may have
+    been labelled with more care. Products are counted through all splits.
+    """
+    doubts: dict[str, list[Doubt]] = {task.name: [] for task in tasks}
+    start = 0
+    for split, scores_NC in zip(splits, scores, strict=True):
+        for (task, scores_NL), (_, targets_NL) in zip(
+            tasks.split(scores_NC), tasks.split(split.targets_NC), strict=True
+        ):
+            found = find_doubts(task, scores_NL, targets_NL)
+            doubts[task.name] += [doubt._replace(product=start + doubt.product) for doubt in found]
+        start += len(split.titles)
+    return {name: sorted(of_task, key=lambda doubt: doubt.belief) for name, of_task in doubts.items()}
 
 
 def write_lists(output: Path, splits: Mapping[str, ProductDataset], doubts: Mapping[str, Sequence[Doubt]]) -> None:
