@@ -145,8 +145,9 @@ def remarks(tasks: TaskSet) -> list[str]:
 def _remark(name: str, labels: Sequence[str], acceptance: Acceptance) -> str:
     rule, products, accepted = acceptance.rule, acceptance.products, acceptance.accepted
     never = [label for label, least in zip(labels, acceptance.thresholds, strict=True) if least is None]
+    promise = f"{100 * rule.precision:g}%"
     if rule.promises and len(never) == len(labels):
-        line = f"{name}: that {rule.precision:.0%} of the accepted answers are right cannot be promised with {products}"
+        line = f"{name}: that {promise} of the accepted answers are right cannot be promised with {products}"
         if acceptance.needed is None:
             return f"{line} products, nor with more like these: too many of the surest answers are wrong"
         return f"{line} products, {acceptance.needed} like these at least are needed, so none is"
@@ -156,7 +157,7 @@ def _remark(name: str, labels: Sequence[str], acceptance: Acceptance) -> str:
         return f"{name}: accepted where that costs less than to look, {rule.cost_wrong:g} a wrong one and" + (
             f" {rule.cost_review:g} a look; {share}"
         )
-    line = f"{name}: of the accepted answers {rule.precision:.0%} are right (confidence {rule.confidence:.0%}); {share}"
+    line = f"{name}: of the accepted answers {promise} are right (confidence {100 * rule.confidence:g}%); {share}"
     if not never:
         return line
     some = ", ".join(never[:LABELS_SHOWN]) + (" and more" if len(never) > LABELS_SHOWN else "")
