@@ -26,6 +26,7 @@ from train.report.__main__ import main
 from train.report.content import Told, calibration, confusions, galleries, of_task, precision_by_coverage, share_of
 from train.report.page import thumbnail
 from train.score import main as score
+from train.study.irrelevant import main as irrelevant
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 COLOR = SingleLabel(name="color", labels=["red", "blue", "</script><b>green"])
@@ -126,6 +127,24 @@ def test_what_is_accepted_is_marked_and_why_not_is_said(data: Path, bundle: Path
     text = (tmp_path / "report.html").read_text()
     assert "not accepted: no promise" in text and "cannot be promised with 7 products" in text
     assert "what the bundle accepts</title>" not in text
+
+
+def test_what_irrelevant_found_stands_in_it(
+    data: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert irrelevant([str(bundle), "--data", str(data), "--output", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "irrelevant.json").read_text())["perturbations"]
+    command = [str(bundle), "--data", str(data), "--output", str(tmp_path / "report.html"), "--irrelevant"]
+    assert main([*command, str(tmp_path)]) == 0
+    rows = [row for row in Page((tmp_path / "report.html").read_text()).rows if row[0] == "titles blank"]
+    assert [row[1:3] for row in rows] == [
+        [str(values["products"]), f"{values['untouched']['accuracy']:.3f}, {values['accuracy']:.3f}"]
+        for values in found["titles_blank"].values()
+    ]
+    assert main([*command, str(tmp_path), "--split", "validation"]) == EXIT_BAD_INPUT
+    assert main([*command, str(data)]) == EXIT_BAD_INPUT
+    said = capsys.readouterr().err
+    assert "of the test split, not of validation" in said and "no irrelevant.json in it" in said
 
 
 def told(scores: list[list[float]], true: list[int]) -> Told:

@@ -8,9 +8,11 @@ python -m train.report runs/apa_mini/bundle --data data/apa_mini --output report
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cma_clip.command import command
 from cma_clip.files import write_atomically
@@ -29,16 +31,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory written by train.prepare")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
+    parser.add_argument("--irrelevant", type=Path, metavar="DIR", help="what cma-clip irrelevant wrote of this bundle")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(arguments)
     if args.output.is_dir() or not args.output.parent.is_dir():
         raise ValueError(f"--output {args.output}: expected a file in a folder that is there")
+    found = read_perturbations(args.irrelevant, args.split) if args.irrelevant else None
     bundle = open_bundle(args.bundle, args.data)
     config = bundle.config
     dataset = ProductDataset(args.data, args.split, config.preprocess, bundle.tokenizer, IN_ORDER, config.tasks)
     answers = answers_for(bundle, judged_by(dataset), args.batch_size)
-    write_atomically(args.output, render(config, DatasetInfo.read(args.data), dataset, answers, args.split))
+    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, found)
+    write_atomically(args.output, page)
     print(f"report: {args.output}")
+
+
+def read_perturbations(directory: Path, split: str) -> dict[str, Any]:
+    """What `train.study.irrelevant` found.
+
+    Raises:
+        ValueError: it is not there, or of another split.
+    """
+    path = directory / "irrelevant.json"
+    if not path.is_file():
+        raise ValueError(f"--irrelevant {directory}: no irrelevant.json in it; cma-clip irrelevant writes one")
+    found = json.loads(path.read_text())
+    if found["split"] != split:
+        raise ValueError(f"{path}: of the {found['split']} split, not of {split}")
+    perturbations: dict[str, Any] = found["perturbations"]
+    return perturbations
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,6 +137,21 @@ def believed(told: Told) -> list[dict[str, Any]]:
         for which, of_N in groups
         if of_N.any()
     ]
+
+
+def perturbed(task: str, perturbations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a task loses of each metric where titles or images say nothing or lie, and its λ then; rows of
+    train.study.irrelevant, without those for which no product would do.
+    """
+    rows = []
+    for name, by_task in perturbations.items():
+        values = by_task[task]
+        pairs = [
+            (values["untouched"][key], values[key]) for key in ("accuracy", "recall_at_90_precision", "text_share")
+        ]
+        if all(value is not None for pair in pairs for value in pair):
+            rows.append({"what": name.replace("_", " "), "products": values["products"], "pairs": pairs})
+    return rows
 
 
 def _most(score_N: np.ndarray, of_N: np.ndarray, most: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -23,7 +23,7 @@ from train.acceptance import remarks
 from train.answers import answers_by_task
 from train.data import ProductDataset
 from train.predict import Predictions, loss_and_metrics
-from train.report.content import CARDS, Told, galleries, of_task
+from train.report.content import CARDS, Told, galleries, of_task, perturbed
 from train.study.naming import Naming
 
 # N products, C labels of all tasks, K tasks
@@ -33,12 +33,20 @@ TITLE = 200  # characters shown
 CARDS_IN_ALL = 1000
 
 
-def render(config: BundleConfig, info: DatasetInfo, dataset: ProductDataset, answers: Predictions, split: str) -> str:
+def render(
+    config: BundleConfig,
+    info: DatasetInfo,
+    dataset: ProductDataset,
+    answers: Predictions,
+    split: str,
+    perturbations: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """The whole page.
 
     Args:
         info: of the data set that `dataset` is a split of.
         answers: of the split, and perhaps behind them those of its products under wrong titles.
+        perturbations: what train.study.irrelevant found, where it ran.
     """
     tasks = config.tasks
     _, metrics = loss_and_metrics(answers, tasks)
@@ -57,7 +65,7 @@ def render(config: BundleConfig, info: DatasetInfo, dataset: ProductDataset, ans
         named = [naming.names_label(rows[n], one.task) for n in place_N]
         named_N = np.array([-1 if known is None else int(known) for known in named])
         told = Told(one, place_N, own.text_share_NK[place_N, place].numpy(), named_N)
-        pages.append(of_task(told, most))
+        pages.append(of_task(told, most) | {"perturbations": perturbed(one.task.name, perturbations or {})})
     fill(pages, tasks, dataset, decoded, config.preprocess)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train.report", "."),
