@@ -157,7 +157,9 @@ def _remark(name: str, labels: Sequence[str], acceptance: Acceptance) -> str:
         return f"{name}: accepted where that costs less than to look, {rule.cost_wrong:g} a wrong one and" + (
             f" {rule.cost_review:g} a look; {share}"
         )
-    line = f"{name}: of the accepted answers {promise} are right (confidence {100 * rule.confidence:g}%); {share}"
+    line = (
+        f"{name}: at least {promise} of the accepted answers are right (confidence {100 * rule.confidence:g}%); {share}"
+    )
     if not never:
         return line
     some = ", ".join(never[:LABELS_SHOWN]) + (" and more" if len(never) > LABELS_SHOWN else "")

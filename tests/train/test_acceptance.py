@@ -168,7 +168,7 @@ def test_every_task_that_has_labels_by_its_own_rule():
     (judged, _, _) = answers_by_task(logits_NC, targets_NC, TaskSet([color, tags, mismatch]))
     assert judged.accepted() == (90, 90) and color.accepted(served).all()
     assert remarks(TaskSet([color, tags]))[0] == (
-        "color: of the accepted answers 80% are right (confidence 95%); decided by 90 products, of which"
+        "color: at least 80% of the accepted answers are right (confidence 95%); decided by 90 products, of which"
         " 100.0% are accepted, 100.0% of them rightly"
     )
 

@@ -168,6 +168,8 @@ def test_the_products_that_tell_most():
         ("the title names the label", 2),
         ("it does not", 1),
     ]
+    # All four are accepted, and the slider stands there.
+    assert shown["shown"] == len(shown["curve"]) - 1 and shown["curve"][shown["shown"]][4] == 4
     assert galleries(shown) == [[13, 11], [12, 11], [11], [13]]
     assert shown["right"][0] == 0.5 and shown["labels"][0]["text_share"] == pytest.approx(1 / 6)
     assert len(confusions(told(scores, [1, 2, 0, 2]))) == 4

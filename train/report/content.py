@@ -46,13 +46,16 @@ def of_task(told: Told, most_cards: int = CARDS) -> dict[str, Any]:
     score_N = claimed_NL.max(axis=1, initial=0.0)
     wrong_N = (answers.answered_NL != answers.targets_NL).any(dim=1).numpy()
     accepted, rightly = answers.accepted()
+    curve = precision_by_coverage(claimed_NL, right_NL)
+    beyond = [place for place, row in enumerate(curve) if row[4] > accepted]
     return {
         "name": answers.task.name,
         "products": len(wrong_N),
         "right": share_of(int((~wrong_N).sum()), len(wrong_N)),
         "accepted": accepted / len(wrong_N),
         "rightly": share_of(rightly, accepted) if accepted else None,
-        "curve": precision_by_coverage(claimed_NL, right_NL),
+        "curve": curve,
+        "shown": max(0, beyond[0] - 1) if beyond else len(curve) - 1,
         "promised": promised_point(told.answers),
         "calibration": calibration(*answers.claims()),
         "labels": labels(told),
