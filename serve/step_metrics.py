@@ -20,7 +20,7 @@ COUNTERS = {
     "cma_clip_incidents_total": "Requests failed by an unforeseen error, by step",
     "cma_clip_not_finite_total": "Requests failed because the engine's logits or text share are no finite numbers",
     "cma_clip_not_counted_total": "Amounts that no counter can take (below 0, not finite), by counter",
-    "cma_clip_answers_total": "Labels answered, by task, label and whether the score reached the threshold",
+    "cma_clip_answers_total": "Labels answered, by task, label and whether it was accepted",
     "cma_clip_score_sum": "Sum of the best scores, by task; divide by cma_clip_text_share_count",
     "cma_clip_text_share_sum": "Sum of the text shares (lambda), by task",
     "cma_clip_text_share_count": "Products answered, by task",

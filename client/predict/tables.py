@@ -56,9 +56,8 @@ class ParquetTable:
 
 
 def flat(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-    """The answered rows, with columns for each task: TASK_answer, TASK_score, TASK_accepted, TASK_text_share.
-
-    Where a promise was made to single labels of several, TASK_accepted_labels as well.
+    """The answered rows, with columns for each task: TASK_answer, TASK_score, TASK_accepted, TASK_refused (why not),
+    TASK_text_share; where a promise holds for single labels of several, TASK_accepted_labels as well.
     """
     for record in records:
         if record["code"] is None:
@@ -68,6 +67,7 @@ def flat(records: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
                 answer[f"{task}_answer"] = told["label"] if single else told["labels"]
                 answer[f"{task}_score"] = told["score"] if single else told["scores"]
                 answer[f"{task}_accepted"] = told["accepted"]
+                answer[f"{task}_refused"] = told.get("refused", "")
                 if "accepted_labels" in told:
                     answer[f"{task}_accepted_labels"] = told["accepted_labels"]
                 answer[f"{task}_text_share"] = told["text_share"]

@@ -159,5 +159,12 @@ def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
         ["colour", "red", "0.910", "yes", "0.25"],
         ["pattern", "-", "-", "no", "1.00"],
     ]
+    prediction["colour"] |= {"accepted": False, "refused": "no promise"}
+    prediction["pattern"] |= {"labels": ["a", "b"], "scores": [0.9, 0.6], "accepted": True, "accepted_labels": ["a"]}
+    assert classify.main(["--title", "x"]) == 0
+    assert [line.split()[-4:-1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["no", "(no", "promise)"],
+        ["0.900,", "0.600", "a"],
+    ]
     assert classify.main(["--title", "x", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == prediction

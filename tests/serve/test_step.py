@@ -340,6 +340,20 @@ def test_decode_counts_labels_scores_and_shares(log):
     assert counted["cma_clip_score_sum", "colour"] == pytest.approx(2 * (0.8 + 0.999753), abs=1e-5)
 
 
+def test_each_of_several_labels_is_counted_as_it_was_accepted(log):
+    metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
+    some = {"labels": ["a", "b"], "accepted": True, "accepted_labels": ["b"], "top": [["a", 0.5]], "text_share": 0.5}
+    whole = {"labels": ["a"], "accepted": False, "refused": "no promise", "top": [["a", 0.5]], "text_share": 0.5}
+    metrics.count({"tags": some, "color": whole})
+    metrics.hand_over()
+    counted = {(name, *dict(labels).values()): value for (name, labels), value in MetricFamily.values.items()}
+    assert {key: value for key, value in counted.items() if key[0] == "cma_clip_answers_total"} == {
+        ("cma_clip_answers_total", "false", "a", "tags"): 1,
+        ("cma_clip_answers_total", "true", "b", "tags"): 1,
+        ("cma_clip_answers_total", "false", "a", "color"): 1,
+    }
+
+
 def decode_request(logits=0.0, share=0.5, columns=5, tasks=2, present=(True, True)) -> Request:
     logits_BC, share_BK = np.full((1, columns), logits, np.float32), np.full((1, tasks), share, np.float32)
     return Request(logits=logits_BC, text_share=share_BK, present=np.array([present]))

@@ -83,6 +83,7 @@ def test_answers_rejects_and_summary(table, tmp_path, capsys):
         "echo_answer": "red dress",
         "echo_score": 0.5,
         "echo_accepted": True,
+        "echo_refused": "",
         "echo_text_share": 0.25,
         "label_set": LABEL_SET,
         "model_version": "1",
