@@ -171,6 +171,8 @@ def test_what_is_refused_in_one_line(data: Path, tmp_path: Path, capsys: pytest.
     train = read_products(open_split(data, "train"), True)
     with pytest.raises(ValueError, match="4 products: 5 are needed"):
         out_of_fold(TaskSet([COLOR, TAGS]), of(train, range(4)))
-    assert main(["--data", str(data), "--output", str(tmp_path / "a"), "--relabel", str(tmp_path / "taken")]) == 2
-    assert "is not a data set" in capsys.readouterr().err
+    for taken in (tmp_path / "taken", tmp_path / "taken/letter.txt", data):
+        assert main(["--data", str(data), "--output", str(tmp_path / "a"), "--relabel", str(taken)]) == EXIT_BAD_INPUT
+        assert f"{taken}: holds something else than {data} after an audit" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
     assert json.loads((data / "dataset.json").read_text())["source"] == "drawn"

@@ -23,7 +23,7 @@ from cma_clip.files import new_directory
 from dataset.format import DatasetInfo
 from dataset.products import neutral
 from model.tasks import Task, TaskSet
-from train.audit.cleaned import write_cleaned
+from train.audit.cleaned import check_place, write_cleaned
 from train.audit.doubts import Doubt, find_doubts
 from train.audit.out_of_fold import out_of_fold
 from train.data import ProductDataset
@@ -37,6 +37,8 @@ COLUMNS = ("split", "id", "title", "given", "likely", "belief")
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     check_output(args.output)
+    if place := args.relabel or args.drop:
+        check_place(place, args.data)
     tasks = DatasetInfo.read(args.data).tasks
     splits: dict[str, ProductDataset] = {
         name: open_split(args.data, name) for name in DatasetInfo.read(args.data).splits

@@ -38,6 +38,19 @@ def write_cleaned(
     write_rows(new, _products(splits, info.tasks, doubts, how), sum(map(len, splits.values())))
 
 
+def check_place(output: Path, data: Path) -> None:
+    """Before any work: the place is free, or holds this data set audited before.
+
+    Raises:
+        ValueError: something else is there.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    there = DatasetInfo.read(output) if (output / "dataset.json").is_file() else None
+    if there is None or there.settings.get("made_of") != DatasetInfo.read(data).hash:
+        raise ValueError(f"{output}: holds something else than {data} after an audit; name another directory")
+
+
 def _products(
     splits: Mapping[str, ProductDataset], tasks: TaskSet, doubts: Mapping[str, Sequence[Doubt]], how: How
 ) -> Iterator[Product]:
