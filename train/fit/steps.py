@@ -54,17 +54,19 @@ def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
         of = str(plan.pretrain) if plan.pretrain and stage == "contrastive" else data
         options = ["--stage", stage, "--config", str(output / RECIPE_FILE), "--data", of, "--output", str(output)]
         yield Step(stage, [*launch, *options], bool(state and state.finished))
-    metrics, weights = output / SCORE / "metrics.json", bundle / "model.safetensors"
-    is_done = metrics.exists() and metrics.stat().st_mtime > weights.stat().st_mtime
+    metrics, config = output / SCORE / "metrics.json", bundle / "config.json"
+    is_done = metrics.exists() and metrics.stat().st_mtime > config.stat().st_mtime
     yield Step("score", ["train.score", str(bundle), "--data", data, *judged, "--output", str(output / SCORE)], is_done)
     if "export" in plan.seconds:
-        config = deploy / "bundle.json"
-        is_done = config.exists() and _weights(config) == _weights(bundle / "config.json")
+        served = deploy / "bundle.json"
+        is_done = served.exists() and answers_of(served) == answers_of(config)
         yield Step("export", ["serve.export", str(bundle), "--deploy", str(deploy)], is_done, tells=True)
 
 
-def _weights(config: Path) -> str | None:
-    return BundleConfig.read(config).weights_sha256
+def answers_of(config: Path) -> tuple[object, ...]:
+    """What decides a bundle's answers: its weights, and what is answered and accepted."""
+    bundle = BundleConfig.read(config)
+    return bundle.weights_sha256, *((task.name, task.labels, task.thresholds, task.acceptance) for task in bundle.tasks)
 
 
 def run(plan: Plan, output: Path, deploy: Path, children: Children) -> None:
