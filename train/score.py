@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def judge(bundle: Bundle, data: Path, split: str, batch_size: int, output: Path)
     tasks = bundle.config.tasks
     dataset = ProductDataset(data, split, bundle.config.preprocess, bundle.tokenizer, IN_ORDER, tasks)
     answers = answers_for(bundle, judged_by(dataset), batch_size)
-    page = render(bundle.config, DatasetInfo.read(data), dataset, answers, split)
+    page = partial(render, bundle.config, DatasetInfo.read(data), dataset, answers, split)
     return write_score(output, split, tasks, dataset, answers, remarks(tasks), page)
 
 
@@ -77,23 +78,23 @@ def write_score(
     dataset: ProductDataset,
     answers: Predictions,
     notes: list[str],
-    page: str | None = None,
+    page: Callable[[dict[str, Any]], str] | None = None,
 ) -> dict[str, Any]:
     """What `judge` writes of answers that are there; returns the metrics.
 
     Args:
         tasks: with the thresholds that multi-label answers are counted by.
-        page: the report, where there is one.
+        page: the report of these metrics, where there is to be one.
     """
     loss, metrics = loss_and_metrics(answers, tasks)
-    with new_directory(output) as partial:
+    with new_directory(output) as folder:
         summary = {"split": split, "loss": loss, "tasks": metrics, "notes": notes}
-        (partial / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-        pq.write_table(answer_table(tasks, dataset, answers), partial / "predictions.parquet")
+        (folder / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+        pq.write_table(answer_table(tasks, dataset, answers), folder / "predictions.parquet")
         if page:
-            (partial / "report.html").write_text(page, encoding="utf-8")
+            (folder / "report.html").write_text(page(metrics), encoding="utf-8")
         for task_answers in answers_by_task(answers.logits_NC, answers.targets_NC, tasks):
-            write_class_tables(partial, task_answers)
+            write_class_tables(folder, task_answers)
     return metrics
 
 

@@ -39,10 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_output(args.output)
     if place := args.relabel or args.drop:
         check_place(place, args.data)
-    tasks = DatasetInfo.read(args.data).tasks
-    splits: dict[str, ProductDataset] = {
-        name: open_split(args.data, name) for name in DatasetInfo.read(args.data).splits
-    }
+    info = DatasetInfo.read(args.data)
+    tasks = info.tasks
+    splits: dict[str, ProductDataset] = {name: open_split(args.data, name) for name in info.splits}
     products = [read_products(split, with_images=True) for split in splits.values()]
     doubts = doubts_by_task(tasks, products, out_of_fold(tasks, products[0], products[1:]))
     write_lists(args.output, splits, doubts)

@@ -19,7 +19,7 @@ from cma_clip.files import write_atomically
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
 from train.data import IN_ORDER, ProductDataset
-from train.predict import answers_for, open_bundle
+from train.predict import answers_for, loss_and_metrics, open_bundle
 from train.report.page import render
 from train.wrong_titles import judged_by
 
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = bundle.config
     dataset = ProductDataset(args.data, args.split, config.preprocess, bundle.tokenizer, IN_ORDER, config.tasks)
     answers = answers_for(bundle, judged_by(dataset), args.batch_size)
-    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, found)
+    _, metrics = loss_and_metrics(answers, config.tasks)
+    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, metrics, found)
     write_atomically(args.output, page)
     print(f"report: {args.output}")
 

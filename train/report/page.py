@@ -22,7 +22,7 @@ from model.tasks import MISSING, Task, TaskSet
 from train.acceptance import remarks
 from train.answers import answers_by_task
 from train.data import ProductDataset
-from train.predict import Predictions, loss_and_metrics
+from train.predict import Predictions
 from train.report.content import CARDS, Told, galleries, of_task, perturbed
 from train.study.naming import Naming
 
@@ -39,6 +39,7 @@ def render(
     dataset: ProductDataset,
     answers: Predictions,
     split: str,
+    metrics: Mapping[str, Mapping[str, Any]],
     perturbations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The whole page.
@@ -46,10 +47,10 @@ def render(
     Args:
         info: of the data set that `dataset` is a split of.
         answers: of the split, and perhaps behind them those of its products under wrong titles.
+        metrics: of these answers, as train.metrics.task_metrics.
         perturbations: what train.study.irrelevant found, where it ran.
     """
     tasks = config.tasks
-    _, metrics = loss_and_metrics(answers, tasks)
     own = answers.of(range(len(dataset)))
     scores = tasks.scores(own.logits_NC.numpy())
     decoded = tasks.predictions(scores, own.text_share_NK.numpy(), own.present_N2.numpy())
