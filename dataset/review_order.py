@@ -1,0 +1,89 @@
+"""Which products a person looks at first: those of which a look probably changes most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from model.tasks import TaskSet
+
+# Of an answer that its label agrees with: how much likelier it is right than its score alone says.
+AGREED = 0.2
+# Where nothing was answered, or of labels that were not answered: their scores are not known.
+UNKNOWN = 0.5
+MOST_RARE = 3.0
+
+
+class Said(NamedTuple):
+    """A model's answer to one task. `score`: of the label it is least sure of; `refused`: why it is not accepted."""
+
+    labels: Sequence[str]
+    score: float
+    refused: str = ""
+
+
+class Look(NamedTuple):
+    """What a look at a product is for.
+
+    Attributes:
+        worth: how many of its labels it probably changes, rare ones counted more.
+        task: of which most is expected; empty where nothing is.
+        reason: `label` (it is probably wrong), `mismatch` (title and image are), `score` or `no promise` (the answer is
+            not accepted), `no answer`; empty where nothing speaks for a look.
+    """
+
+    worth: float
+    task: str = ""
+    reason: str = ""
+
+
+def look(
+    given: Mapping[str, Sequence[str] | None],
+    said: Mapping[str, Said],
+    beliefs: Mapping[str, float],
+    rarity: Mapping[str, Mapping[str, float]],
+) -> Look:
+    """What to expect of one product.
+
+    Args:
+        given: task -> its labels; None where there is none.
+        said: task -> what a model answers.
+        beliefs: task -> how likely the given label is, where an audit doubts it (train.audit).
+        rarity: task -> label -> factor, as `rarity_of`.
+    """
+    terms = []
+    for task, labels in given.items():
+        chance, reason = _chance(labels, said.get(task), beliefs.get(task))
+        factors = [rarity[task][label] for label in (*(labels or ()), *(said[task].labels if task in said else ()))]
+        terms.append(Look(chance * max(factors, default=1.0), task, reason))
+    first = max(terms, key=lambda term: term.worth)
+    return first._replace(worth=sum(term.worth for term in terms))
+
+
+def _chance(labels: Sequence[str] | None, said: Said | None, belief: float | None) -> tuple[float, str]:
+    """How likely a look changes a label, and why."""
+    if belief is not None:
+        return 1 - belief, "label"
+    if said is None:
+        return (UNKNOWN, "no answer") if labels is None else (0.0, "")
+    if labels is None:
+        return 1 - said.score, said.refused
+    if set(labels) == set(said.labels):
+        return AGREED * (1 - said.score), said.refused
+    return (said.score if set(said.labels) - set(labels) else UNKNOWN), "label"
+
+
+def rarity_of(tasks: TaskSet, counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
+    """Task -> label -> 1 to MOST_RARE: the root of how many times as often a label would be there, were all alike.
+
+    Args:
+        counts: task -> label -> products.
+    """
+    factors = {}
+    for task in tasks:
+        mean = sum(counts[task.name].get(label, 0) for label in task.labels) / len(task.labels)
+        factors[task.name] = {
+            label: min(MOST_RARE, max(1.0, (mean / max(1, counts[task.name].get(label, 0))) ** 0.5))
+            for label in task.labels
+        }
+    return factors
