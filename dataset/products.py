@@ -73,3 +73,8 @@ class RejectFile:
 def neutral(cell: object) -> object:
     """Text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def plain(cell: str) -> str:
+    """Text as it was before `neutral`."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import bisect
 import ctypes
 import signal
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataset.format import DatasetInfo
+from dataset.stored import StoredRows
 from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from model.tasks import MISSING, TaskSet
 from model.tokenizer import build_tokenizer
 
-CACHE_BYTES = 2 << 30  # of row groups in a process; above it they would be shuffled among fewer
 IN_ORDER = 2  # row groups to cache where products are read one after the other: a batch may lie across two
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -72,18 +68,13 @@ class Batch:
         return Batch(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
-class ProductDataset(Dataset):
-    """One split of a data set.
+class ProductDataset(StoredRows, Dataset):
+    """One split of a data set, as the network reads it; what is not said here is as in StoredRows.
 
     Args:
-        directory: of the data set.
-        split: train, validation or test.
         preprocess: for images and titles.
         tokenizer: fits `preprocess`.
-        cached_row_groups: row groups that each process keeps in memory, fewer if they are more than CACHE_BYTES.
         tasks: what targets are of, where that is not the data set's own.
-    Raises:
-        ValueError: the split is missing or empty, or a shard is missing, unreadable or of another length.
     """
 
     def __init__(
@@ -95,20 +86,8 @@ class ProductDataset(Dataset):
         cached_row_groups: int = 64,
         tasks: TaskSet | None = None,
     ) -> None:
-        info = DatasetInfo.read(directory)
-        if split not in info.splits or info.splits[split].rows == 0:
-            raise ValueError(f"{directory}: the split {split!r} has no products; it has {sorted(info.splits)}")
-        self.name = f"{directory}, split {split!r}"
-        self.tasks, self.preprocess, self.tokenizer = tasks or info.tasks, preprocess, tokenizer
-        self.row_groups: list[tuple[Path, int]] = []
-        self.starts, largest = [0], 1
-        for shard in info.splits[split].shards:
-            for index, (rows, size) in enumerate(_row_groups(directory / shard.file, shard.rows)):
-                self.row_groups.append((directory / shard.file, index))
-                self.starts.append(self.starts[-1] + rows)
-                largest = max(largest, size)
-        self.cache_size = max(1, min(cached_row_groups, CACHE_BYTES // largest))
-        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
+        super().__init__(directory, split, cached_row_groups)
+        self.tasks, self.preprocess, self.tokenizer = tasks or DatasetInfo.read(directory).tasks, preprocess, tokenizer
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -125,22 +104,6 @@ class ProductDataset(Dataset):
             blank, nothing = np.zeros((size, size, 3), dtype=np.uint8), np.full_like(targets, MISSING)
             return Sample(row["id"], self.tokenizer.encode(""), blank, (True, True), nothing, problem)
         return Sample(row["id"], input_ids, pixels, present, targets, None)
-
-    def product(self, index: int) -> dict[str, Any]:
-        """The row as it is stored: id, image bytes, title, labels.
-
-        A title that is no UTF-8 has surrogates in it, which `clean_title` refuses.
-        """
-        group = bisect.bisect_right(self.starts, index) - 1
-        row = self._table(group).slice(index - self.starts[group], 1)
-        errors = {"title": "surrogateescape"}
-        return {name: _values(row[name], errors.get(name, "backslashreplace"))[0] for name in row.column_names}
-
-    def columns(self, *names: str) -> dict[str, list[Any]]:
-        """Columns of the whole split, as they are stored."""
-        tables = [self._read(group, names) for group in range(len(self.row_groups))]
-        table = pa.concat_tables(tables)
-        return {name: _values(table[name], "backslashreplace") for name in table.column_names}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
@@ -164,21 +127,6 @@ class ProductDataset(Dataset):
             worker_init_fn=_live_and_die_with_the_rank,
         )
 
-    def _table(self, group: int) -> pa.Table:
-        if group not in self._cache:
-            if len(self._cache) >= self.cache_size:
-                self._cache.popitem(last=False)
-            self._cache[group] = self._read(group)
-        self._cache.move_to_end(group)
-        return self._cache[group]
-
-    def _read(self, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        path, index = self.row_groups[group]
-        try:
-            return pq.ParquetFile(path).read_row_group(index, columns=columns and list(columns))
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{path}: row group {index} is unreadable: {error}; prepare the data again") from error
-
 
 def open_splits(
     directory: Path, preprocess: PreprocessConfig, cached_row_groups: int, tasks: TaskSet
@@ -199,27 +147,3 @@ def _live_and_die_with_the_rank(_: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _values(column: pa.ChunkedArray, errors: str) -> list[Any]:
-    """A column as Python has it; bytes that are no UTF-8 in a column of text are decoded as `errors` says."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        if pa.types.is_list(column.type):
-            lists = column.cast(pa.list_(pa.binary())).to_pylist()
-            return [value and [text.decode(errors=errors) for text in value] for value in lists]
-        texts = column.cast(pa.binary()).to_pylist()
-        return [text if text is None else text.decode(errors=errors) for text in texts]
-
-
-def _row_groups(path: Path, rows: int) -> list[tuple[int, int]]:
-    """Rows and bytes of each row group."""
-    try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}); prepare the data again") from error
-    if metadata.num_rows != rows:
-        raise ValueError(f"{path}: {metadata.num_rows} rows, dataset.json says {rows}; prepare the data again")
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    return [(group.num_rows, group.total_byte_size) for group in groups]

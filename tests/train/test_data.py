@@ -205,5 +205,5 @@ def test_large_row_groups_are_kept_and_shuffled_in_smaller_numbers(
 ):
     [(path, _), *_] = open_split(data, "train").row_groups
     size = pq.read_metadata(path).row_group(0).total_byte_size
-    monkeypatch.setattr("train.data.CACHE_BYTES", int(groups_that_fit * size))
+    monkeypatch.setattr("dataset.stored.CACHE_BYTES", int(groups_that_fit * size))
     assert open_split(data, "train").cache_size == expected

@@ -15,6 +15,7 @@ from data_set_files import picture
 from tiny import tiny_bundle_config, tiny_network
 
 from cma_clip.command import EXIT_BAD_INPUT
+from cma_clip.intervals import share_of
 from dataset.products import Product
 from dataset.writer import NewDataset, write_rows
 from model.bundle import save_bundle
@@ -23,7 +24,7 @@ from model.tasks import MultiLabel, SingleLabel
 from train.answers import Answers
 from train.promise import main as promise
 from train.report.__main__ import main
-from train.report.content import Told, calibration, confusions, galleries, of_task, precision_by_coverage, share_of
+from train.report.content import Told, calibration, confusions, galleries, of_task, precision_by_coverage
 from train.report.page import thumbnail
 from train.score import main as score
 from train.study.irrelevant import main as irrelevant

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
+from cma_clip.intervals import CONFIDENCE, share_of
 from train.acceptance import GRID, counts
 from train.answers import Answers
 from train.class_table import class_table
 
 # N products with a label of the task, L labels, G thresholds
 
-CONFIDENCE = 0.95
 POINTS = 100  # of a curve
 BINS = 10
 PAIRS, CARDS_OF_A_PAIR = 20, 4
@@ -64,14 +64,6 @@ def of_task(told: Told, most_cards: int = CARDS) -> dict[str, Any]:
         "mistakes": _cards(told, _most(score_N, wrong_N, most_cards)),
         "least_sure": _cards(told, _most(-score_N, np.ones(len(wrong_N), bool), most_cards)),
     }
-
-
-def share_of(part: int, whole: int) -> tuple[float, float, float]:
-    """A share and its interval by Clopper and Pearson, 95 % between both ends."""
-    tail = (1 - CONFIDENCE) / 2
-    low = beta.ppf(tail, part, whole - part + 1) if part else 0.0
-    high = beta.isf(tail, part + 1, whole - part) if part < whole else 1.0
-    return part / whole, float(low), float(high)
 
 
 def precision_by_coverage(claimed_NL: np.ndarray, right_NL: np.ndarray) -> list[list[float]]:
