@@ -15,9 +15,16 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the file `path` by `content` in one step."""
+    with new_file(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a file to write; it takes the place of `path` in one step when the block ends well."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield partial
         to_disk(partial)
         os.replace(partial, path)
         to_disk(path.parent)

@@ -59,7 +59,7 @@ def write_table(folder: Path, data: Path, info: DatasetInfo, places: set[int]) -
             if place in places:
                 name = ""
                 if product["image"]:
-                    name = f"{IMAGES}/{place}.{_kind(product['image'])}"
+                    name = f"{IMAGES}/{place}.{kind_of(product['image'])}"
                     (folder / name).write_bytes(product["image"])
                 cells = (cell_of(task, product[task.name]) for task in info.tasks)
                 writer.writerow([product["id"], name, product["title"], *cells])
@@ -73,7 +73,7 @@ def cell_of(task: Task, stored: Any) -> str:
     return "|".join(labels)
 
 
-def _kind(image: bytes) -> str:
+def kind_of(image: bytes) -> str:
     """How its file's name ends; whoever reads one that is damaged is told so then."""
     try:
         return inspect(image, PreprocessConfig()).format.lower()

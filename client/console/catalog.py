@@ -1,0 +1,192 @@
+"""The products of a data set as the console walks through them: in a table of SQLite, so that memory stays flat."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from client.console.answers import Answer, accepted_labels, dump, read_answers, said_of
+from client.console.decisions import Decisions
+from dataset.format import DatasetInfo
+from dataset.products import plain
+from dataset.review_order import look, rarity_of
+from dataset.stored import StoredRows
+from model.tasks import TaskSet
+
+CACHED_ROW_GROUPS = 4
+# rank: the order of the queue. drawn: that of the sample by chance; null where no answer is accepted.
+TABLES = """
+CREATE TEMP TABLE product (
+    place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, split TEXT NOT NULL, row INTEGER NOT NULL, title TEXT NOT NULL,
+    given TEXT NOT NULL, said TEXT, task TEXT NOT NULL, reason TEXT NOT NULL, rank INTEGER, drawn INTEGER);
+CREATE TEMP TABLE answer (product TEXT PRIMARY KEY, said TEXT NOT NULL);
+"""
+COLUMNS = "place, id, split, row, title, given, said, task, reason"
+
+Beliefs = dict[tuple[str, str], dict[str, float]]
+
+
+class Product(NamedTuple):
+    """A product but for its image.
+
+    Attributes:
+        place: counts through all splits; what pages name it by.
+        row: its place in the split.
+        given: task -> labels of the data set; None where it has none.
+        said: what a model says; None where nobody was asked.
+        task, reason: what a look is for, as dataset.review_order.Look.
+    """
+
+    place: int
+    id: str
+    split: str
+    row: int
+    title: str
+    given: dict[str, list[str] | None]
+    said: Answer | None
+    task: str
+    reason: str
+
+    @classmethod
+    def of(cls, values: tuple[Any, ...]) -> Product:
+        place, id, split, row, title, given, said, task, reason = values
+        return cls(place, id, split, row, title, json.loads(given), said and json.loads(said), task, reason)
+
+
+class Catalog:
+    """All splits of a data set, or one.
+
+    Args:
+        decisions: whose connection holds the table.
+        answers: Parquet of `cma-clip predict`; audit: folder of `cma-clip audit`.
+    Attributes:
+        answered: how many products have an answer in `answers`.
+    Raises:
+        ValueError: a file does not fit, or two products have one id.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        decisions: Decisions,
+        split: str | None = None,
+        answers: Path | None = None,
+        audit: Path | None = None,
+    ) -> None:
+        self.info = DatasetInfo.read(directory)
+        self.tasks = self.info.tasks
+        if split is not None and split not in self.info.splits:
+            raise ValueError(f"--split {split}: {directory} has {', '.join(self.info.splits)}")
+        names = [name for name in self.info.splits if split in (None, name)]
+        self.rows: dict[str, StoredRows] = {name: StoredRows(directory, name, CACHED_ROW_GROUPS) for name in names}
+        self.counts = _label_counts(self.info, self.tasks)
+        self.reading = threading.Lock()
+        self.decisions = decisions
+        connection = decisions.connection
+        for statement in TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute("BEGIN")
+        try:
+            if answers:
+                told = ((id, dump(answer)) for id, answer in read_answers(answers, self.tasks))
+                connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?)", told)
+            self._fill(
+                read_doubts(audit, self.tasks) if audit else {}, np.random.default_rng(int(self.info.hash[:8], 16))
+            )
+        finally:
+            connection.execute("COMMIT")
+        connection.execute("CREATE INDEX temp.by_rank ON product (rank)")
+        connection.execute("CREATE INDEX temp.by_draw ON product (drawn)")
+        (self.answered,) = decisions.one("SELECT count(said) FROM product")
+
+    def __len__(self) -> int:
+        return sum(rows.starts[-1] for rows in self.rows.values())
+
+    def _fill(self, beliefs: Beliefs, rng: np.random.Generator) -> None:
+        connection, rarity = self.decisions.connection, rarity_of(self.tasks, self.counts)
+        worth_N, drawable_N = np.zeros(len(self)), np.zeros(len(self), dtype=bool)
+        for place, (split, row, stored) in enumerate(self._stored()):
+            given = {task.name: _labels(task.several_labels, stored[task.name]) for task in self.tasks}
+            (said,) = self.decisions.one("SELECT said FROM answer WHERE product = ?", stored["id"])
+            answer: Answer = json.loads(said) if said else {}
+            found = look(given, said_of(answer), beliefs.get((split, stored["id"]), {}), rarity)
+            worth_N[place] = found.worth if found.reason else -1.0
+            drawable_N[place] = any(accepted_labels(answer[task.name]) for task in self.tasks if answer)
+            values = (place, stored["id"], split, row, stored["title"] or "", json.dumps(given), said)
+            there = connection.execute(
+                "INSERT OR IGNORE INTO product VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                (*values, found.task, found.reason),
+            )
+            if not there.rowcount:
+                raise ValueError(f"{self.rows[split].name}: two products have the id {stored['id']!r}")
+        drawn_N = rng.permutation(len(self))
+        order = np.lexsort((drawn_N, -worth_N))
+        ranks = ((rank, int(place)) for rank, place in enumerate(order))
+        connection.executemany("UPDATE product SET rank = ? WHERE place = ?", ranks)
+        sample = ((int(drawn_N[place]), int(place)) for place in np.flatnonzero(drawable_N))
+        connection.executemany("UPDATE product SET drawn = ? WHERE place = ?", sample)
+
+    def _stored(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        columns = ("id", "title", *(task.name for task in self.tasks))
+        for split, rows in self.rows.items():
+            row = 0
+            for group in rows.in_groups(*columns):
+                for values in zip(*(group[name] for name in columns), strict=True):
+                    yield split, row, dict(zip(columns, values, strict=True))
+                    row += 1
+
+    def product(self, place: int) -> Product | None:
+        rows = self.decisions.all(f"SELECT {COLUMNS} FROM product WHERE place = ?", place)
+        return Product.of(rows[0]) if rows else None
+
+    def place_of(self, id: str) -> int | None:
+        place: int | None = self.decisions.one("SELECT place FROM product WHERE id = ?", id)[0]
+        return place
+
+    def remember(self, place: int, answer: Answer) -> None:
+        """What a server has just said of a product."""
+        with self.decisions.lock:
+            self.decisions.connection.execute("UPDATE product SET said = ? WHERE place = ?", (dump(answer), place))
+
+    def image(self, product: Product) -> bytes:
+        """Its encoded image; empty where it has none."""
+        with self.reading:
+            return self.rows[product.split].product(product.row)["image"] or b""
+
+
+def _label_counts(info: DatasetInfo, tasks: TaskSet) -> dict[str, dict[str, int]]:
+    return {
+        task.name: {
+            label: sum(split.label_counts[task.name].get(label, 0) for split in info.splits.values())
+            for label in task.labels
+        }
+        for task in tasks
+    }
+
+
+def _labels(several: bool, stored: Any) -> list[str] | None:
+    return stored if several or stored is None else [stored]
+
+
+def read_doubts(folder: Path, tasks: TaskSet) -> Beliefs:
+    """(split, id) -> task -> how likely the given label is, of those that an audit doubts.
+
+    Raises:
+        ValueError: no audit of these tasks.
+    """
+    beliefs: Beliefs = {}
+    for task in tasks:
+        path = folder / f"doubts-{task.name}.csv"
+        if not path.is_file():
+            raise ValueError(f"--audit {folder}: no {path.name} in it; cma-clip audit writes one")
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                of_product = beliefs.setdefault((line["split"], plain(line["id"])), {})
+                of_product[task.name] = min(float(line["belief"]), of_product.get(task.name, 1.0))
+    return beliefs
