@@ -109,7 +109,8 @@ def check_output(output: Path) -> None:
 
 
 def answer_table(tasks: TaskSet, dataset: ProductDataset, answers: Predictions) -> pa.Table:
-    """One row a product: id, title, and for each task the true label (where there are any), the answer and λ.
+    """One row a product: id, title, and for each task the true label (where there are any), the answer with its score,
+    whether it is accepted, and λ, in columns as those of `cma-clip predict`.
 
     Answers behind those of the split, under wrong titles, are left out.
     """
@@ -121,9 +122,15 @@ def answer_table(tasks: TaskSet, dataset: ProductDataset, answers: Predictions) 
     for task in tasks:
         if task.is_labelled:
             columns[f"{task.name}_true"] = stored[task.name]
-        columns[f"{task.name}_answer"] = [task.stored(answer[task.name]["labels"]) for answer in decoded]
-        columns[f"{task.name}_top"] = [json.dumps(answer[task.name]["top"]) for answer in decoded]
-        columns[f"{task.name}_text_share"] = [answer[task.name]["text_share"] for answer in decoded]
+        told = [answer[task.name] for answer in decoded]
+        columns[f"{task.name}_answer"] = [task.stored(one["labels"]) for one in told]
+        columns[f"{task.name}_score"] = [one["scores"] if task.several_labels else one["score"] for one in told]
+        columns[f"{task.name}_accepted"] = [one["accepted"] for one in told]
+        columns[f"{task.name}_refused"] = [one.get("refused", "") for one in told]
+        if any("accepted_labels" in one for one in told):
+            columns[f"{task.name}_accepted_labels"] = [one["accepted_labels"] for one in told]
+        columns[f"{task.name}_top"] = [json.dumps(one["top"]) for one in told]
+        columns[f"{task.name}_text_share"] = [one["text_share"] for one in told]
     return pa.table(columns)
 
 

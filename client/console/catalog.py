@@ -24,12 +24,21 @@ CACHED_ROW_GROUPS = 4
 TABLES = """
 CREATE TEMP TABLE product (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, split TEXT NOT NULL, row INTEGER NOT NULL, title TEXT NOT NULL,
-    given TEXT NOT NULL, said TEXT, task TEXT NOT NULL, reason TEXT NOT NULL, rank INTEGER, drawn INTEGER);
+    given TEXT NOT NULL, said TEXT, likely TEXT NOT NULL, task TEXT NOT NULL, reason TEXT NOT NULL, rank INTEGER,
+    drawn INTEGER);
 CREATE TEMP TABLE answer (product TEXT PRIMARY KEY, said TEXT NOT NULL);
 """
-COLUMNS = "place, id, split, row, title, given, said, task, reason"
+COLUMNS = "place, id, split, row, title, given, said, likely, task, reason"
 
-Beliefs = dict[tuple[str, str], dict[str, float]]
+
+class Doubt(NamedTuple):
+    """An audit's: how likely the given label is, and which one is likelier; "" of a label that should not be there."""
+
+    belief: float
+    likely: str
+
+
+Doubts = dict[tuple[str, str], dict[str, Doubt]]  # (split, id) -> task -> the greatest
 
 
 class Product(NamedTuple):
@@ -40,6 +49,7 @@ class Product(NamedTuple):
         row: its place in the split.
         given: task -> labels of the data set; None where it has none.
         said: what a model says; None where nobody was asked.
+        likely: task -> label, where an audit doubts the given one.
         task, reason: what a look is for, as dataset.review_order.Look.
     """
 
@@ -50,13 +60,15 @@ class Product(NamedTuple):
     title: str
     given: dict[str, list[str] | None]
     said: Answer | None
+    likely: dict[str, str]
     task: str
     reason: str
 
     @classmethod
     def of(cls, values: tuple[Any, ...]) -> Product:
-        place, id, split, row, title, given, said, task, reason = values
-        return cls(place, id, split, row, title, json.loads(given), said and json.loads(said), task, reason)
+        place, id, split, row, title, given, said, likely, task, reason = values
+        answer = json.loads(said) if said else None
+        return cls(place, id, split, row, title, json.loads(given), answer, json.loads(likely), task, reason)
 
 
 class Catalog:
@@ -108,20 +120,23 @@ class Catalog:
     def __len__(self) -> int:
         return sum(rows.starts[-1] for rows in self.rows.values())
 
-    def _fill(self, beliefs: Beliefs, rng: np.random.Generator) -> None:
+    def _fill(self, doubts: Doubts, rng: np.random.Generator) -> None:
         connection, rarity = self.decisions.connection, rarity_of(self.tasks, self.counts)
         worth_N, drawable_N = np.zeros(len(self)), np.zeros(len(self), dtype=bool)
         for place, (split, row, stored) in enumerate(self._stored()):
             given = {task.name: _labels(task.several_labels, stored[task.name]) for task in self.tasks}
             (said,) = self.decisions.one("SELECT said FROM answer WHERE product = ?", stored["id"])
             answer: Answer = json.loads(said) if said else {}
-            found = look(given, said_of(answer), beliefs.get((split, stored["id"]), {}), rarity)
+            doubted = doubts.get((split, stored["id"]), {})
+            beliefs = {name: doubt.belief for name, doubt in doubted.items()}
+            likely = {name: doubt.likely for name, doubt in doubted.items()}
+            found = look(given, said_of(answer), beliefs, rarity)
             worth_N[place] = found.worth if found.reason else -1.0
             drawable_N[place] = any(accepted_labels(answer[task.name]) for task in self.tasks if answer)
             values = (place, stored["id"], split, row, stored["title"] or "", json.dumps(given), said)
             there = connection.execute(
-                "INSERT OR IGNORE INTO product VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (*values, found.task, found.reason),
+                "INSERT OR IGNORE INTO product VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                (*values, json.dumps(likely), found.task, found.reason),
             )
             if not there.rowcount:
                 raise ValueError(f"{self.rows[split].name}: two products have the id {stored['id']!r}")
@@ -174,19 +189,19 @@ def _labels(several: bool, stored: Any) -> list[str] | None:
     return stored if several or stored is None else [stored]
 
 
-def read_doubts(folder: Path, tasks: TaskSet) -> Beliefs:
-    """(split, id) -> task -> how likely the given label is, of those that an audit doubts.
+def read_doubts(folder: Path, tasks: TaskSet) -> Doubts:
+    """What an audit doubts.
 
     Raises:
         ValueError: no audit of these tasks.
     """
-    beliefs: Beliefs = {}
+    doubts: Doubts = {}
     for task in tasks:
         path = folder / f"doubts-{task.name}.csv"
         if not path.is_file():
             raise ValueError(f"--audit {folder}: no {path.name} in it; cma-clip audit writes one")
         with path.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                of_product = beliefs.setdefault((line["split"], plain(line["id"])), {})
-                of_product[task.name] = min(float(line["belief"]), of_product.get(task.name, 1.0))
-    return beliefs
+            for line in csv.DictReader(file):  # the least believed first
+                of_product = doubts.setdefault((line["split"], plain(line["id"])), {})
+                of_product.setdefault(task.name, Doubt(float(line["belief"]), plain(line["likely"])))
+    return doubts

@@ -12,12 +12,12 @@ from client.console.catalog import Product
 from client.console.decisions import Decision, Labels
 from model.tasks import Task, TaskSet
 
-KEYS = 9  # labels that have a key of their own
+KEYS = "123456789abcdefghijklmnopqrtvwxyz"  # one a label; 0, s and u mean something else
 UNTOLD = "untold"  # what is sent where nobody can tell
 
 
 class Choice(NamedTuple):
-    """A label: its place in the task, and the key that chooses it."""
+    """A label: its place in the task, the key that chooses it, and whether it is chosen at first."""
 
     place: int
     label: str
@@ -35,7 +35,8 @@ class Field(NamedTuple):
         untold: whether it was decided that nobody can tell.
         said: what a model says; None where nobody was asked, or where it is not to be seen.
         given: the data set's labels; None likewise.
-        first: whether a look is most for this task.
+        likely: what an audit takes for likelier; None likewise.
+        focus: key of the choice where the keyboard starts; None in all tasks but one.
     """
 
     task: Task
@@ -45,7 +46,8 @@ class Field(NamedTuple):
     untold: bool
     said: Mapping[str, Any] | None
     given: list[str] | None
-    first: bool
+    likely: str | None
+    focus: str | None
 
 
 def fields_of(
@@ -71,25 +73,33 @@ def fields_of(
         if decided and task.name in decided.labels:
             labels = decided.labels[task.name]
             chosen, untold = labels or [], labels is None
-        places = _shown(task, [*chosen, *(given or [])], counts[task.name])
+        likely = None if blind else product.likely.get(task.name)
+        places = _shown(task, [*chosen, *(given or []), *([likely] if likely else [])], counts[task.name])
         choices = [
-            Choice(place, task.labels[place], str(key), task.labels[place] in chosen)
-            for key, place in enumerate(places, start=1)
+            Choice(place, task.labels[place], key, task.labels[place] in chosen and not untold)
+            for key, place in zip(KEYS, places, strict=False)
         ]
         others = [label for place, label in enumerate(task.labels) if place not in places]
         typed = ", ".join(label for label in chosen if label in others)
-        fields.append(Field(task, choices, others, typed, untold, said, given, task.name == product.task))
-    if not any(field.first for field in fields):
-        fields[0] = fields[0]._replace(first=True)
+        fields.append(Field(task, choices, others, typed, untold, said, given, likely, None))
+    first = next((place for place, field in enumerate(fields) if field.task.name == product.task and not blind), 0)
+    fields[first] = fields[first]._replace(focus=_focus(fields[first]))
     return fields
 
 
+def _focus(field: Field) -> str:
+    return next((choice.key for choice in field.choices if choice.chosen), KEYS[0])
+
+
 def _shown(task: Task, likely: list[str], counts: Mapping[str, int]) -> list[int]:
-    """Places of the labels that have a key: all in their order, or the likely and then the most frequent."""
-    if len(task.labels) <= KEYS:
+    """Places of the labels that have a key: all in their order, or the most frequent, so that keys stay what they are,
+    and in place of the last ones the likely.
+    """
+    if len(task.labels) <= len(KEYS):
         return list(range(len(task.labels)))
     frequent = sorted(task.labels, key=lambda label: -counts[label])
-    return [task.labels.index(label) for label in dict.fromkeys([*likely, *frequent])][:KEYS]
+    rare = [label for label in dict.fromkeys(likely) if label not in frequent[: len(KEYS)]][: len(KEYS)]
+    return [task.labels.index(label) for label in [*frequent[: len(KEYS) - len(rare)], *rare]]
 
 
 def labels_of(form: FormData, tasks: TaskSet) -> Labels:
@@ -107,11 +117,10 @@ def _labels_of(form: FormData, task: Task) -> list[str] | None:
     if UNTOLD in values:
         return None
     labels = [_label_at(task, value) for value in values]
-    if typed and not (labels and not task.several_labels):
-        labels += _typed(task, typed)
+    labels = list(dict.fromkeys([*labels, *(_typed(task, typed) if typed else [])]))
     if not task.several_labels and len(labels) != 1:
         raise HTTPException(422, f"{task.name}: choose one label, or that nobody can tell")
-    return list(dict.fromkeys(labels))
+    return labels
 
 
 def _label_at(task: Task, value: str) -> str:

@@ -38,6 +38,14 @@ document.addEventListener("change", event => {
   }
 });
 
+// A label that is typed takes the place of the one that was chosen, and the other way round.
+document.addEventListener("input", event => {
+  const task = event.target.closest("fieldset[data-kind=radio]");
+  if (!task) return;
+  if (event.target.type === "radio") { for (const field of task.querySelectorAll("input[list]")) field.value = ""; }
+  else if (event.target.value) { for (const radio of task.querySelectorAll("input[type=radio]")) radio.checked = false; }
+});
+
 document.addEventListener("change", event => {
   if (event.target.matches(".name input")) event.target.form.requestSubmit();
 });
