@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from model.refusal import Code, Refusal
 from model.tasks import Task
 
 TWICE = "an earlier row has this id"
+# Product's id -> task -> labels that a person decided on; None: nobody can tell.
+Decisions = Mapping[str, Mapping[str, list[str] | None]]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Reading:
         image_root: what relative image paths start from.
         keep_literal_nan: `nan`, `None` and their like in an id, a title or an image's path are text, not an empty cell.
         rules: of labels.
+        decisions: what stands in place of the label cells of some rows.
         split: of all rows; None where a column says it, or `shares` and `links` draw it.
     """
 
@@ -57,6 +60,7 @@ class Reading:
     image_root: Path
     tasks: list[TaskColumn] = field(default_factory=list)
     rules: LabelRules = field(default_factory=LabelRules)
+    decisions: Decisions = field(default_factory=dict)
     split: str | None = None
     links: Links = field(default_factory=Links)
     shares: SplitShares = field(default_factory=SplitShares)
@@ -75,16 +79,17 @@ class Reading:
         Raises:
             ValueError: with the columns that it has, or the places of the two.
         """
-        for file, there in source.headers():
-            missing = [repr(name) for name in self.used_columns() if name not in there]
-            if missing:
-                has = ", ".join(map(repr, there)) or "none"
-                hint = "; are its cells parted by commas?" if len(there) == 1 and re.search("[;\t|]", there[0]) else ""
-                raise ValueError(f"{file}: no column {', '.join(missing)}; it has {has}{hint}")
-            for name in self.used_columns():
-                places = [str(place) for place, other in enumerate(there, start=1) if other == name]
-                if len(places) > 1:
-                    raise ValueError(f"{file}: columns {' and '.join(places)} are both named {name!r}; rename one")
+        check_columns(source, self.used_columns())
+
+    def label_cells(self, row: Row) -> dict[str, object]:
+        """Task -> its cell, or what was decided in its place."""
+        cells = {task.name: row.cells[task.column] for task in self.tasks}
+        if not self.decisions:
+            return cells
+        try:
+            return cells | dict(self.decisions.get(id_of(row, self), {}))
+        except Refusal:
+            return cells  # of a row without an id, which is rejected
 
     def split_of(self, row: Row, id: str) -> tuple[str, str]:
         """The split of a row, and the group by which it is drawn: its id where it has no other.
@@ -152,6 +157,20 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_columns(source: Source, columns: list[str]) -> None:
+    """As Reading.check_columns, of these."""
+    for file, there in source.headers():
+        missing = [repr(name) for name in columns if name not in there]
+        if missing:
+            has = ", ".join(map(repr, there)) or "none"
+            hint = "; are its cells parted by commas?" if len(there) == 1 and re.search("[;\t|]", there[0]) else ""
+            raise ValueError(f"{file}: no column {', '.join(missing)}; it has {has}{hint}")
+        for name in columns:
+            places = [str(place) for place, other in enumerate(there, start=1) if other == name]
+            if len(places) > 1:
+                raise ValueError(f"{file}: columns {' and '.join(places)} are both named {name!r}; rename one")
+
+
 def unread_products(source: Source, reading: Reading, tasks: Iterable[Task]) -> Iterator[UnreadProduct | Reject]:
     """Every row of the table in order, checked but for its image."""
     seen = SeenIds()
@@ -170,12 +189,13 @@ def read_row(row: Row, reading: Reading, known: dict[str, dict[str, str]], seen:
     columns = reading.columns
     id = str(row.number) if columns.id is None else id_for_people(row.cells[columns.id])
     try:
-        id = _id(row, reading)
+        id = id_of(row, reading)
         image = place_of(_cell(row, columns.image, reading), reading.image_root)
         title = _title(_cell(row, columns.title, reading), reading.preprocess)
         if image is None and not title:
             raise Refusal(Code.NO_MODALITY, "neither title nor image")
-        labels = {task.name: _labels(task, row, known[task.name], reading.rules) for task in reading.tasks}
+        cells = reading.label_cells(row)
+        labels = {task.name: _labels(task, cells[task.name], known[task.name], reading.rules) for task in reading.tasks}
         split, group = reading.split_of(row, id)
         if not seen.add(id):
             raise Refusal(Code.DUPLICATE_ID, TWICE)
@@ -205,7 +225,12 @@ def label_cell(cell: object) -> str:
         return str(cell)
 
 
-def _id(row: Row, reading: Reading) -> str:
+def id_of(row: Row, reading: Reading) -> str:
+    """The id of a row's product.
+
+    Raises:
+        Refusal: there is none, or it is not UTF-8 or a thing of parts.
+    """
     if reading.columns.id is None:
         return str(row.number)
     id = text_of(_cell(row, reading.columns.id, reading), "the id").strip()
@@ -219,8 +244,8 @@ def _title(cell: object, preprocess: PreprocessConfig) -> str:
     return title if clean_title(title, preprocess.max_title_bytes) else ""
 
 
-def _labels(task: TaskColumn, row: Row, known: dict[str, str], rules: LabelRules) -> str | list[str] | None:
-    found = labels_of(task, row.cells[task.column], rules.missing)
+def _labels(task: TaskColumn, cell: object, known: dict[str, str], rules: LabelRules) -> str | list[str] | None:
+    found = labels_of(task, cell, rules.missing)
     if found is None:
         return None
     labels = [known.get(rules.key(label)) for label in found]

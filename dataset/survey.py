@@ -16,9 +16,9 @@ from dataset.cells import value_of
 from dataset.duplicates import Twin
 from dataset.image_cells import place_of, read_image
 from dataset.label_values import folded
-from dataset.labels import MOST_LABELS, TaskColumn, labels_of
+from dataset.labels import MOST_LABELS, LabelRules, TaskColumn, labels_of
 from dataset.products import Reject
-from dataset.rows import Reading, cell_of, label_cell, unread_products
+from dataset.rows import Reading, cell_of, id_of, label_cell, unread_products
 from dataset.seen_ids import SeenIds, hash_of
 from dataset.table import CsvSource, ParquetSource, Row, Source
 from model.refusal import Refusal
@@ -36,6 +36,7 @@ class Survey:
         unusable: task -> why a cell is of no use, for the first such row.
         splits: text of the split column -> rows.
         repeated: hashes of titles that more than one row has.
+        decided: ids of rows, rejected ones too, of which labels were decided.
         images: changes when an image file that a row names comes, goes or is written to.
     """
 
@@ -44,6 +45,7 @@ class Survey:
     unusable: dict[str, str] = field(default_factory=dict)
     splits: Counter[str] = field(default_factory=Counter)
     repeated: set[int] = field(default_factory=set)
+    decided: set[str] = field(default_factory=set)
     images: str = ""
 
 
@@ -56,12 +58,16 @@ def survey(source: Source, reading: Reading) -> Survey:
     found, titles, files = Survey(), SeenIds(), _Files(reading.image_root)
     columns = reading.columns
     paths = columns.image if columns.image and _holds_text(source, columns.image) else None
-    wanted = (columns.title, columns.split, paths, *(task.column for task in reading.tasks))
-    for row in source.rows(list(dict.fromkeys(name for name in wanted if name is not None))):
+    ids = columns.id if reading.decisions else None
+    wanted = (ids, columns.title, columns.split, paths, *(task.column for task in reading.tasks))
+    for row in source.rows(list(dict.fromkeys(name for name in wanted if name is not None)), ids):
         found.rows += 1
+        if reading.decisions and (id := _id_of(row, reading)) in reading.decisions:
+            found.decided.add(id)
         if isinstance(row, Row):
+            cells = reading.label_cells(row)
             for task in reading.tasks:
-                _note(found, task, row, reading)
+                _note(found, task, row.number, cells[task.name], reading.rules)
             if len(found.splits) < MOST_SPLITS:
                 found.splits[label_cell(cell_of(row, columns.split))] += 1
             title = _title_key(cell_of(row, columns.title), reading)
@@ -127,12 +133,22 @@ def _struct_paths(source: Source, column: str | None) -> Iterator[object]:
                 yield from batch.column(0).field("path").to_pylist()
 
 
-def _note(found: Survey, task: TaskColumn, row: Row, reading: Reading) -> None:
+def _id_of(row: Row | Reject, reading: Reading) -> str:
+    """As far as it can be told."""
+    if isinstance(row, Reject):
+        return row.id if reading.columns.id else str(row.row)
+    try:
+        return id_of(row, reading)
+    except Refusal:
+        return ""
+
+
+def _note(found: Survey, task: TaskColumn, row: int, cell: object, rules: LabelRules) -> None:
     counts = found.labels.setdefault(task.name, Counter())
     try:
-        counts.update(labels_of(task, row.cells[task.column], reading.rules.missing) or ())
+        counts.update(labels_of(task, cell, rules.missing) or ())
     except Exception as error:  # the row will be refused, or an incident, when it is read for its product
         detail = error.detail if isinstance(error, Refusal) else str(error)
-        found.unusable.setdefault(task.name, f"row {row.number}: {detail}")
+        found.unusable.setdefault(task.name, f"row {row}: {detail}")
     if len(counts) > MOST_LABELS:
         raise ValueError(f"column {task.column} holds more than {MOST_LABELS:,} labels; is it one of labels?")

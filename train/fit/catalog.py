@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from dataset.corrections import state_of_corrections
 from dataset.format import DatasetInfo
 from dataset.labels import TaskColumn
 from dataset.table import CsvSource, ParquetSource, Source, state_of
@@ -47,6 +48,14 @@ def state_of_table(table: Path) -> Any:
     return DatasetInfo.read(table).hash if _is_prepared(table) else state_of(_source(table).files)
 
 
+def state_of_further(further: Sequence[str]) -> Any:
+    """Another one where the corrections have changed that options of train.prepare catalog name; None without."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--corrections", type=Path)
+    path = parser.parse_known_args(further)[0].corrections
+    return state_of_corrections(path) if path else None
+
+
 def open_catalog(args: argparse.Namespace, data: Path, further: Sequence[str]) -> Catalog:
     """Look at the table.
 
@@ -58,6 +67,10 @@ def open_catalog(args: argparse.Namespace, data: Path, further: Sequence[str]) -
         ValueError: it cannot be read, or not be learned from.
     """
     if _is_prepared(args.table):
+        if further:
+            raise ValueError(
+                f"{' '.join(further)}: {args.table} is prepared already; expected a table with these options"
+            )
         info = DatasetInfo.read(args.table)
         rows = {name: split.rows for name, split in info.splits.items()}
         train = rows.get("train", 0)

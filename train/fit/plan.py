@@ -16,7 +16,7 @@ from cma_clip.machine import usable_cores
 from cma_clip.settings import StrictModel, read_json
 from cma_clip.tables import aligned
 from model.networks import NETWORKS, StageName
-from train.fit.catalog import Catalog, open_catalog, state_of_table
+from train.fit.catalog import Catalog, open_catalog, state_of_further, state_of_table
 from train.fit.language import note_for_clips_weights
 from train.fit.pace import seconds_per_product
 from train.fit.sizes import LEAST, RECIPE, Epochs, epochs_for, training_seconds, within
@@ -95,6 +95,7 @@ def settle(args: argparse.Namespace, overrides: Sequence[str], further: Sequence
     given = {name: _plain(getattr(args, name)) for name in DECIDING}
     given |= {"table": str(args.table.resolve()), "what the table holds": state_of_table(args.table)}
     given |= {"settings of the recipe": list(overrides), "options of prepare": list(further)}
+    given |= {"what the corrections hold": state_of_further(further)}
     if path.exists() and not args.overwrite:
         plan = read_json(Plan, path)
         if other := [name for name, value in given.items() if plan.given.get(name) != value]:

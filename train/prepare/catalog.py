@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from dataset.corrections import read_corrections, said_of_corrections, state_of_corrections
 from dataset.duplicates import Duplicates, Links, find_duplicates
 from dataset.format import Settings
 from dataset.label_values import MISSING_WORDS, folded
@@ -23,7 +24,7 @@ from model.config import BundleConfig
 from model.tasks import TaskSet, labelled_kinds
 from train.prepare.options import MOST, add_common_arguments, check_ranges
 
-NOT_SETTINGS = ("output", "overwrite", "workers")
+NOT_SETTINGS = ("output", "overwrite", "workers", "corrections")  # the last one only where there is one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="labels of fewer rows count as none, but for those that are given (%(default)s)",
     )
+    parser.add_argument(
+        "--corrections",
+        type=Path,
+        metavar="FILE",
+        help="people's decisions, .csv or Parquet: columns id, TASK and TASK_decided; they replace the table's labels",
+    )
     parser.add_argument("--validation", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--test", type=float, default=0.1, help="share of products (%(default)s)")
     parser.add_argument("--image-root", type=Path, help="folder of the images; default: the table's")
@@ -90,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     bundle = BundleConfig.read(arguments.labels_of / "config.json").tasks.labelled if arguments.labels_of else None
     reading = _reading(arguments, source, bundle)
     reading.check_columns(source)
+    if arguments.corrections:
+        reading = replace(reading, decisions=read_corrections(arguments.corrections, reading))
     found = survey(source, reading)
     new = NewDataset(
         directory=arguments.output,
@@ -113,7 +122,11 @@ def run(arguments: argparse.Namespace) -> None:
         tasks=tasks,
         found=frozenset(task.name for task in tasks) - given.keys(),
         needed=needed,
-        remarks=(*_said_of_rare(reading, arguments.min_products), *_said_of_copies(reading, duplicates)),
+        remarks=(
+            *_said_of_corrections(arguments, reading, found),
+            *_said_of_rare(reading, arguments.min_products),
+            *_said_of_copies(reading, duplicates),
+        ),
         next_command=f"cma-clip score {arguments.labels_of} --data {arguments.output}" if bundle else None,
     )
     parts = cut_rows(unread_products(source, reading, tasks), found.rows)
@@ -200,6 +213,10 @@ def _needed(arguments: argparse.Namespace, found: Survey) -> tuple[str, ...]:
     return tuple(name for name in SPLITS if name in named)
 
 
+def _said_of_corrections(arguments: argparse.Namespace, reading: Reading, found: Survey) -> list[str]:
+    return [said_of_corrections(reading.decisions, found.decided)] if arguments.corrections else []
+
+
 def _said_of_rare(reading: Reading, least: int) -> list[str]:
     return [
         f"{task.name}: labels of fewer than {least} rows count as none: {some_of(map(repr, sorted(task.left_out)))}"
@@ -218,7 +235,7 @@ def _said_of_copies(reading: Reading, duplicates: Duplicates) -> tuple[str, ...]
 
 
 def _settings(arguments: argparse.Namespace, source: Source) -> Settings:
-    """All that the products depend on; a table, label file or bundle that changed since counts as another one."""
+    """All that the products depend on; a table, or any other file, that changed since counts as another one."""
     files = [*source.files, *(Path(option.partition("=")[2]) for option in arguments.labels)]
     if arguments.labels_of:
         files.append(arguments.labels_of / "config.json")
@@ -227,4 +244,9 @@ def _settings(arguments: argparse.Namespace, source: Source) -> Settings:
         for name, value in vars(arguments).items()
         if name not in NOT_SETTINGS
     }
+    if arguments.corrections:
+        described["corrections"] = str(arguments.corrections.resolve())
+        described |= {
+            f"corrections_{name}": state for name, state in state_of_corrections(arguments.corrections).items()
+        }
     return described | state_of(path for path in files if path.is_file())

@@ -9,6 +9,7 @@ import pytest
 from shop import shop_rows, write_shop
 
 from cma_clip.command import EXIT_BAD_INPUT, split_at_dashes
+from dataset.format import DatasetInfo
 from train.fit import plan as plans
 from train.fit.__main__ import _parser, main
 from train.fit.sizes import RULES, STAGES, epochs_for, training_seconds, within
@@ -153,6 +154,32 @@ def test_the_same_command_goes_on_and_another_is_refused(table, tmp_path, capsys
     assert (output / "plan.json").read_bytes() == before
     settled(table, output, "--task", "Main Colour", "--overwrite")
     assert json.loads((output / "plan.json").read_text())["given"]["task"] == ["Main Colour"]
+
+
+def test_corrections_are_those_it_was_begun_with(table, tmp_path, capsys):
+    path = tmp_path / "decided.csv"
+    for output, words in ((tmp_path / "0", ["--corrections", str(path)]), (tmp_path / "1", [f"--corrections={path}"])):
+        path.write_text("id,tags,tags_decided\ns0,coat,true\n")
+        more = ["--task", "tags", "--", "--min-products", "1", *words]
+        plan = settled(table, output, *more)
+        assert settled(table, output, *more) == plan and prepare(plan.prepare) == 0
+        assert "coat" in DatasetInfo.read(output / "data").tasks[0].labels
+        path.write_text("id,tags,tags_decided\ns0,cape,true\n")
+        capsys.readouterr()
+        assert main([str(table), "--output", str(output), *more]) == EXIT_BAD_INPUT
+        assert "begun with other settings (what the corrections hold); --overwrite begins anew" in said(capsys)
+    path.unlink()
+    assert main([str(table), "--output", str(tmp_path / "2"), "--", "--corrections", str(path)]) == EXIT_BAD_INPUT
+    assert "decided.csv: no such file" in said(capsys) and not (tmp_path / "2").exists()
+
+
+def test_options_of_prepare_are_of_no_use_to_a_prepared_data_set(table, tmp_path, capsys):
+    first = settled(table, tmp_path / "first")
+    assert prepare(first.prepare) == 0
+    capsys.readouterr()
+    words = [str(first.data), "--output", str(tmp_path / "second"), "--", "--merge-case"]
+    assert main(words) == EXIT_BAD_INPUT
+    assert f"--merge-case: {first.data} is prepared already; expected a table" in said(capsys)
 
 
 def test_overwriting_removes_only_what_a_fit_made(table, tmp_path):
