@@ -13,7 +13,7 @@ export DS_ACCELERATOR := cpu
 endif
 # Workers of `make test`, each with its part of the cores; 0: in one process. Tests marked `alone` have the machine to themselves.
 WORKERS ?= 2
-TRAIN_EXTRAS := train,dev
+TRAIN_EXTRAS := train,console,dev
 SERVE_EXTRAS := local-server
 DATA := data/apa_mini
 RUN := runs/apa_mini
@@ -67,7 +67,7 @@ soak-train: .venv/.ready
 deploy/bundle.json:
 	@echo "deploy/ has no engine: make demo, or python -m serve.export BUNDLE --deploy deploy" >&2; exit 1
 
-test: .venv/.ready .venv-serve/.ready
+test: .venv/.ready .venv-serve/.ready .venv/.browser
 	python -m pytest --numprocesses $(WORKERS)
 
 lint: .venv/.ready
@@ -98,6 +98,13 @@ lock:
 	.venv-serve/bin/pip install --quiet --constraint requirements/serve.txt --editable '.[$(SERVE_EXTRAS)]'
 	.venv-serve/bin/python -m serve.local_server --install
 	touch $@
+
+# Chromium, for the console's tests in a browser: Debian's where we may install it; else they are skipped, and say so.
+.venv/.browser: .venv/.ready
+	@command -v chromium chromium-browser google-chrome > /dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; } \
+	  || echo "no Chromium (apt-get install chromium): the tests of the console in a browser are skipped"
+	@command -v chromium chromium-browser google-chrome > /dev/null && touch $@ || true
 
 clean:
 	rm -rf .venv .venv-serve $(DATA) $(RUN) runs/bench build *.egg-info .pytest_cache .ruff_cache .mypy_cache

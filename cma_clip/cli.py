@@ -38,6 +38,8 @@ COMMANDS = {
     "local-server": Command("serve.local_server", "local-server", "put a tritonserver for demos beside python"),
     "classify": Command("client.classify", "", "ask the server about one product"),
     "predict": Command("client.predict.__main__", "predict", "ask the server about a whole catalogue"),
+    "console": Command("client.console.__main__", "console", "a page for people: products to look at, and to try"),
+    "decisions": Command("client.console.as_files", "console", "what was decided in the console, as files"),
     "canary": Command("client.canary", "", "is the server really alive?"),
     "show": Command("client.report", "train", "answers of the server for some products, as text and as an image"),
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),

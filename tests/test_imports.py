@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "serve": "cma_clip kernels model dataset",
     "client": "cma_clip",
     "client.predict": "cma_clip model dataset",
+    "client.console": "cma_clip model dataset",
     "client.report": "cma_clip model dataset",
     "deploy": "cma_clip model serve",
     "bench": "cma_clip kernels model dataset train serve client",

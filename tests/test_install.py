@@ -17,6 +17,7 @@ CLIENT = {"client", "cma_clip"}
         ("", CLIENT, "client client.aio client.classify client.canary client.options cma_clip.cli"),
         ("preprocess", {"cma_clip", "model"}, "model.preprocess model.config model.refusal"),
         ("predict", CLIENT | {"model", "dataset"}, "client.predict.__main__"),
+        ("console", CLIENT | {"model", "dataset"}, "client.console.__main__ client.console.as_files"),
         ("serve", {"cma_clip", "model", "serve"}, "serve.launch serve.step serve.engines.openvino serve.check"),
     ],
 )
@@ -50,7 +51,7 @@ with Classifier("127.0.0.1:{free_port}") as classifier:
     assert result.stdout == "UNAVAILABLE\n", result.stderr
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("train", ("train", "dev")), ("serve", ("local-server",))])
+@pytest.mark.parametrize(("lock", "extras"), [("train", ("train", "console", "dev")), ("serve", ("local-server",))])
 def test_a_lock_holds_one_version_of_all_that_its_environment_needs(lock, extras):
     """Fails where a dependency is new: `make lock` renews both."""
     lines = (ROOT / f"requirements/{lock}.txt").read_text().splitlines()
