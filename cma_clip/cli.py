@@ -42,6 +42,7 @@ COMMANDS = {
     "decisions": Command("client.console.as_files", "console", "what was decided in the console, as files"),
     "canary": Command("client.canary", "", "is the server really alive?"),
     "show": Command("client.report", "train", "answers of the server for some products, as text and as an image"),
+    "bench-console": Command("bench.console", "train", "time the pages of the console over many products"),
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),
     "bench-kernels": Command("bench.kernels", "train", "time the fused kernels on a GPU"),
     "bench-kernel-resources": Command("bench.kernel_resources", "train", "registers and memory of the kernels, no GPU"),
