@@ -24,6 +24,7 @@ from model.tasks import MultiLabel, SingleLabel
 from train.answers import Answers
 from train.promise import main as promise
 from train.report.__main__ import main
+from train.report.before import changes, turned
 from train.report.content import Told, calibration, confusions, galleries, of_task, precision_by_coverage
 from train.report.page import thumbnail
 from train.score import main as score
@@ -204,3 +205,39 @@ def test_a_place_that_cannot_be_written_is_refused(data: Path, bundle: Path, tmp
     assert main([*command, str(tmp_path)]) == EXIT_BAD_INPUT
     assert main([*command, str(tmp_path / "none/report.html")]) == EXIT_BAD_INPUT
     assert capsys.readouterr().err.count("expected a file in a folder that is there") == 2
+
+
+def test_against_another_bundle_it_says_what_has_changed(data: Path, bundle: Path, tmp_path: Path):
+    other, network = tmp_path / "other", tiny_network(tasks=[COLOR, TAGS])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    save_bundle(other, tiny_bundle_config(tasks=[COLOR, TAGS]), network)
+    command = [str(bundle), "--data", str(data), "--output"]
+    for name in ("other", "same"):
+        before = other if name == "other" else bundle
+        assert main([*command, str(tmp_path / f"{name}.html"), "--before", str(before)]) == 0
+        judged = [str(before), "--data", str(data), "--output", str(tmp_path / name / "score")]
+        assert score(judged) == 0
+    now = json.loads((tmp_path / "same/score/metrics.json").read_text())["tasks"]
+    then = json.loads((tmp_path / "other/score/metrics.json").read_text())["tasks"]
+    changed = [row for row in Page((tmp_path / "other.html").read_text()).rows if row[0] in now and len(row) == 7]
+    rows = {(row[0], row[1]): row[2:] for row in changed}
+    for task in now:
+        for figure, key in (("right", "accuracy"), ("recall at 90 % precision", "recall_at_90_precision")):
+            assert rows[task, figure][:2] == [f"{then[task][key]:.3f}", f"{now[task][key]:.3f}"]
+    same = [row for row in Page((tmp_path / "same.html").read_text()).rows if row[0] in now and len(row) == 7]
+    assert [row[4:] for row in same] == [["+0.000", "+0.000 to +0.000", "may be chance"]] * 6
+
+
+def test_a_difference_that_chance_would_not_make_is_sure():
+    targets_NL = torch.eye(3)[torch.arange(300) % 3].bool()
+    good, bad = targets_NL.clone(), targets_NL.clone()
+    bad[:60] = bad[:60].roll(1, dims=1)  # a fifth is wrong
+    answers = [Answers(COLOR, answered.float() * 0.9, answered, targets_NL) for answered in (bad, good)]
+    right, recall, accepted = changes(*answers)
+    assert (right.before, right.after) == (pytest.approx(0.8), 1.0) and right.is_sure and 0.1 < right.low < 0.2
+    assert right.high < 0.3 and (recall.before, recall.after) == (0.0, 1.0)
+    assert not accepted.is_sure and accepted.difference == 0
+    better_N, worse_N = turned(*answers)
+    assert better_N.tolist() == [True] * 60 + [False] * 240 and not worse_N.any()

@@ -20,6 +20,7 @@ from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
 from train.data import IN_ORDER, ProductDataset
 from train.predict import answers_for, loss_and_metrics, open_bundle
+from train.report.before import Before
 from train.report.page import render
 from train.wrong_titles import judged_by
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--output", type=Path, default=Path("report.html"))
     parser.add_argument("--irrelevant", type=Path, metavar="DIR", help="what cma-clip irrelevant wrote of this bundle")
+    parser.add_argument("--before", type=Path, metavar="BUNDLE", help="another bundle, to hold this one against")
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args(arguments)
     if args.output.is_dir() or not args.output.parent.is_dir():
@@ -42,9 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = ProductDataset(args.data, args.split, config.preprocess, bundle.tokenizer, IN_ORDER, config.tasks)
     answers = answers_for(bundle, judged_by(dataset), args.batch_size)
     _, metrics = loss_and_metrics(answers, config.tasks)
-    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, metrics, found)
+    before = answers_before(args.before, args.data, args.split, args.batch_size) if args.before else None
+    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, metrics, found, before)
     write_atomically(args.output, page)
     print(f"report: {args.output}")
+
+
+def answers_before(bundle: Path, data: Path, split: str, batch_size: int) -> Before:
+    """What another bundle answers to the same products.
+
+    Raises:
+        ValueError: its labels are not those of the data set.
+    """
+    other = open_bundle(bundle, data)
+    config = other.config
+    dataset = ProductDataset(data, split, config.preprocess, other.tokenizer, IN_ORDER, config.tasks)
+    return Before(str(bundle), config.tasks, answers_for(other, dataset, batch_size))
 
 
 def read_perturbations(directory: Path, split: str) -> dict[str, Any]:

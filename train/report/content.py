@@ -61,8 +61,8 @@ def of_task(told: Told, most_cards: int = CARDS) -> dict[str, Any]:
         "labels": labels(told),
         "confusions": [] if answers.task.several_labels else confusions(told),
         "believed": believed(told),
-        "mistakes": _cards(told, _most(score_N, wrong_N, most_cards)),
-        "least_sure": _cards(told, _most(-score_N, np.ones(len(wrong_N), bool), most_cards)),
+        "mistakes": cards(told, _most(score_N, wrong_N, most_cards)),
+        "least_sure": cards(told, _most(-score_N, np.ones(len(wrong_N), bool), most_cards)),
     }
 
 
@@ -119,7 +119,7 @@ def confusions(told: Told) -> list[dict[str, Any]]:
     rows = []
     for (true, said), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:PAIRS]:
         members = np.flatnonzero((true_N == true) & (said_N == said))[:CARDS_OF_A_PAIR]
-        shown = _cards(told, members)
+        shown = cards(told, members)
         rows.append({"true": names[true], "said": names[said], "count": count, "cards": shown})
     return rows
 
@@ -155,10 +155,11 @@ def _most(score_N: np.ndarray, of_N: np.ndarray, most: int) -> np.ndarray:
     return places[np.argsort(-score_N[places], kind="stable")][:most]
 
 
-def _cards(told: Told, members: Sequence[int] | np.ndarray) -> list[int]:
+def cards(told: Told, members: Sequence[int] | np.ndarray) -> list[int]:
     return [int(told.place_N[member]) for member in members]
 
 
 def galleries(page: dict[str, Any]) -> list[list[Any]]:
     """The lists of products of a task's page, to be read and filled in place."""
-    return [page["mistakes"], page["least_sure"], *(pair["cards"] for pair in page["confusions"])]
+    fixed = [page[name] for name in ("mistakes", "least_sure", "better", "worse") if name in page]
+    return [*fixed, *(pair["cards"] for pair in page["confusions"])]

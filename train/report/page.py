@@ -23,6 +23,7 @@ from train.acceptance import remarks
 from train.answers import answers_by_task
 from train.data import ProductDataset
 from train.predict import Predictions
+from train.report.before import Before, since
 from train.report.content import CARDS, Told, galleries, of_task, perturbed
 from train.study.naming import Naming
 
@@ -41,6 +42,7 @@ def render(
     split: str,
     metrics: Mapping[str, Mapping[str, Any]],
     perturbations: Mapping[str, Mapping[str, Any]] | None = None,
+    before: Before | None = None,
 ) -> str:
     """The whole page.
 
@@ -49,6 +51,7 @@ def render(
         answers: of the split, and perhaps behind them those of its products under wrong titles.
         metrics: of these answers, as train.metrics.task_metrics.
         perturbations: what train.study.irrelevant found, where it ran.
+        before: another bundle that this one is held against.
     """
     tasks = config.tasks
     own = answers.of(range(len(dataset)))
@@ -58,6 +61,7 @@ def render(
     columns = dataset.columns("title", *(task.name for task in tasks.labelled))
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     judged = answers_by_task(own.logits_NC, own.targets_NC, tasks)
+    earlier = before.by_task() if before else {}
     most = max(4, min(CARDS, CARDS_IN_ALL // (4 * len(tasks.labelled))))
     for place, (one, (_, targets_NL)) in enumerate(zip(judged, tasks.split(own.targets_NC), strict=True)):
         if not one.task.is_labelled or not len(one.targets_NL):
@@ -66,7 +70,8 @@ def render(
         named = [naming.names_label(rows[n], one.task) for n in place_N]
         named_N = np.array([-1 if known is None else int(known) for known in named])
         told = Told(one, place_N, own.text_share_NK[place_N, place].numpy(), named_N)
-        pages.append(of_task(told, most) | {"perturbations": perturbed(one.task.name, perturbations or {})})
+        against = since(earlier.get(one.task.name), told, most)
+        pages.append(of_task(told, most) | against | {"perturbations": perturbed(one.task.name, perturbations or {})})
     fill(pages, tasks, dataset, decoded, config.preprocess)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("train.report", "."),
@@ -81,6 +86,7 @@ def render(
         mismatch=[metrics[task.name] for task in tasks if not task.is_labelled],
         notes=remarks(tasks),
         split=split,
+        before=before.name if before else "",
         facts=facts(config, info, dataset),
         recipe=yaml.safe_dump(config.provenance.get("recipe", {}), sort_keys=False),
     )
