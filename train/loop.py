@@ -32,7 +32,7 @@ from train.logs import RunLog
 from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, task_weights
 from train.predict import loss_and_metrics, mean_loss, predict
-from train.ranks import AllRefuse, Ranks, is_first_rank
+from train.ranks import AllRefuse, Ranks, is_first_rank, trained_by
 from train.sampler import ShuffledBatches
 from train.shards import verify_shards
 from train.shared_memory import check_shared_memory
@@ -322,6 +322,7 @@ class StageLoop:
                 "epoch": self.state.epoch + 1,
                 "validation_loss": loss,
                 "data_hash": self.state.data_hash,
+                "trained_by": trained_by(self.ranks),
                 "recipe": recipe.model_dump(mode="json"),
             },
         )

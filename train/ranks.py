@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from cma_clip.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, Failure, Stopped
-from cma_clip.machine import usable_cores
+from cma_clip.machine import commit, usable_cores
 
 # What gloo and NCCL say of a rank that has gone.
 LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "timed out", "Timed out", "NCCL")
@@ -197,3 +198,9 @@ def raise_together(faults: Sequence[Exception | None]) -> None:
     if not is_first_rank():
         raise SystemExit(EXIT_BAD_INPUT if isinstance(fault, ValueError) else EXIT_FAILED)
     raise fault
+
+
+def trained_by(ranks: Ranks) -> dict[str, str | int | None]:
+    """What a bundle says of the machine: ranks, their device, versions."""
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.machine()
+    return {"ranks": ranks.world_size, "device": device, "torch": torch.__version__, "commit": commit()}

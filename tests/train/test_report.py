@@ -105,6 +105,7 @@ def test_it_needs_no_network_and_obeys_no_product(text: str):
     # What users wrote is there, as text.
     said = "".join(page.text)
     assert EVIL in said and "</script><b>green" in said
+    assert "both 10, a title alone 1, an image alone 0, 2 words in the median" in said
 
 
 def test_its_figures_are_those_of_score(text: str, data: Path, bundle: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tagged_files import COLOR, TAGS, write_tagged
 from tiny import ROOT, environment, tiny_bundle_config, tiny_config, tiny_network
 
 from cma_clip.command import EXIT_BAD_INPUT
+from cma_clip.machine import commit
 from dataset import shards
 from dataset.format import DatasetInfo
 from model.bundle import load_bundle, save_bundle
@@ -200,6 +202,8 @@ def test_training_with_class_weights_keeps_thresholds_and_the_loss_it_lowers(
     weight = torch.tensor([1.0, 1.0, 1.0, 18 / 9, 18 / 6, 1.0])
     loss, _ = loss_and_metrics(answers, config.tasks, weight)
     assert config.provenance["validation_loss"] == pytest.approx(loss, rel=1e-4)
+    trained_by = config.provenance["trained_by"]
+    assert trained_by == {"ranks": 1, "device": platform.machine(), "torch": torch.__version__, "commit": commit()}
     assert config.provenance["validation_loss"] != pytest.approx(loss_and_metrics(answers, config.tasks)[0], rel=1e-2)
     assert [len(task.thresholds) for task in config.tasks] == [1, 3] and config.tasks[1].thresholds[2] == 0.5
     lines = [json.loads(line) for line in (output / "warmup/log.jsonl").read_text().splitlines()]

@@ -62,6 +62,8 @@ def fit_catalog(arguments: Sequence[str]) -> argparse.Namespace:
         run(plan, args.output, args.deploy, children)
     print(leaderboard(args.output / SCORE, args.output / RIVALS))
     print(f"bundle: {args.output / 'bundle'}; figures, tables by label and every answer: {args.output / SCORE}")
+    answers = args.output / SCORE / "predictions.parquet"
+    print(f"what a person should look at: cma-clip console --data {plan.data} --answers {answers}")
     if "export" in plan.seconds:
         print(f"serve: {shlex.join(server_words(args.deploy, DEFAULT_RUNTIME))}")
         print("ask: cma-clip classify --title TITLE --image FILE")

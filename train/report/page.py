@@ -87,12 +87,14 @@ def render(
         notes=remarks(tasks),
         split=split,
         before=before.name if before else "",
-        facts=facts(config, info, dataset),
+        facts=facts(config, info, dataset, own.present_N2, columns["title"]),
         recipe=yaml.safe_dump(config.provenance.get("recipe", {}), sort_keys=False),
     )
 
 
-def facts(config: BundleConfig, info: DatasetInfo, dataset: ProductDataset) -> dict[str, str]:
+def facts(
+    config: BundleConfig, info: DatasetInfo, dataset: ProductDataset, present_N2: torch.Tensor, titles: Sequence[str]
+) -> dict[str, str]:
     """What was trained on what, and judged by what."""
     known, machine = config.provenance, processor()
     sizes = ", ".join(f"{name} {split.rows:,}" for name, split in info.splits.items())
@@ -100,13 +102,30 @@ def facts(config: BundleConfig, info: DatasetInfo, dataset: ProductDataset) -> d
         "network": f"{config.model.architecture} over {config.model.clip}",
         "last stage": f"{known.get('stage', 'not known')}, epoch {known.get('epoch', 'not known')}",
         "trained on": f"data set {str(known.get('data_hash', 'not known'))[:12]}",
+        "trained by": _machine(known.get("trained_by")),
         "judged on": f"{dataset.name}: {len(dataset):,} products ({sizes}; data set {info.hash[:12]})",
+        "titles and images": _modalities(present_N2, titles),
         "products come from": info.source,
         "labels": f"{config.tasks.label_set_hash}: "
         + ", ".join(f"{task.name} {len(task.labels)}" for task in config.tasks.labelled),
         "judged by": f"torch {torch.__version__}, {machine['cpu']}, commit {commit() or 'not known'}",
         "written": time.strftime("%Y-%m-%d %H:%M %Z"),
     }
+
+
+def _modalities(present_N2: torch.Tensor, titles: Sequence[str]) -> str:
+    """How many products have which, and how long titles are."""
+    title_N, image_N = present_N2.T
+    words = [len(title.split()) for title in titles if title]
+    length = f", {np.median(words):.0f} words in the median" if words else ""
+    both, title, image = (int(of_N.sum()) for of_N in (title_N & image_N, title_N & ~image_N, image_N & ~title_N))
+    return f"both {both:,}, a title alone {title:,}, an image alone {image:,}{length}"
+
+
+def _machine(trained_by: Mapping[str, Any] | None) -> str:
+    if trained_by is None:
+        return "not known"
+    return "{ranks} ranks, {device}, torch {torch}, commit {commit}".format_map(trained_by)
 
 
 def fill(
