@@ -31,20 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="directory written by train.prepare apa_mini")
     args = parser.parse_args(arguments)
-    info = DatasetInfo.read(args.data)
-    if info.settings.get("data_set") != "apa_mini":
-        raise ValueError(f"{args.data}: only of apa_mini it is known which labels are wrong")
-    split = open_split(args.data, "train")
-    products = read_products(split, with_images=True)
-    seed = info.settings["seed"]
-    assert isinstance(seed, int), seed
-    truth = [true_labels(seed, "train", int(id.rpartition("-")[2])) for id in split.columns("id")["id"]]
-    (scores_NC,) = out_of_fold(info.tasks, products)
-    columns = zip(
-        info.tasks.split(scores_NC), info.tasks.split(products.targets_NC), zip(*truth, strict=True), strict=True
-    )
+    tasks, truth = DatasetInfo.read(args.data).tasks, truth_of(args.data)
+    products = read_products(open_split(args.data, "train"), with_images=True)
+    (scores_NC,) = out_of_fold(tasks, products)
+    columns = zip(tasks.split(scores_NC), tasks.split(products.targets_NC), zip(*truth, strict=True), strict=True)
     rows = [found(task, scores, targets, true_N) for (task, scores), (_, targets), true_N in columns]
     print(markdown(HEAD, rows), end="")
+
+
+def truth_of(data: Path) -> list[tuple[str, str]]:
+    """The right colour and pattern of each product of the train split, in its order.
+
+    Raises:
+        ValueError: it is no apa_mini.
+    """
+    settings = DatasetInfo.read(data).settings
+    if settings.get("data_set") != "apa_mini":
+        raise ValueError(f"{data}: only of apa_mini it is known which labels are wrong")
+    seed = settings["seed"]
+    assert isinstance(seed, int), seed
+    ids = open_split(data, "train").columns("id")["id"]
+    return [true_labels(seed, "train", int(id.rpartition("-")[2])) for id in ids]
 
 
 def found(task: Task, scores_NL: np.ndarray, targets_NL: np.ndarray, true_N: Sequence[str]) -> list[object]:
