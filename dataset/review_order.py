@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.tasks import TaskSet
+from model.tasks import MISMATCH, TaskSet
 
 # N products
 
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 
     Attributes:
         worth: how many of its labels it probably changes, rare ones counted more.
-        task: of which most is expected; empty where nothing is.
+        task: of which most is expected; `mismatch` where title and image are in question.
         reason: `label` (it is probably wrong), `mismatch` (title and image are), `score` or `no promise` (the answer is
             not accepted), `no answer`; empty where nothing speaks for a look.
     """
@@ -50,6 +50,7 @@ def look(
     said: Mapping[str, Said],
     beliefs: Mapping[str, float],
     rarity: Mapping[str, Mapping[str, float]],
+    mismatch: float = 0.0,
 ) -> Look:
     """What to expect of one product.
 
@@ -58,13 +59,14 @@ def look(
         said: task -> what a model answers.
         beliefs: task -> how likely the given label is, where an audit doubts it (train.audit).
         rarity: task -> label -> factor, as `rarity_of`.
+        mismatch: how likely title and image do not belong together, where a model says that they do not.
     """
-    terms = []
+    terms = [Look(mismatch, MISMATCH, MISMATCH)] if mismatch else []
     for task, labels in given.items():
         chance, reason = _chance(labels, said.get(task), beliefs.get(task))
         factors = [rarity[task][label] for label in (*(labels or ()), *(said[task].labels if task in said else ()))]
         terms.append(Look(chance * max(factors, default=1.0), task, reason))
-    first = max(terms, key=lambda term: term.worth)
+    first = max(terms, key=lambda term: (term.reason != "", term.worth))
     return first._replace(worth=sum(term.worth for term in terms))
 
 

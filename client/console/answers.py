@@ -91,6 +91,12 @@ def said_of(answer: Answer) -> dict[str, Said]:
     }
 
 
+def mismatch_of(answer: Answer) -> float:
+    """The score of a mismatch that counts; 0 where none is told."""
+    told = answer.get(MISMATCH)
+    return max(told["scores"], default=1.0) if told and told["accepted"] else 0.0
+
+
 def accepted_labels(told: Mapping[str, Any]) -> list[str]:
     """The labels of an answer that count as accepted."""
     return list(told.get("accepted_labels", told["labels"])) if told["accepted"] else []

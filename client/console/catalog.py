@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from client.console.answers import Answer, accepted_labels, dump, read_answers, said_of
+from client.console.answers import Answer, dump, read_answers
 from client.console.decisions import Decisions
+from client.console.order import Doubts, Order, read_doubts
 from dataset.format import DatasetInfo
-from dataset.products import plain
-from dataset.review_order import look, rarity_of
 from dataset.stored import StoredRows
 from model.tasks import TaskSet
 
@@ -29,16 +25,7 @@ CREATE TEMP TABLE product (
 CREATE TEMP TABLE answer (product TEXT PRIMARY KEY, said TEXT NOT NULL);
 """
 COLUMNS = "place, id, split, row, title, given, said, likely, task, reason"
-
-
-class Doubt(NamedTuple):
-    """An audit's: how likely the given label is, and which one is likelier; "" of a label that should not be there."""
-
-    belief: float
-    likely: str
-
-
-Doubts = dict[tuple[str, str], dict[str, Doubt]]  # (split, id) -> task -> the greatest
+PLACES = ", ".join("?" * len(COLUMNS.split()))
 
 
 class Product(NamedTuple):
@@ -108,9 +95,7 @@ class Catalog:
             if answers:
                 told = ((id, dump(answer)) for id, answer in read_answers(answers, self.tasks))
                 connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?)", told)
-            self._fill(
-                read_doubts(audit, self.tasks) if audit else {}, np.random.default_rng(int(self.info.hash[:8], 16))
-            )
+            self._fill(read_doubts(audit, self.tasks) if audit else {})
         finally:
             connection.execute("COMMIT")
         connection.execute("CREATE INDEX temp.by_rank ON product (rank)")
@@ -120,31 +105,23 @@ class Catalog:
     def __len__(self) -> int:
         return sum(rows.starts[-1] for rows in self.rows.values())
 
-    def _fill(self, doubts: Doubts, rng: np.random.Generator) -> None:
-        connection, rarity = self.decisions.connection, rarity_of(self.tasks, self.counts)
-        worth_N, drawable_N = np.zeros(len(self)), np.zeros(len(self), dtype=bool)
+    def _fill(self, doubts: Doubts) -> None:
+        """Every product, then the order of all."""
+        connection, order = self.decisions.connection, Order(self.tasks, self.counts)
         for place, (split, row, stored) in enumerate(self._stored()):
             given = {task.name: _labels(task.several_labels, stored[task.name]) for task in self.tasks}
             (said,) = self.decisions.one("SELECT said FROM answer WHERE product = ?", stored["id"])
-            answer: Answer = json.loads(said) if said else {}
             doubted = doubts.get((split, stored["id"]), {})
-            beliefs = {name: doubt.belief for name, doubt in doubted.items()}
-            likely = {name: doubt.likely for name, doubt in doubted.items()}
-            found = look(given, said_of(answer), beliefs, rarity)
-            worth_N[place] = found.worth if found.reason else -1.0
-            drawable_N[place] = any(accepted_labels(answer[task.name]) for task in self.tasks if answer)
-            values = (place, stored["id"], split, row, stored["title"] or "", json.dumps(given), said)
-            there = connection.execute(
-                "INSERT OR IGNORE INTO product VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                (*values, json.dumps(likely), found.task, found.reason),
-            )
-            if not there.rowcount:
+            look = order.add(given, json.loads(said) if said else None, doubted)
+            likely = json.dumps({task: doubt.likely for task, doubt in doubted.items()})
+            known = (stored["title"] or "", json.dumps(given), said, likely, look.task, look.reason)
+            values = (place, stored["id"], split, row, *known)
+            added = connection.execute(f"INSERT OR IGNORE INTO product ({COLUMNS}) VALUES ({PLACES})", values)
+            if not added.rowcount:
                 raise ValueError(f"{self.rows[split].name}: two products have the id {stored['id']!r}")
-        drawn_N = rng.permutation(len(self))
-        order = np.lexsort((drawn_N, -worth_N))
-        ranks = ((rank, int(place)) for rank, place in enumerate(order))
-        connection.executemany("UPDATE product SET rank = ? WHERE place = ?", ranks)
-        sample = ((int(drawn_N[place]), int(place)) for place in np.flatnonzero(drawable_N))
+        queue_N, drawn_N = order.places(seed=int(self.info.hash[:8], 16))
+        connection.executemany("UPDATE product SET rank = ? WHERE place = ?", enumerate(queue_N.tolist()))
+        sample = ((drawn, place) for place, drawn in enumerate(drawn_N.tolist()) if drawn >= 0)
         connection.executemany("UPDATE product SET drawn = ? WHERE place = ?", sample)
 
     def _stored(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -187,21 +164,3 @@ def _label_counts(info: DatasetInfo, tasks: TaskSet) -> dict[str, dict[str, int]
 
 def _labels(several: bool, stored: Any) -> list[str] | None:
     return stored if several or stored is None else [stored]
-
-
-def read_doubts(folder: Path, tasks: TaskSet) -> Doubts:
-    """What an audit doubts.
-
-    Raises:
-        ValueError: no audit of these tasks.
-    """
-    doubts: Doubts = {}
-    for task in tasks:
-        path = folder / f"doubts-{task.name}.csv"
-        if not path.is_file():
-            raise ValueError(f"--audit {folder}: no {path.name} in it; cma-clip audit writes one")
-        with path.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):  # the least believed first
-                of_product = doubts.setdefault((line["split"], plain(line["id"])), {})
-                of_product.setdefault(task.name, Doubt(float(line["belief"]), plain(line["likely"])))
-    return doubts

@@ -43,6 +43,17 @@ def test_tasks_add_up_and_the_one_of_which_most_is_expected_is_named():
     )
 
 
+def test_a_task_that_needs_a_look_is_named_before_one_of_which_more_is_expected_and_nothing_is_wrong():
+    said = {"color": Said(["blue"], 0.5), "tags": Said(["new"], 0.75, "score")}
+    assert look({"color": None, "tags": None}, said, {}, EVEN) == Look(0.5 + 0.25, "tags", "score")
+
+
+def test_a_title_that_does_not_belong_to_the_image_is_a_reason_of_its_own():
+    said = {"color": Said(["red"], 0.875)}
+    assert look({"color": ["red"]}, said, {}, EVEN, mismatch=0.75) == Look(0.75 + AGREED / 8, "mismatch", "mismatch")
+    assert look({"color": ["blue"]}, said, {}, EVEN, mismatch=0.75) == Look(0.75 + 0.875, "color", "label")
+
+
 def test_rare_labels_count_up_to_three_times():
     counts = {"color": {"red": 72, "blue": 8}, "tags": {"new": 400}}
     assert rarity_of(TASKS, counts) == {

@@ -24,8 +24,9 @@ from console_files import (
 )
 
 from client.console.answers import check_answers, said_of
-from client.console.catalog import Catalog, read_doubts
+from client.console.catalog import Catalog
 from client.console.decisions import LEASE_S, Decisions
+from client.console.order import read_doubts
 from cma_clip.intervals import share_of
 from dataset.format import DatasetInfo
 from dataset.review_order import look, rarity_of
@@ -140,6 +141,24 @@ def test_an_accepted_label_that_is_wrong_makes_the_answer_wrong_and_one_that_is_
         number = before.number if before else 0
         console.decisions.decide(one.id, {"tags": labels}, one.said, ANN, sampled=True, replaces=number)
         assert console.queue.estimates()[1][1:3] == (right, 1)
+
+
+def test_a_mismatch_that_a_model_tells_brings_a_product_into_the_queue(folder, tmp_path):
+    table = pq.read_table(folder / "answers.parquet")
+    told = [n == 1 for n in range(len(table))]
+    columns = {
+        "mismatch_answer": ["mismatch" if one else "match" for one in told],
+        "mismatch_score": [0.95 if one else 0.1 for one in told],
+        "mismatch_accepted": told,
+        "mismatch_refused": [""] * len(told),
+        "mismatch_text_share": [0.5] * len(told),
+    }
+    for name, column in columns.items():
+        table = table.append_column(name, pa.array(column))
+    pq.write_table(table, tmp_path / "answers.parquet")
+    console = open_console(folder / "data", tmp_path / "d.sqlite", tmp_path / "answers.parquet")
+    first = console.queue.next(ANN, False)
+    assert (first.id, first.task, first.reason) == ("train-1", "mismatch", "mismatch")
 
 
 def test_answers_that_do_not_fit_are_refused(folder, tmp_path):
