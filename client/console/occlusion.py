@@ -1,8 +1,9 @@
-"""Which words and which parts of an image decided: how far a label's score falls without each."""
+"""Which words and which parts of an image decided: what a label's score is without each."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from client.protocol import Answer, Query
 
 GRID = 7  # parts along each side: as many as the image tower has patches
 MOST_WORDS = 32  # of a longer title the first ones
-FALLS_IN_FLIGHT = 16
+IN_FLIGHT = 16
+LEAST = 1e-6  # that a score is from 0 and 1: float32 knows no more
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Decisive:
 
     Attributes:
         task, label, score: the answer.
-        words: each of the title with how far the score falls without it; below 0 it rises.
-        parts_GG: the same of the image's parts, rows from the top; None without an image.
+        words: each of the title with the score without it.
+        parts_GG: the score without each part of the image, rows from the top; None without an image.
     """
 
     task: str
@@ -51,13 +53,13 @@ def decisive(
     queries: list[Query] = [(without_word(title, place), image) for place in range(len(words))]
     if pixels_HWC is not None:
         queries += [(title, without_part(pixels_HWC, part)) for part in range(GRID * GRID)]
-    outcomes = list(classifier.classify_many(queries, FALLS_IN_FLIGHT))
+    outcomes = list(classifier.classify_many(queries, IN_FLIGHT))
     found = []
     for task, column, label in answered(answer, labels):
         score = float(answer.probabilities[column])
-        falls = [_fall(outcome, column, score) for outcome in outcomes]
-        told = list(zip(words, falls[: len(words)], strict=True))
-        parts_GG = np.array(falls[len(words) :]).reshape(GRID, GRID) if pixels_HWC is not None else None
+        scores = [_score(outcome, column) for outcome in outcomes]
+        told = list(zip(words, scores[: len(words)], strict=True))
+        parts_GG = np.array(scores[len(words) :]).reshape(GRID, GRID) if pixels_HWC is not None else None
         found.append(Decisive(task, label, score, told, parts_GG))
     return answer, found
 
@@ -88,6 +90,12 @@ def without_part(pixels_HWC: np.ndarray, part: int) -> bytes:
     return encoded.getvalue()
 
 
-def _fall(outcome: Answer | ClassifierError, column: int, score: float) -> float:
-    """How far the score falls; all of it where nothing is left to be answered about."""
-    return score - (float(outcome.probabilities[column]) if isinstance(outcome, Answer) else 0.0)
+def fall(score: float, without: float) -> float:
+    """By how much less likely a label has become, as log-odds: near 1 scores move little, whatever is taken away."""
+    before, after = (min(max(value, LEAST), 1 - LEAST) for value in (score, without))
+    return math.log(before / (1 - before)) - math.log(after / (1 - after))
+
+
+def _score(outcome: Answer | ClassifierError, column: int) -> float:
+    """0 where nothing is left to be answered about."""
+    return float(outcome.probabilities[column]) if isinstance(outcome, Answer) else 0.0

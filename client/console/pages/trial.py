@@ -10,15 +10,15 @@ from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import HTMLResponse
 
 from client.console.answers import of_prediction
-from client.console.occlusion import Decisive, decisive
+from client.console.occlusion import Decisive, decisive, fall
 from client.console.state import EDGES, PREPROCESS, as_jpeg, console_of, page
 from client.errors import ClassifierError
 from model.images import decode_pixels
 from model.refusal import Refusal
 from model.tasks import MISMATCH
 
-STEPS = 10  # shades of what decided
-FAINT = 0.02  # a fall of the score that is not shown
+STEPS, OPAQUE = 10, 0.7  # shades of words; the darkest part of an image
+FAINT = 0.2  # a fall that is not shown, as log-odds
 
 router = APIRouter()
 
@@ -61,22 +61,30 @@ def ask(
 
 
 def shaded_words(one: Decisive) -> list[tuple[str, float, int]]:
-    """Word, fall of the score, and its shade, 0 to STEPS."""
-    most = max([fall for _, fall in one.words], default=0.0)
-    return [(word, fall, _shade(fall, most)) for word, fall in one.words]
+    """Word, score without it, and its shade, 0 to STEPS."""
+    most = most_of(one)
+    return [(word, without, round(STEPS * _share(fall(one.score, without), most))) for word, without in one.words]
 
 
 def shaded_parts(one: Decisive) -> list[tuple[int, int, float]]:
     """Column, row and opacity of the parts of the image that count."""
     if one.parts_GG is None:
         return []
-    most = float(one.parts_GG.max())
-    rows, columns = np.nonzero(one.parts_GG >= FAINT)
+    most = most_of(one)
+    shares_GG = np.array([[_share(fall(one.score, without), most) for without in row] for row in one.parts_GG])
+    rows, columns = np.nonzero(shares_GG)
     return [
-        (int(column), int(row), round(0.7 * float(one.parts_GG[row, column]) / most, 2))
+        (int(column), int(row), round(OPAQUE * float(shares_GG[row, column]), 2))
         for row, column in zip(rows, columns, strict=True)
     ]
 
 
-def _shade(fall: float, most: float) -> int:
-    return round(STEPS * fall / most) if fall >= FAINT else 0
+def most_of(one: Decisive) -> float:
+    """The greatest fall of all words and parts."""
+    without = [score for _, score in one.words] + ([] if one.parts_GG is None else one.parts_GG.flatten().tolist())
+    return max((fall(one.score, score) for score in without), default=0.0)
+
+
+def _share(fall: float, most: float) -> float:
+    """Of the greatest; 0 of what hardly matters."""
+    return fall / most if fall >= FAINT else 0.0

@@ -12,8 +12,8 @@ from data_set_files import picture
 from PIL import Image
 
 from client.classifier import Classifier
-from client.console.occlusion import GRID, MOST_WORDS, decisive, without_part, without_word
-from client.console.pages.trial import shaded_parts, shaded_words
+from client.console.occlusion import GRID, MOST_WORDS, decisive, fall, without_part, without_word
+from client.console.pages.trial import OPAQUE, shaded_parts, shaded_words
 from client.errors import InvalidProduct
 from client.protocol import Answer
 
@@ -60,20 +60,26 @@ def test_the_word_and_the_part_that_are_read_are_found_and_no_other():
     reader = Reader()
     _, (color, tags) = decisive(reader, "a scarlet dress", encoded, pixels, LABELS)
     assert (color.task, color.label, color.score) == ("color", "red", pytest.approx(0.95))
-    assert color.words == [("a", pytest.approx(0)), ("scarlet", pytest.approx(0.5)), ("dress", pytest.approx(0))]
+    assert color.words == [("a", color.score), ("scarlet", pytest.approx(0.45)), ("dress", color.score)]
     mean = pixels.mean() // 1 / 255
-    expected = np.zeros((GRID, GRID))
-    expected[BRIGHT] = 0.25 * (1 - mean)
+    expected = np.full((GRID, GRID), 0.95)
+    expected[BRIGHT] -= 0.25 * (1 - mean)
     np.testing.assert_allclose(color.parts_GG, expected, atol=1e-6)
-    assert tags.label == "new" and not np.abs(tags.parts_GG).max() and {fall for _, fall in tags.words} == {0.0}
+    assert tags.label == "new" and {*tags.parts_GG.flatten(), *dict(tags.words).values()} == {tags.score}
     assert reader.asked == 1 + 3 + GRID * GRID
-    assert shaded_words(color) == [("a", pytest.approx(0), 0), ("scarlet", pytest.approx(0.5), 10), ("dress", 0, 0)]
-    assert shaded_parts(color) == [(BRIGHT[1], BRIGHT[0], 0.7)] and shaded_parts(tags) == []
+    assert [shade for _, _, shade in shaded_words(color)] == [0, 10, 0] and not shaded_parts(tags)
+    part = fall(0.95, expected[BRIGHT]) / fall(0.95, 0.45)
+    assert shaded_parts(color) == [(BRIGHT[1], BRIGHT[0], pytest.approx(OPAQUE * part, abs=0.01))]
+
+
+def test_a_fall_is_one_of_log_odds_and_bounded():
+    assert fall(0.9, 0.5) == pytest.approx(np.log(9)) and fall(0.5, 0.9) == pytest.approx(-np.log(9))
+    assert fall(1.0, 0.0) == pytest.approx(2 * np.log(1e6), rel=1e-3) and fall(1.0, 1.0) == 0
 
 
 def test_without_its_only_word_nothing_is_left_of_a_score():
     _, (color, _) = decisive(Reader(), "scarlet", b"", None, LABELS)
-    assert color.words == [("scarlet", pytest.approx(0.7))] and color.parts_GG is None
+    assert color.words == [("scarlet", 0.0)] and color.parts_GG is None
 
 
 def test_of_a_long_title_the_first_words_are_tried():
