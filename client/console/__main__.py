@@ -82,8 +82,16 @@ def access_of(args: argparse.Namespace, decisions: Decisions) -> Access:
         token=None if near else decisions.about("token"),
         hosts=frozenset({"localhost", "127.0.0.1", "::1", args.host}) if near else None,
         read_only=args.read_only,
-        name=getpass.getuser(),
+        name=user(),
     )
+
+
+def user() -> str:
+    """Who decides where nobody says so: the account, if it has a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"
 
 
 def address(listener: socket.socket, host: str, access: Access) -> str:

@@ -17,7 +17,10 @@ from client.console.decisions import Reviewer
 
 YEAR_S = 365 * 24 * 3600
 MOST_NAME = 60  # characters
-SESSION, NAME, TOKEN, CSRF = "session", "reviewer", "token", "x-csrf-token"
+MOST_BYTES = 30_000_000  # of what a browser sends: an image and some text
+# Cookies are all ports' of a host: names that nobody else's have.
+SESSION, NAME, TOKEN_COOKIE = "cma_clip_session", "cma_clip_reviewer", "cma_clip_token"
+TOKEN, CSRF = "token", "x-csrf-token"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -78,17 +81,21 @@ async def guard(request: Request, go_on: Next) -> Response:
 def _refused(request: Request, access: Access) -> Response | None:
     if access.hosts is not None and (request.url.hostname or "") not in access.hosts:
         return PlainTextResponse("asked by a name that is not this machine's", 421)
-    shown = request.query_params.get(TOKEN, request.cookies.get(TOKEN, ""))
+    shown = request.query_params.get(TOKEN, request.cookies.get(TOKEN_COOKIE, ""))
     if access.token is not None and not hmac.compare_digest(shown.encode(), access.token.encode()):
         return PlainTextResponse("no access: open the address that the console printed, with its token", 401)
     if access.token is not None and TOKEN in request.query_params:
         response = RedirectResponse(request.url.path, 303)
-        keep(response, TOKEN, access.token)
+        keep(response, TOKEN_COOKIE, access.token)
         return response
     if request.method in ("GET", "HEAD"):
         return None
     if access.read_only:
         return PlainTextResponse("read only: nothing can be decided here", 403)
+    if not request.headers.get("content-length", "").isdecimal():
+        return PlainTextResponse("says not how long it is", 411)
+    if int(request.headers["content-length"]) > MOST_BYTES:
+        return PlainTextResponse(f"more than {MOST_BYTES:,} bytes", 413)
     expected = access.csrf(request.cookies.get(SESSION, ""))
     if not hmac.compare_digest(request.headers.get(CSRF, "").encode(), expected.encode()):
         return PlainTextResponse("not sent by a page of this console: load the page again", 403)

@@ -49,7 +49,7 @@ document.addEventListener("input", event => {
 document.addEventListener("change", event => {
   if (event.target.matches(".name input")) event.target.form.requestSubmit();
 });
-document.addEventListener("htmx:afterSwap", event => {
+document.addEventListener("htmx:afterSettle", event => {
   const section = document.getElementById("product");
   if (section && event.target.id !== "answer") message(section.dataset.done || "");
 });

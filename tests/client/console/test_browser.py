@@ -127,7 +127,8 @@ def train_on(data: Path, tmp_path: Path, own: dict[str, Product], decided: list[
     for id in own:
         assert rows[id]["color"] == (own[id].title.split()[0] if id in decided else None)
     for stage in ("contrastive", "warmup"):
-        trained = run_stage(stage, tmp_path / "labelled", tmp_path / "run")
+        few = ["--stages.contrastive.batch_size=16", "--stages.contrastive.micro_batch_size=8"]
+        trained = run_stage(stage, tmp_path / "labelled", tmp_path / "run", *few)
         assert trained.returncode == 0, trained.stderr[-2000:]
     assert (tmp_path / "run/bundle/config.json").is_file()
 

@@ -163,12 +163,19 @@ def test_nothing_is_changed_for_a_page_that_is_not_the_consoles(browser, console
     page = browser.get("/review?place=0")
     chosen = form(page, color="0")
     own = browser.headers
-    for headers in ({}, {"x-csrf-token": "0" * 64}, own | {"cookie": "session=another"}):
+    for headers in ({}, {"x-csrf-token": "0" * 64}, own | {"cookie": "cma_clip_session=another"}):
         client = TestClient(browser.client.app) if "cookie" in headers else browser.client
         for path in ("/decide", "/skip", "/undo", "/name", "/try"):
             assert client.post(path, data=chosen, headers=headers).status_code == 403, (path, headers)
     assert console.queue.counts().decided == 0
     assert browser.post("/decide", chosen).status_code == 200
+
+
+def test_what_is_too_long_is_not_read(browser, console):
+    browser.get("/review")
+    assert browser.post("/try", {"title": "x" * 30_000_001}).status_code == 413
+    chunks = browser.client.post("/skip", content=iter([b"place=0"]), headers=browser.headers)
+    assert chunks.status_code == 411 and console.queue.counts().decided == 0
 
 
 def test_a_name_that_is_not_this_machines_is_not_answered(console):
