@@ -25,6 +25,7 @@ COMMANDS = {
     "train": Command("train.launch", "train", "train one stage on all devices: [DEEPSPEED OPTIONS --] --stage …"),
     "score": Command("train.score", "train", "judge a bundle on a split"),
     "report": Command("train.report.__main__", "train", "how good a bundle is, as one HTML file"),
+    "compare": Command("train.compare", "train", "is a bundle worse than another one? exit code 1 if so"),
     "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
     "audit": Command(
         "train.audit.__main__", "train", "which labels of a data set are wrong, and a data set without them"

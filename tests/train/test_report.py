@@ -35,6 +35,16 @@ COLOR = SingleLabel(name="color", labels=["red", "blue", "</script><b>green"])
 TAGS = MultiLabel(name="tags", labels=["new", "sale"])
 
 
+NAMED = {
+    "right": "accuracy",
+    "macro F1": "macro_f1",
+    "recall at 90 % precision": "recall_at_90_precision",
+    "calibration error": "calibration_error",
+    "accepted": "accepted",
+    "right of the accepted": "accepted_precision",
+}
+
+
 class Page(HTMLParser):
     """Tags with their attributes, and the text of each table row."""
 
@@ -225,10 +235,11 @@ def test_against_another_bundle_it_says_what_has_changed(data: Path, bundle: Pat
     changed = [row for row in Page((tmp_path / "other.html").read_text()).rows if row[0] in now and len(row) == 7]
     rows = {(row[0], row[1]): row[2:] for row in changed}
     for task in now:
-        for figure, key in (("right", "accuracy"), ("recall at 90 % precision", "recall_at_90_precision")):
-            assert rows[task, figure][:2] == [f"{then[task][key]:.3f}", f"{now[task][key]:.3f}"]
+        for figure, key in NAMED.items():
+            shown = ["–" if each[task][key] is None else f"{each[task][key]:.3f}" for each in (then, now)]
+            assert rows[task, figure][:2] == shown, (task, figure)
     same = [row for row in Page((tmp_path / "same.html").read_text()).rows if row[0] in now and len(row) == 7]
-    assert [row[4:] for row in same] == [["+0.000", "+0.000 to +0.000", "may be chance"]] * 6
+    assert [row[4:] for row in same] == [["+0.000", "+0.000 to +0.000", "may be chance"]] * 2 * len(NAMED)
 
 
 def test_a_difference_that_chance_would_not_make_is_sure():
@@ -236,9 +247,14 @@ def test_a_difference_that_chance_would_not_make_is_sure():
     good, bad = targets_NL.clone(), targets_NL.clone()
     bad[:60] = bad[:60].roll(1, dims=1)  # a fifth is wrong
     answers = [Answers(COLOR, answered.float() * 0.9, answered, targets_NL) for answered in (bad, good)]
-    right, recall, accepted = changes(*answers)
+    right, f1, recall, error, accepted, rightly = changes(*answers)
     assert (right.before, right.after) == (pytest.approx(0.8), 1.0) and right.is_sure and 0.1 < right.low < 0.2
     assert right.high < 0.3 and (recall.before, recall.after) == (0.0, 1.0)
-    assert not accepted.is_sure and accepted.difference == 0
+    assert not accepted.is_sure and accepted.difference == 0 and not accepted.is_worse()
+    assert f1.is_sure and rightly.difference == pytest.approx(0.2) and not f1.is_worse()
+    # Scores of 0.9 fit what is right of them once 90 % are: no answer is as sure as it should be, then and now.
+    assert (error.before, error.after) == (pytest.approx(0.1), pytest.approx(0.1))
+    back = changes(*reversed(answers))[0]
+    assert back.is_worse() and back.is_worse(0.19) and not back.is_worse(0.21)
     better_N, worse_N = turned(*answers)
     assert better_N.tolist() == [True] * 60 + [False] * 240 and not worse_N.any()

@@ -18,11 +18,8 @@ from cma_clip.command import command
 from cma_clip.files import write_atomically
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-from train.data import IN_ORDER, ProductDataset
-from train.predict import answers_for, loss_and_metrics, open_bundle
-from train.report.before import Before
-from train.report.page import render
-from train.wrong_titles import judged_by
+from train.report.before import hold_against
+from train.report.judged import judge
 
 
 @command
@@ -39,27 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output.is_dir() or not args.output.parent.is_dir():
         raise ValueError(f"--output {args.output}: expected a file in a folder that is there")
     found = read_perturbations(args.irrelevant, args.split) if args.irrelevant else None
-    bundle = open_bundle(args.bundle, args.data)
-    config = bundle.config
-    dataset = ProductDataset(args.data, args.split, config.preprocess, bundle.tokenizer, IN_ORDER, config.tasks)
-    answers = answers_for(bundle, judged_by(dataset), args.batch_size)
-    _, metrics = loss_and_metrics(answers, config.tasks)
-    before = answers_before(args.before, args.data, args.split, args.batch_size) if args.before else None
-    page = render(config, DatasetInfo.read(args.data), dataset, answers, args.split, metrics, found, before)
+    judged = judge(args.bundle, args.data, args.split, args.batch_size)
+    before = None
+    if args.before:
+        other = judge(args.before, args.data, args.split, args.batch_size)
+        before = hold_against(str(args.before), other.by_task(), judged.by_task())
+    page = judged.report(DatasetInfo.read(args.data), args.split, found, before)
     write_atomically(args.output, page)
     print(f"report: {args.output}")
-
-
-def answers_before(bundle: Path, data: Path, split: str, batch_size: int) -> Before:
-    """What another bundle answers to the same products.
-
-    Raises:
-        ValueError: its labels are not those of the data set.
-    """
-    other = open_bundle(bundle, data)
-    config = other.config
-    dataset = ProductDataset(data, split, config.preprocess, other.tokenizer, IN_ORDER, config.tasks)
-    return Before(str(bundle), config.tasks, answers_for(other, dataset, batch_size))
 
 
 def read_perturbations(directory: Path, split: str) -> dict[str, Any]:

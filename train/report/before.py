@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.tasks import TaskSet
-from train.answers import Answers, answers_by_task
-from train.metrics import ratio
-from train.predict import Predictions
+from train.answers import Answers
+from train.metrics import calibration_error, ratio
 from train.report.content import Told, cards
 from train.thresholds import most_at_precision
 
@@ -21,26 +19,19 @@ from train.thresholds import most_at_precision
 RESAMPLINGS, TAIL = 500, 2.5  # percent at both ends of the interval
 
 
-class Before(NamedTuple):
-    """The other bundle: what to call it, its tasks with their thresholds, and its answers to the same split."""
-
-    name: str
-    tasks: TaskSet
-    answers: Predictions
-
-    def by_task(self) -> dict[str, Answers]:
-        judged = answers_by_task(self.answers.logits_NC, self.answers.targets_NC, self.tasks)
-        return {one.task.name: one for one in judged}
-
-
 class Change(NamedTuple):
-    """A figure before and after, and the interval (95 %) of the difference by drawing products again, in pairs."""
+    """A figure before and after, and the interval (95 %) of the difference by drawing products again, in pairs.
+
+    Attributes:
+        better: 1 where more of it is better, else -1.
+    """
 
     figure: str
     before: float | None
     after: float | None
     low: float
     high: float
+    better: int = 1
 
     @property
     def difference(self) -> float | None:
@@ -51,18 +42,45 @@ class Change(NamedTuple):
         """Whether chance alone would rarely do it."""
         return not self.low <= 0 <= self.high
 
+    def is_worse(self, limit: float = 0.0) -> bool:
+        """Surely so, and by more than `limit`."""
+        return self.is_sure and self.better * (self.difference or 0.0) < -limit
+
+
+class Before(NamedTuple):
+    """The other bundle, held against this one.
+
+    Attributes:
+        name: what to call it.
+        answers: task -> its answers to the same products.
+        changed: task -> what has changed since.
+        speed: how fast both are, for people; empty where nobody measured.
+    """
+
+    name: str
+    answers: dict[str, Answers]
+    changed: dict[str, list[Change]]
+    speed: str = ""
+
+
+def hold_against(name: str, before: Sequence[Answers], after: Sequence[Answers]) -> Before:
+    """What has changed in each labelled task since another bundle answered the same products."""
+    earlier = {one.task.name: one for one in before if one.task.is_labelled}
+    now = {one.task.name: one for one in after if one.task.is_labelled and len(one.targets_NL)}
+    return Before(name, earlier, {task: changes(earlier[task], answers) for task, answers in now.items()})
+
 
 def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
-    """Share right, recall at 90 % precision, and how much is accepted."""
+    """Each of FIGURES."""
     count, rng = len(after.targets_NL), np.random.default_rng(seed)
     draws = [torch.from_numpy(rng.integers(0, count, count)) for _ in range(RESAMPLINGS)]
-    everything = torch.arange(count)
-    found = []
-    for name, figure in FIGURES.items():
+    everything, found = torch.arange(count), []
+    for name, (figure, better) in FIGURES.items():
         old, new = figure(before), figure(after)
-        differences = [_difference(old(draw), new(draw)) for draw in draws]
-        low, high = np.percentile(differences, [TAIL, 100 - TAIL])
-        found.append(Change(name, old(everything), new(everything), float(low), float(high)))
+        pairs = [(old(draw), new(draw)) for draw in draws]
+        differences = [after - before for before, after in pairs if before is not None and after is not None]
+        low, high = np.percentile(differences, [TAIL, 100 - TAIL]) if differences else (0.0, 0.0)
+        found.append(Change(name, old(everything), new(everything), float(low), float(high), better))
     return found
 
 
@@ -72,19 +90,34 @@ def turned(before: Answers, after: Answers) -> tuple[np.ndarray, np.ndarray]:
     return is_N & ~was_N, was_N & ~is_N
 
 
-Figure = Callable[[Answers], Callable[[Tensor], float | None]]
+Draw = Callable[[Tensor], float | None]  # places of products -> the figure of these
+Figure = Callable[[Answers], Draw]
 
 
 def _right(answers: Answers) -> Tensor:
     return (answers.answered_NL == answers.targets_NL).all(dim=1)
 
 
-def _share_right(answers: Answers) -> Callable[[Tensor], float | None]:
+def _share_right(answers: Answers) -> Draw:
     right_N = _right(answers).double()
     return lambda draw: right_N[draw].mean().item()
 
 
-def _recall(answers: Answers) -> Callable[[Tensor], float | None]:
+def _macro_f1(answers: Answers) -> Draw:
+    """As train.metrics: labels that neither occur nor are answered do not count."""
+    answered_NL, targets_NL = answers.answered_NL.double(), answers.targets_NL.double()
+    right_NL = answered_NL * targets_NL
+
+    def of(draw: Tensor) -> float:
+        counts_N = torch.bincount(draw, minlength=len(targets_NL)).double()
+        right_L, answered_L, occurring_L = (counts_N @ each_NL for each_NL in (right_NL, answered_NL, targets_NL))
+        some_L = answered_L + occurring_L > 0
+        return (2 * right_L / (answered_L + occurring_L))[some_L].mean().item()
+
+    return of
+
+
+def _recall(answers: Answers) -> Draw:
     """At 90 % precision, as train.metrics."""
     scores_NT, right_NT = answers.claims()
     occurring_N = answers.targets_NL.sum(dim=1)
@@ -96,23 +129,41 @@ def _recall(answers: Answers) -> Callable[[Tensor], float | None]:
     return of
 
 
-def _accepted(answers: Answers) -> Callable[[Tensor], float | None]:
+def _calibration_error(answers: Answers) -> Draw:
+    scores_NT, right_NT = answers.claims()
+    return lambda draw: calibration_error(scores_NT[draw].flatten(), right_NT[draw].flatten())
+
+
+def _accepted(answers: Answers) -> Draw:
     accepted_N = torch.from_numpy(answers.task.accepted(answers.scores_NL.numpy())).double()
     return lambda draw: accepted_N[draw].mean().item()
 
 
-FIGURES: dict[str, Figure] = {"right": _share_right, "recall at 90 % precision": _recall, "accepted": _accepted}
+def _rightly(answers: Answers) -> Draw:
+    """Of the accepted, those of which no accepted label is wrong."""
+    accepted_NL = torch.from_numpy(answers.task.accepted_labels(answers.scores_NL.numpy()))
+    accepted_N = accepted_NL.any(dim=1)
+    right_N = accepted_N & ~(accepted_NL & ~answers.targets_NL).any(dim=1)
+    return lambda draw: ratio(int(right_N[draw].sum()), int(accepted_N[draw].sum()))
 
 
-def _difference(before: float | None, after: float | None) -> float:
-    return (after or 0.0) - (before or 0.0)
+# Name -> how it is counted, and whether more of it is better.
+FIGURES: dict[str, tuple[Figure, int]] = {
+    "right": (_share_right, 1),
+    "macro F1": (_macro_f1, 1),
+    "recall at 90 % precision": (_recall, 1),
+    "calibration error": (_calibration_error, -1),
+    "accepted": (_accepted, 1),
+    "right of the accepted": (_rightly, 1),
+}
 
 
-def since(before: Answers | None, told: Told, most: int) -> dict[str, Any]:
+def since(before: Before | None, told: Told, most: int) -> dict[str, Any]:
     """What the template reads of one task; nothing has changed where there was nothing before."""
     if before is None:
         return {"changes": [], "better": [], "worse": []}
-    better_N, worse_N = turned(before, told.answers)
-    found = {"changes": changes(before, told.answers), "turned": [int(better_N.sum()), int(worse_N.sum())]}
+    name = told.answers.task.name
+    better_N, worse_N = turned(before.answers[name], told.answers)
+    found = {"changes": before.changed[name], "turned": [int(better_N.sum()), int(worse_N.sum())]}
     shown = [cards(told, np.flatnonzero(which_N)[:most]) for which_N in (better_N, worse_N)]
     return found | dict(zip(("better", "worse"), shown, strict=True))

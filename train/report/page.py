@@ -61,7 +61,6 @@ def render(
     columns = dataset.columns("title", *(task.name for task in tasks.labelled))
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     judged = answers_by_task(own.logits_NC, own.targets_NC, tasks)
-    earlier = before.by_task() if before else {}
     most = max(4, min(CARDS, CARDS_IN_ALL // (4 * len(tasks.labelled))))
     for place, (one, (_, targets_NL)) in enumerate(zip(judged, tasks.split(own.targets_NC), strict=True)):
         if not one.task.is_labelled or not len(one.targets_NL):
@@ -70,7 +69,7 @@ def render(
         named = [naming.names_label(rows[n], one.task) for n in place_N]
         named_N = np.array([-1 if known is None else int(known) for known in named])
         told = Told(one, place_N, own.text_share_NK[place_N, place].numpy(), named_N)
-        against = since(earlier.get(one.task.name), told, most)
+        against = since(before, told, most)
         pages.append(of_task(told, most) | against | {"perturbations": perturbed(one.task.name, perturbations or {})})
     fill(pages, tasks, dataset, decoded, config.preprocess)
     environment = jinja2.Environment(
@@ -87,6 +86,7 @@ def render(
         notes=remarks(tasks),
         split=split,
         before=before.name if before else "",
+        speed=before.speed if before else "",
         facts=facts(config, info, dataset, own.present_N2, columns["title"]),
         recipe=yaml.safe_dump(config.provenance.get("recipe", {}), sort_keys=False),
     )
