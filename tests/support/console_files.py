@@ -90,6 +90,14 @@ def write_audit(folder: Path) -> Path:
     return folder
 
 
+def write_review(folder: Path) -> Path:
+    """`data`, `answers.parquet` and `audit` in it."""
+    write_data(folder / "data")
+    write_answers(folder / "answers.parquet")
+    write_audit(folder / "audit")
+    return folder
+
+
 def open_console(
     data: Path,
     decisions: Path,

@@ -17,9 +17,7 @@ from console_files import (
     WITHOUT_IMAGE,
     app_of,
     open_console,
-    write_answers,
-    write_audit,
-    write_data,
+    write_review,
 )
 from console_pages import Browser, Page
 from data_set_files import picture
@@ -35,11 +33,7 @@ from model.tasks import SingleLabel, TaskSet
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("pages")
-    write_data(folder / "data")
-    write_answers(folder / "answers.parquet")
-    write_audit(folder / "audit")
-    return folder
+    return write_review(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.fixture

@@ -18,9 +18,7 @@ from console_files import (
     WITHOUT_LABEL,
     open_console,
     product,
-    write_answers,
-    write_audit,
-    write_data,
+    write_review,
 )
 
 from client.console.answers import check_answers, said_of
@@ -34,11 +32,7 @@ from dataset.review_order import look, rarity_of
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("queue")
-    write_data(folder / "data")
-    write_answers(folder / "answers.parquet")
-    write_audit(folder / "audit")
-    return folder
+    return write_review(tmp_path_factory.mktemp("queue"))
 
 
 @pytest.fixture
