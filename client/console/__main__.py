@@ -23,6 +23,7 @@ from client.console.answers import check_answers
 from client.console.app import make_app
 from client.console.catalog import Catalog
 from client.console.decisions import Decisions, place_of_decisions
+from client.console.exports import schema_of
 from client.console.queue import Queue
 from client.console.state import Console
 from cma_clip.command import Failure, command
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     listener = listen(args.host, args.port)
     info = DatasetInfo.read(args.data)
+    schema_of(info.tasks)  # that decisions can be written
     if args.answers:
         check_answers(args.answers, info.tasks)
     path = args.decisions or place_of_decisions(args.data)

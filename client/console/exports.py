@@ -65,7 +65,7 @@ def decided(catalog: Catalog) -> Iterator[Decided]:
 
 def write_parquet(path: Path, catalog: Catalog) -> None:
     """One file with the images in it: `prepare catalog --parquet`, or `--corrections`."""
-    schema = _schema(catalog.tasks)
+    schema = schema_of(catalog.tasks)
     with pq.ParquetWriter(path, schema) as file:
         rows: list[dict[str, Any]] = []
         for one in decided(catalog):
@@ -82,7 +82,7 @@ def write_csv(folder: Path, catalog: Catalog) -> None:
     (folder / "images").mkdir()
     with (folder / "decisions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(_schema(catalog.tasks).names)
+        writer.writerow(schema_of(catalog.tasks).names)
         for one in decided(catalog):
             cells = {task.name: cell_of(task, _stored(task, one.labels[task.name])) for task in catalog.tasks}
             marks = {name: str(mark).lower() for name, mark in _marks(one, catalog.tasks).items()}
@@ -137,17 +137,25 @@ def write_fiftyone(folder: Path, catalog: Catalog) -> None:
         (folder / f"labels-{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-def _schema(tasks: TaskSet) -> pa.Schema:
+def schema_of(tasks: TaskSet) -> pa.Schema:
+    """`_reviewer` and `_decided_at` are no task's names.
+
+    Raises:
+        ValueError: a task has the name of another one's TASK_decided.
+    """
     text, several = pa.string(), pa.list_(pa.string())
-    fixed = [(name, text) for name in ("id", "split", "title", "reviewer", "decided_at")]
+    fixed = [(name, text) for name in ("id", "split", "title", "_reviewer", "_decided_at")]
     labels = [(task.name, several if task.several_labels else text) for task in tasks]
-    return pa.schema([*fixed, ("image", pa.binary()), *labels, *((f"{t.name}_decided", pa.bool_()) for t in tasks)])
+    schema = pa.schema([*fixed, ("image", pa.binary()), *labels, *((f"{t.name}_decided", pa.bool_()) for t in tasks)])
+    if twice := sorted(name for name in schema.names if schema.names.count(name) > 1):
+        raise ValueError(f"task {twice[0]}: what is decided of another task has that name; rename it")
+    return schema
 
 
 def _facts(one: Decided) -> dict[str, Any]:
     product, decision = one.product, one.decision
     facts = {"id": product.id, "split": product.split, "title": product.title}
-    return facts | {"reviewer": decision.reviewer, "decided_at": decision.at}
+    return facts | {"_reviewer": decision.reviewer, "_decided_at": decision.at}
 
 
 def _marks(one: Decided, tasks: TaskSet) -> dict[str, bool]:

@@ -15,6 +15,9 @@ from client.console.form import fields_of, labels_of
 from client.console.state import EDGES, as_jpeg, console_of, page
 
 IMAGE_AGE_S = 3600
+# No task's name begins so.
+Place = Annotated[int, Form(alias="_place")]
+Sampled = Annotated[int, Form(alias="_sampled")]
 
 router = APIRouter()
 
@@ -41,8 +44,8 @@ async def form_of(request: Request) -> FormData:
 def decide(request: Request, form: Annotated[FormData, Depends(form_of)]) -> HTMLResponse:
     """Keep what was chosen and show the next product."""
     console = console_of(request)
-    product = console.found(_number(str(form.get("place", ""))))
-    replaces, sampled = _number(str(form.get("replaces", "0"))), form.get("sampled") == "1"
+    product = console.found(_number(str(form.get("_place", ""))))
+    replaces, sampled = _number(str(form.get("_replaces", "0"))), form.get("_sampled") == "1"
     labels = labels_of(form, console.catalog.tasks)
     try:
         console.decisions.decide(product.id, labels, product.said or {}, reviewer_of(request), sampled, replaces)
@@ -53,7 +56,7 @@ def decide(request: Request, form: Annotated[FormData, Depends(form_of)]) -> HTM
 
 
 @router.post("/skip")
-def skip(request: Request, place: Annotated[int, Form()], sampled: Annotated[int, Form()] = 0) -> HTMLResponse:
+def skip(request: Request, place: Place, sampled: Sampled = 0) -> HTMLResponse:
     console = console_of(request)
     product = console.found(place)
     console.decisions.skip(product.id, reviewer_of(request))
@@ -61,7 +64,7 @@ def skip(request: Request, place: Annotated[int, Form()], sampled: Annotated[int
 
 
 @router.post("/undo")
-def undo(request: Request, sampled: Annotated[int, Form()] = 0) -> HTMLResponse:
+def undo(request: Request, sampled: Sampled = 0) -> HTMLResponse:
     """Take back the last one of this browser's and show it again."""
     console = console_of(request)
     id = console.decisions.undo(reviewer_of(request))

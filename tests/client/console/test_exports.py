@@ -24,9 +24,13 @@ from data_set_files import rows_of
 from PIL import Image
 from starlette.testclient import TestClient
 
+from client.console.__main__ import main as console
 from client.console.as_files import main
 from cma_clip.command import EXIT_BAD_INPUT
 from dataset.format import DatasetInfo
+from dataset.products import Product
+from dataset.writer import NewDataset, write_rows
+from model.tasks import SingleLabel
 from train.prepare.__main__ import main as prepare
 
 CHOSEN = {
@@ -137,6 +141,16 @@ def test_a_page_gives_the_same(folder, tmp_path):
     names = zipfile.ZipFile(io.BytesIO(client.get("/export/csv").content)).namelist()
     assert "decisions.csv" in names and "images/3.jpeg" in names and not [name for name in names if ".." in name]
     assert client.get("/export/odd").status_code == 404
+
+
+def test_a_task_with_the_name_of_a_mark_is_refused_before_anything_is_decided(tmp_path, capfd):
+    tasks = [SingleLabel(name=name, labels=["a", "b"]) for name in ("color", "color_decided")]
+    labels = {"color": "a", "color_decided": "b"}
+    rows = [Product(str(n), b"", "title", labels, "train") for n in range(2)]
+    write_rows(NewDataset(tmp_path / "data", tasks, source="drawn", settings={}), rows)
+    assert console(["--data", str(tmp_path / "data"), "--port", "0"]) == EXIT_BAD_INPUT
+    assert "task color_decided: what is decided of another task has that name" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_without_a_decision_there_is_an_empty_table(folder, tmp_path):

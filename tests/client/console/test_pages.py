@@ -47,7 +47,7 @@ def browser(console) -> Browser:
 
 
 def form(page: Page, **labels) -> dict:
-    return {name: page.value(name) for name in ("place", "replaces", "sampled")} | labels
+    return {name: page.value(name) for name in ("_place", "_replaces", "_sampled")} | labels
 
 
 def test_a_product_is_shown_with_what_is_known_and_its_answer_chosen(browser):
@@ -61,16 +61,16 @@ def test_a_product_is_shown_with_what_is_known_and_its_answer_chosen(browser):
 
 def test_what_is_chosen_is_kept_and_the_next_one_follows(browser, console):
     page = browser.get("/review")
-    first = int(page.value("place"))
+    first = int(page.value("_place"))
     answer = browser.post("/decide", form(page, color="1", tags=["0", "1"]))
     assert answer.status_code == 200
     kept = console.decisions.of_product(console.catalog.product(first).id)
     assert kept.labels == {"color": ["green"], "tags": ["new", "sale"]} and kept.reviewer == "somebody"
     assert kept.said == console.catalog.product(first).said and not kept.sampled
     following = Page(answer.text)
-    assert following.value("place") != str(first)
+    assert following.value("_place") != str(first)
     again = Page(browser.post("/undo", form(following)).text)
-    assert again.value("place") == str(first) and console.decisions.of_product(kept.product) is None
+    assert again.value("_place") == str(first) and console.decisions.of_product(kept.product) is None
 
 
 def test_nobody_can_tell_and_no_label_at_all_are_two_things(browser, console):
@@ -78,7 +78,7 @@ def test_nobody_can_tell_and_no_label_at_all_are_two_things(browser, console):
     browser.post("/decide", form(page, color="untold"))
     assert console.decisions.of_product("train-0").labels == {"color": None, "tags": []}
     page = browser.get("/review?place=0")
-    assert page.checked("color") == ["untold"] and page.value("replaces") == "1"
+    assert page.checked("color") == ["untold"] and page.value("_replaces") == "1"
     browser.post("/decide", form(page, color="0", tags="untold"))
     assert console.decisions.of_product("train-0").labels == {"color": ["blue"], "tags": None}
 
@@ -91,8 +91,8 @@ def test_nobody_can_tell_and_no_label_at_all_are_two_things(browser, console):
         ({"color": "-1"}, "color: no such choice"),
         ({"color": ["0", "1"]}, "color: choose one label"),
         ({"color": "0", "tags.other": "odd"}, "tags: 'odd' is none of its 2 labels"),
-        ({"color": "0", "place": "x"}, "not a form of this console"),
-        ({"color": "0", "place": "99"}, "no product 99"),
+        ({"color": "0", "_place": "x"}, "not a form of this console"),
+        ({"color": "0", "_place": "99"}, "no product 99"),
     ],
 )
 def test_what_the_form_does_not_offer_is_refused_and_nothing_is_kept(browser, console, labels, says):
@@ -115,7 +115,7 @@ def test_what_another_has_decided_since_is_not_written_over(browser, console):
 
 def test_a_product_of_the_sample_is_shown_without_what_is_said_of_it(browser, console):
     page = browser.get("/review?sample=true")
-    assert page.value("sampled") == "1" and page.checked("color") == page.checked("tags") == []
+    assert page.value("_sampled") == "1" and page.checked("color") == page.checked("tags") == []
     assert "model:" not in page.text and "label:" not in page.text
     browser.post("/decide", form(page, color="0"))
     assert console.queue.estimates()[0].judged + console.queue.estimates()[1].judged >= 1
@@ -185,7 +185,7 @@ def test_without_its_token_a_console_elsewhere_says_nothing(console):
     entered = browser.client.get("/review?token=right")
     assert entered.status_code == 303 and entered.headers["location"] == "/review"
     assert "HttpOnly" in entered.headers["set-cookie"] and "SameSite=strict" in entered.headers["set-cookie"]
-    assert browser.get("/review").value("place")
+    assert browser.get("/review").value("_place")
 
 
 def test_which_addresses_are_this_machine():
