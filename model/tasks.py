@@ -44,6 +44,7 @@ class Task(StrictModel):
         kind: key in KINDS; the subclass that a Task is read as.
         labels: label names; the order is that of targets and scores.
         thresholds: score from which an answer counts, 0 to 1; empty: `default_thresholds`.
+        temperature: what logits are divided by, so that scores say how sure an answer is (train.temperature).
         acceptance: which answers are accepted; without it, those that reach `thresholds`.
         several_labels: whether a product may have more than one label; then it is a list on disk.
         least_labels: how many labels a task must have.
@@ -56,6 +57,7 @@ class Task(StrictModel):
     kind: str
     labels: list[str]
     thresholds: list[float] = []
+    temperature: float = Field(1.0, gt=0, exclude_if=lambda temperature: temperature == 1)
     acceptance: Acceptance | None = Field(None, exclude_if=lambda acceptance: acceptance is None)
 
     several_labels: ClassVar[bool]
@@ -107,8 +109,8 @@ class Task(StrictModel):
         """The loss of each product, float32 [B]; `weights_L` counts where `weighs_labels`."""
 
     @abstractmethod
-    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
-        """Float32 [B, L] in 0..1."""
+    def probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+        """Float32 [B, L] in 0..1, of float32 logits that are as sharp as they shall be."""
 
     @abstractmethod
     def answered(self, scores_NL: np.ndarray) -> np.ndarray:
@@ -117,6 +119,10 @@ class Task(StrictModel):
     @abstractmethod
     def claims(self, scores_NL: np.ndarray, targets_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What each threshold decides about, and whether it is right: float32 and bool, both [N, T]."""
+
+    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
+        """Float32 [B, L] in 0..1."""
+        return self.probabilities(logits_BC.astype(np.float32) / np.float32(self.temperature))
 
     def accept_from(self) -> list[float]:
         """The thresholds with their defaults filled in."""
@@ -205,9 +211,8 @@ class SingleLabel(Task):
 
         return F.cross_entropy(logits_BC, targets_BL, reduction="none")
 
-    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
-        logits = logits_BC.astype(np.float32)
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    def probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+        exp = np.exp(logits_BC - logits_BC.max(axis=1, keepdims=True))
         return exp / exp.sum(axis=1, keepdims=True)
 
     def answered(self, scores_NL: np.ndarray) -> np.ndarray:
@@ -241,8 +246,8 @@ class MultiLabel(Task):
         losses_BL = F.binary_cross_entropy_with_logits(logits_BC, targets_BL, reduction="none", pos_weight=weights_L)
         return losses_BL.mean(dim=1)
 
-    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
-        return 0.5 * (1 + np.tanh(0.5 * logits_BC.astype(np.float32)))
+    def probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+        return 0.5 * (1 + np.tanh(0.5 * logits_BC))
 
     def answered(self, scores_NL: np.ndarray) -> np.ndarray:
         return np.greater_equal(scores_NL, np.array(self.accept_from(), dtype=np.float32))

@@ -39,6 +39,7 @@ from train.shared_memory import check_shared_memory
 from train.stage_state import begin, finish
 from train.stages import freeze, train_mode
 from train.stops import Stop, StopAgreed
+from train.temperature import fit_temperatures
 from train.thresholds import fit_thresholds
 from train.wrong_titles import judged_by
 
@@ -292,6 +293,8 @@ class StageLoop:
             if self.joining:
                 predictions = self.joining.fit(predictions)
             said = predictions.logits_NC, predictions.targets_NC
+            if not self.joining:  # which decides on how sharp both parts are
+                tasks = fit_temperatures(*said, tasks)
             tasks = with_acceptance(*said, fit_thresholds(*said, tasks), self.job.recipe.acceptance)
             weight = self.job.recipe.multi_label_weight
             loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C, weight)

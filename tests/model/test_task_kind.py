@@ -45,8 +45,8 @@ class Ordinal(SingleLabel):
         beyond_BC = 1 - targets_BL.cumsum(dim=1)[:, :-1]
         return F.binary_cross_entropy_with_logits(logits_BC, beyond_BC, reduction="none").sum(dim=1)
 
-    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
-        beyond_BC = np.minimum.accumulate(0.5 * (1 + np.tanh(0.5 * logits_BC.astype(np.float32))), axis=1)
+    def probabilities(self, logits_BC: np.ndarray) -> np.ndarray:
+        beyond_BC = np.minimum.accumulate(0.5 * (1 + np.tanh(0.5 * logits_BC)), axis=1)
         return -np.diff(beyond_BC, axis=1, prepend=np.float32(1), append=np.float32(0))
 
     def answered(self, scores_NL: np.ndarray) -> np.ndarray:
