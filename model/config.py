@@ -11,6 +11,7 @@ from cma_clip.files import file_sha256
 from cma_clip.settings import StrictModel, read_json
 from model.image_limits import IMAGE_LIMITS, ImageLimit
 from model.networks import check_architecture
+from model.reference import Reference
 from model.tasks import TaskSet
 
 
@@ -117,6 +118,7 @@ class BundleConfig(StrictModel):
     Attributes:
         tokenizer_sha256: of the tokenizer.json that the network was trained with; None in bundles of before.
         weights_sha256: of the model.safetensors beside it; None in bundles of before.
+        reference: how it answered its validation products; None in bundles of before.
         provenance: where it came from: recipe, stage, data hash, validation loss.
     """
 
@@ -126,7 +128,14 @@ class BundleConfig(StrictModel):
     tasks: TaskSet
     tokenizer_sha256: str | None = None
     weights_sha256: str | None = None
+    reference: Reference | None = Field(None, exclude_if=lambda reference: reference is None)
     provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _reference_is_of_these_tasks(self) -> BundleConfig:
+        if self.reference:
+            self.reference.check({task.name: task.labels for task in self.tasks})
+        return self
 
     @classmethod
     def read(cls, path: Path) -> BundleConfig:

@@ -11,11 +11,10 @@ import triton_python_backend_utils as pb_utils
 from cma_clip.machine import usable_cores
 from serve.batching import Arrays
 from serve.engine_pace import SPEAKERS, Ahead, pace_file
-from serve.step import Outcome, RequestCancelledError, TritonStep
+from serve.step import URGENT, Outcome, RequestCancelledError, TritonStep
 from serve.work import Work
 from serve.work_queue import WorkQueue
 
-URGENT = "canary"  # the id of a request that passes the queue; client.canary sends it
 # As Triton's own queues say it, so that callers do the same about both.
 FULL, LATE = "Exceeds maximum queue size", "Request timeout expired"
 PARAMETERS = ("max_queue_size", "max_wait_ms", "timeout_ms", "max_memory_mb")

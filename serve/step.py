@@ -23,6 +23,7 @@ from serve.step_metrics import StepMetrics
 
 # B rows of one request; a product is one row, a request usually one product
 
+URGENT = "canary"  # the id of a request that passes the queue and is not counted; client.canary sends it
 Outcome = Any  # outputs (Arrays), or the pb_utils.TritonError of a request that failed
 
 
@@ -39,6 +40,7 @@ class TritonStep:
         repository: the model repository's root, where export puts bundle.json and tokenizer.json.
         version_folder: where the step's own file lies.
         name: the model's, as in config.pbtxt.
+        worker: the name of this instance of it; there may be several.
         metrics: counters on the server's metrics page.
         gpu: number of the one that this instance is for, None on the CPU.
         parameters: the config.pbtxt's `parameters`, name to string.
@@ -55,7 +57,7 @@ class TritonStep:
         self.repository, self.version_folder = model_folder.parent, model_folder / args["model_version"]
         parameters = json.loads(args["model_config"]).get("parameters", {})
         self.parameters = {name: value["string_value"] for name, value in parameters.items()}
-        self.name, self.metrics = model_folder.name, StepMetrics()
+        self.name, self.worker, self.metrics = model_folder.name, args["model_instance_name"], StepMetrics()
         self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
         try:
             self.bundle = BundleConfig.read(self.repository / "bundle.json")

@@ -1,4 +1,4 @@
-"""Counters of a python step on the server's metrics page, beside Triton's own."""
+"""Counters and gauges of a python step on the server's metrics page, beside Triton's own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-# A counter's name and its labels.
-Key = tuple[str, tuple[tuple[str, str], ...]]
+from model.reference import BIN_NAMES, Reference, bin_of
+from serve.population import Key, Population
+
 COUNTERS = {
     "cma_clip_refusals_total": "Requests refused as the caller's fault, by code",
     "cma_clip_shed_total": "Requests refused because too much work waits, by step",
@@ -24,6 +25,13 @@ COUNTERS = {
     "cma_clip_score_sum": "Sum of the best scores, by task; divide by cma_clip_text_share_count",
     "cma_clip_text_share_sum": "Sum of the text shares (lambda), by task",
     "cma_clip_text_share_count": "Products answered, by task",
+    "cma_clip_unlabelled_total": "Products answered with no label, by task",
+    "cma_clip_score_bins_total": "Products answered, by task and lower edge of the best score's bin",
+    "cma_clip_text_share_bins_total": "Products answered, by task and lower edge of the text share's bin",
+}
+GAUGES = {
+    "cma_clip_population_stability_index": "How far the last answers are from validation's, by task and kind",
+    "cma_clip_population_stability_by_chance": "What that rarely exceeds while nothing has changed",
 }
 
 
@@ -36,48 +44,83 @@ class StepMetrics:
 
     def __init__(self, period_s: float = 1.0) -> None:
         self._pending: defaultdict[Key, float] = defaultdict(float)
+        self._population: Population | None = None
+        self._worker = ""
         self._families: dict[str, Any] = {}
         self._metrics: dict[Key, Any] = {}
         self._lock, self._closing, self._period_s = threading.Lock(), threading.Event(), period_s
         self._thread = threading.Thread(target=self._hand_over_regularly, daemon=True)
         self._thread.start()
 
+    def watch(self, reference: Reference, worker: str) -> None:
+        """Say from now on how far the answers are from these.
+
+        Args:
+            worker: this instance of the step, as each counts for itself.
+        """
+        self._population, self._worker = Population(reference), worker
+
     def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
         """Increase one of COUNTERS; what no counter can take (below 0, not finite) is left out, and that is counted."""
-        if not 0 <= amount < math.inf:
-            name, amount, labels = "cma_clip_not_counted_total", 1.0, {"counter": name}
-        key = name, tuple(labels.items())
+        self._add([((name, tuple(labels.items())), amount)])
+
+    def _add(self, increases: Iterable[tuple[Key, float]]) -> None:
         with self._lock:
-            self._pending[key] += amount
+            for key, amount in increases:
+                if 0 <= amount < math.inf:
+                    self._pending[key] += amount
+                else:
+                    self._pending["cma_clip_not_counted_total", (("counter", key[0]),)] += 1
 
     def count(self, answer: Mapping[str, Mapping[str, Any]]) -> None:
-        """A product's answer as a dashboard shows it: the mix of labels, mean score and mean λ of each task.
+        """A product's answer as a dashboard shows it: the mix of labels, scores and λ of each task.
 
         Args:
             answer: task -> labels, accepted, top, text_share, as PREDICTION has them.
         """
-        for task, said in answer.items():
-            taken = said.get("accepted_labels", said["labels"] if said["accepted"] else [])
-            for label in said["labels"]:
-                self.add("cma_clip_answers_total", task=task, label=label, accepted=str(label in taken).lower())
-            self.add("cma_clip_score_sum", said["top"][0][1], task=task)
-            self.add("cma_clip_text_share_sum", said["text_share"], task=task)
-            self.add("cma_clip_text_share_count", task=task)
+        self._add(increase for task, said in answer.items() for increase in self._increases(task, said))
+
+    def _increases(self, task: str, said: Mapping[str, Any]) -> Iterator[tuple[Key, float]]:
+        taken = said.get("accepted_labels", said["labels"] if said["accepted"] else [])
+        of_task, score, share = ("task", task), said["top"][0][1], said["text_share"]
+        for label in said["labels"]:
+            shown = self._population.shown(task, label) if self._population else label
+            accepted = "true" if label in taken else "false"
+            yield ("cma_clip_answers_total", (of_task, ("label", shown), ("accepted", accepted))), 1
+        yield ("cma_clip_unlabelled_total", (of_task,)), not said["labels"]
+        yield ("cma_clip_score_sum", (of_task,)), score
+        yield ("cma_clip_score_bins_total", (of_task, ("bin", BIN_NAMES[bin_of(score)]))), 1
+        yield ("cma_clip_text_share_sum", (of_task,)), share
+        yield ("cma_clip_text_share_bins_total", (of_task, ("bin", BIN_NAMES[bin_of(share)]))), 1
+        yield ("cma_clip_text_share_count", (of_task,)), 1
 
     def hand_over(self) -> None:
         """Give the server what was added since the last time."""
         with self._lock:
             pending, self._pending = self._pending, defaultdict(float)
         for key, amount in pending.items():
-            try:
-                self._increase(key, amount)
-            except Exception:  # a counter may not end the thread that hands over the others
-                pb_utils.Logger.log_error(f"{key[0]} was not counted: {traceback.format_exc()}")
+            self._tell(key, "increment", amount)
+        if self._population and pending:
+            self._population.take(pending)
+            for key, value in self._gauges(self._population):
+                self._tell(key, "set", value)
 
-    def _increase(self, key: Key, amount: float) -> None:
+    def _tell(self, key: Key, change: str, amount: float) -> None:
+        try:
+            getattr(self._metric(key), change)(amount)
+        except Exception:  # one of them may not end the thread that hands over the others
+            pb_utils.Logger.log_error(f"{key[0]} was not counted: {traceback.format_exc()}")
+
+    def _gauges(self, population: Population) -> Iterator[tuple[Key, float]]:
+        for (task, kind), told in population.stability().items():
+            labels = (("task", task), ("kind", kind), ("worker", self._worker))
+            for name, value in zip(GAUGES, told, strict=True):
+                yield (name, labels), value
+
+    def _metric(self, key: Key) -> Any:
         if key not in self._metrics:
             self._metrics[key] = self._family(key[0]).Metric(labels=dict(key[1]))
-        self._metrics[key].increment(amount)
+        return self._metrics[key]
 
     def close(self) -> None:
         self._closing.set()
@@ -86,8 +129,9 @@ class StepMetrics:
 
     def _family(self, name: str) -> Any:
         if name not in self._families:
-            kind = pb_utils.MetricFamily.COUNTER
-            self._families[name] = pb_utils.MetricFamily(name=name, description=COUNTERS[name], kind=kind)
+            kind = pb_utils.MetricFamily.GAUGE if name in GAUGES else pb_utils.MetricFamily.COUNTER
+            description = (COUNTERS | GAUGES)[name]
+            self._families[name] = pb_utils.MetricFamily(name=name, description=description, kind=kind)
         return self._families[name]
 
     def _hand_over_regularly(self) -> None:

@@ -31,8 +31,9 @@ from train.joining import Joining
 from train.logs import RunLog
 from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, task_weights
-from train.predict import loss_and_metrics, mean_loss, predict
+from train.predict import Predictions, loss_and_metrics, mean_loss, predict
 from train.ranks import AllRefuse, Ranks, is_first_rank, trained_by
+from train.reference import reference_of
 from train.sampler import ShuffledBatches
 from train.shards import verify_shards
 from train.shared_memory import check_shared_memory
@@ -283,6 +284,7 @@ class StageLoop:
         metrics: dict[str, dict[str, Any]] = {}
         epoch = self.state.epoch + 1
         tasks = self.train.tasks
+        predictions: Predictions | None = None
         own = (self.ranks, self.job.recipe.loader_workers, self.stop.look)
         if self.job.stage == "contrastive":
             loss = mean_loss(self._contrastive_loss, self.validation, self.micro_batch_size, self.accumulation, *own)
@@ -303,8 +305,9 @@ class StageLoop:
         is_best = self.state.best_loss is None or loss < self.state.best_loss
         if is_best:
             self.state.best_loss, self.state.best_epoch = loss, epoch
+            config = self._bundle_config(loss, tasks, predictions)
             with self.joining.in_network() if self.joining else nullcontext():
-                checkpoint.save_best(self.engine, self.network, self.job.directory, self._bundle_config(loss, tasks))
+                checkpoint.save_best(self.engine, self.network, self.job.directory, config)
         self.log.validation(self._updates_done(), epoch, loss, metrics, is_best)
 
     def _contrastive_loss(self, micro_batches: Sequence[Batch]) -> Tensor:
@@ -313,13 +316,18 @@ class StageLoop:
         assert isinstance(self.objective, ContrastiveObjective)
         return self.objective.update_loss([self.engine(batch, only_features=True) for batch in micro_batches])[0].loss
 
-    def _bundle_config(self, loss: float, tasks: TaskSet) -> BundleConfig:
-        recipe = self.job.recipe
+    def _bundle_config(self, loss: float, tasks: TaskSet, predictions: Predictions | None) -> BundleConfig:
+        """What is saved beside the weights; `predictions` are those of validation, wrong titles behind them or not."""
+        recipe, served = self.job.recipe, None
+        if predictions:
+            of_split = sorted({*range(self.validation.starts[-1])} - {*predictions.unreadable})
+            served = reference_of(predictions.of(of_split), tasks)
         return BundleConfig(
             # Whoever loads it decides what computes it.
             model=recipe.model.model_copy(update={"kernels": "auto"}),
             preprocess=self.train.preprocess,
             tasks=tasks,
+            reference=served,
             provenance={
                 "stage": self.job.stage,
                 "epoch": self.state.epoch + 1,

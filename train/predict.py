@@ -32,6 +32,7 @@ class Predictions(NamedTuple):
 
     logits_NC and text_share_NK float32; targets_NC as in train.data.Batch; present_N2 bool.
     problems: this rank's products that could not be read; their targets are missing.
+    unreadable: the places of those of all ranks.
     """
 
     logits_NC: Tensor
@@ -39,6 +40,7 @@ class Predictions(NamedTuple):
     targets_NC: Tensor
     present_N2: Tensor
     problems: list[str]
+    unreadable: tuple[int, ...] = ()
 
     def of(self, products: Sequence[int]) -> Predictions:
         """The answers of these products, in this order."""
@@ -67,19 +69,21 @@ def predict(
 
     `look` is called after each batch, on every rank alike; what it raises ends the work.
     """
-    columns: list[list[Tensor]] = [[], [], [], []]
+    columns: list[list[Tensor]] = [[], [], [], [], []]
     problems: list[str] = []
     for batch in _batches(dataset, len(dataset), batch_size, ranks, workers):
         output = classify(batch)
-        row = (output.logits_BC.float(), output.text_share_BK.float(), batch.targets_BC, batch.present_B2.float())
-        for column, tensor in zip(columns, row, strict=True):
+        answered = (output.logits_BC.float(), output.text_share_BK.float())
+        given = (batch.targets_BC, batch.present_B2.float(), batch.readable_B.float())
+        for column, tensor in zip(columns, (*answered, *given), strict=True):
             column.append(tensor)
         problems += batch.problems
         look()
     # The ranks' batches [steps, batch, ...] are interleaved into the split's order; what was repeated is dropped.
     gathered = (torch.stack(ranks.gather(torch.stack(column)), dim=1) for column in columns)
-    logits, share, targets, present = (parts.flatten(0, 2)[: len(dataset)].cpu() for parts in gathered)
-    return Predictions(logits, share, targets, present.bool(), problems)
+    logits, share, targets, present, readable = (parts.flatten(0, 2)[: len(dataset)].cpu() for parts in gathered)
+    unreadable = tuple(torch.nonzero(readable == 0).flatten().tolist())
+    return Predictions(logits, share, targets, present.bool(), problems, unreadable)
 
 
 def loss_and_metrics(

@@ -6,19 +6,26 @@ import json
 import re
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import promql_parser as promql
 import pytest
+import tritonclient.grpc as triton
 import yaml
 from container_files import DEPLOY, ROOT, documents, production_flag
 from server_process import ServerProcess
 
 from client import Classifier, ClassifierError
+from client.canary import probe
+from model.bundle import load_bundle
+from train.data import IN_ORDER, ProductDataset
+from train.predict import Predictions, answers_for
 
 SUMMARIES = "--metrics-config=summary_latencies=true"
 HAND_OVER_S = 1.0  # serve.step_metrics
+MOST_ROWS = 64  # deploy/decode/config.pbtxt
 # Added by Prometheus to whatever it reads: job and instance, and by Kubernetes's discovery the rest.
 TARGET = {"job", "instance", "namespace", "pod"}
 # What only a GPU shows, by Triton's documentation of its metrics; and what is not the server's at all.
@@ -40,6 +47,7 @@ ALERT_SET = {
     "pending requests at the limit": {"CmaClipQueueFull"},
     "decode errors above three times the usual": {"CmaClipImagesRefused"},
     "label mix or low confidence drifts": {"CmaClipLabelMixDrifts", "CmaClipConfidenceDrifts"},
+    "answers are not those of validation": {"CmaClipPopulationShifts"},
     "shared memory or resident memory rises": {"CmaClipMemoryGrows"},
     "canary fails": {"CmaClipCanaryFails"},
 }
@@ -87,24 +95,70 @@ def grouped_by(expression: str) -> set[str]:
     return {label.strip() for group in re.findall(r"\bby \((.*?)\)", plain(expression)) for label in group.split(",")}
 
 
+def metrics_page(process: ServerProcess) -> list[tuple[str, dict[str, str], float]]:
+    """Each series: its metric, labels and value, after the steps have handed over."""
+    time.sleep(1.5 * HAND_OVER_S)
+    with urllib.request.urlopen(process.metrics_url, timeout=10) as answer:
+        found = re.findall(r"^(\w+)(?:{(.*)})? (\S+)$", answer.read().decode(), re.MULTILINE)
+    return [(name, dict(re.findall(r'(\w+)="(.*?)"', labels)), float(value)) for name, labels, value in found]
+
+
 @pytest.fixture(scope="module")
-def exported(server, products, tmp_path_factory) -> dict[str, set[str]]:
-    """Metric -> labels, read from a real server that has answered, refused and counted."""
-    log = tmp_path_factory.mktemp("metrics") / "server.log"
-    with ServerProcess(server.repository, log, SUMMARIES) as process:
+def counting(server, products, tmp_path_factory) -> Iterator[ServerProcess]:
+    """A real server that has answered, refused and counted."""
+    with ServerProcess(server.repository, tmp_path_factory.mktemp("metrics") / "server.log", SUMMARIES) as process:
         with Classifier(process.url, timeout_s=30) as classifier:
             classifier.classify(*products[0])
             with pytest.raises(ClassifierError):
                 classifier.classify("a title", b"no picture")
-        time.sleep(2 * HAND_OVER_S)
-        (port,) = [argument.split("=")[1] for argument in process.command if argument.startswith("--metrics-port")]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
+        yield process
+
+
+@pytest.fixture(scope="module")
+def validation(bundle_dir, data) -> Predictions:
+    """What the engine says of the products that the bundle's reference counts."""
+    bundle = load_bundle(bundle_dir)
+    return answers_for(
+        bundle, ProductDataset(data, "validation", bundle.config.preprocess, bundle.tokenizer, IN_ORDER), 64
+    )
+
+
+@pytest.fixture(scope="module")
+def stable(counting, validation) -> list[tuple[str, dict[str, str], float]]:
+    """The metrics page after the products of validation came again and again."""
+    decode(counting, validation, range(len(validation.logits_NC)), times=25)
+    return metrics_page(counting)
+
+
+@pytest.fixture(scope="module")
+def exported(stable) -> dict[str, set[str]]:
+    """Metric -> labels."""
     found: dict[str, set[str]] = {}
-    for line in lines:
-        if match := re.match(r"(\w+)(?:{(.*)})? ", line):
-            found.setdefault(match[1], set()).update(re.findall(r'(\w+)="', match[2] or ""))
+    for name, labels, _ in stable:
+        found.setdefault(name, set()).update(labels)
     return found
+
+
+def decode(process: ServerProcess, said: Predictions, places: Sequence[int], times: int) -> None:
+    """Have the server's last step answer what the engine said of these products, so many times."""
+    arrays = [tensor[list(places) * times].numpy() for tensor in (said.logits_NC, said.text_share_NK, said.present_N2)]
+    with triton.InferenceServerClient(process.url) as client:
+        for first in range(0, len(arrays[0]), MOST_ROWS):
+            inputs = []
+            for name, array in zip(("logits", "text_share", "present"), arrays, strict=True):
+                rows = np.ascontiguousarray(array[first : first + MOST_ROWS])
+                inputs.append(triton.InferInput(name, list(rows.shape), "BOOL" if name == "present" else "FP32"))
+                inputs[-1].set_data_from_numpy(rows)
+            client.infer("decode", inputs)
+
+
+def indices(page: list[tuple[str, dict[str, str], float]]) -> dict[tuple[str, str], float]:
+    """(task, kind) -> population stability index."""
+    return {
+        (labels["task"], labels["kind"]): value
+        for name, labels, value in page
+        if name == "cma_clip_population_stability_index"
+    }
 
 
 # No ordinary request provokes these; the counters are those of serve.step_metrics.
@@ -142,6 +196,26 @@ def test_our_counters_are_all_shown(exported):
     shown = {metric for panel in PANELS for target in panel["targets"] for metric, _ in selectors(target["expr"])}
     assert ours == {name for name in exported if name.startswith("cma_clip_")} | OF_FAULTS.keys()
     assert ours <= shown
+
+
+def test_validation_products_are_as_expected_and_one_kind_alone_is_not(counting, stable, validation, bundle_dir):
+    tasks = load_bundle(bundle_dir).config.tasks
+    before = indices(stable)
+    assert before.keys() == {(task.name, kind) for task in tasks for kind in ("labels", "scores", "text_share")}
+    assert max(before.values()) < 0.01
+    scores = tasks.scores(validation.logits_NC.numpy())
+    surest = int(next(iter(tasks.split(scores)))[1].max(axis=1).argmax())
+    decode(counting, validation, [surest], times=3000)
+    assert max(indices(metrics_page(counting)).values()) > 0.2
+
+
+def test_the_canary_is_no_product_that_counts(counting, stable):
+    def answered() -> list[float]:
+        return [value for name, _, value in metrics_page(counting) if name == "cma_clip_text_share_count"]
+
+    before = answered()
+    assert probe(counting.url).good
+    assert answered() == before and all(before)
 
 
 def test_a_refusal_is_a_success_of_its_step_and_two_failures_of_the_ensemble(server, exported):

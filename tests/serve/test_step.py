@@ -17,6 +17,7 @@ from PIL import Image
 
 from client.protocol import URGENT_ID
 from model.config import BundleConfig, ModelConfig, PreprocessConfig
+from model.reference import NONE, OTHER, Reference, TaskReference
 from model.refusal import Code, Refusal
 from model.tasks import MultiLabel, SingleLabel
 from serve.served_engine import ServedEngine
@@ -60,16 +61,18 @@ class Request(dict):
 
 
 class MetricFamily:
-    """Keeps what a step counts: (name, labels) -> value."""
+    """Keeps what a step counts, and the last values of its gauges: (name, labels) -> value."""
 
-    COUNTER = 0
+    COUNTER, GAUGE = 0, 1
     values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def __init__(self, name, description, kind):
-        self.name = name
+        self.name, self.kind = name, kind
 
     def Metric(self, labels):
         key = self.name, tuple(sorted(labels.items()))
+        if self.kind == self.GAUGE:
+            return SimpleNamespace(set=lambda value: self.values.update({key: value}))
         return SimpleNamespace(increment=lambda amount: self.values.update({key: self.values.get(key, 0) + amount}))
 
 
@@ -100,7 +103,7 @@ def load_step(name: str, file: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     step = module.TritonPythonModel()
-    step.bundle, step.name, step.parameters = CONFIG, name, {"most_ahead": "4"}
+    step.bundle, step.name, step.worker, step.parameters = CONFIG, name, f"{name}_0", {"most_ahead": "4"}
     step.metrics = importlib.import_module("serve.step_metrics").StepMetrics(period_s=3600)
     return step
 
@@ -108,7 +111,8 @@ def load_step(name: str, file: str):
 def arguments(repository: Path, **others: str) -> dict[str, str]:
     """What Triton hands to `initialize`."""
     own = {"model_repository": str(repository / "decode"), "model_version": "1", "model_config": "{}"}
-    return own | {"model_instance_kind": "CPU", "model_instance_device_id": "0"} | others
+    own |= {"model_instance_name": "decode_0", "model_instance_kind": "CPU", "model_instance_device_id": "0"}
+    return own | others
 
 
 def values(response) -> dict[str, np.ndarray]:
@@ -338,6 +342,92 @@ def test_decode_counts_labels_scores_and_shares(log):
     assert counted["cma_clip_text_share_sum", "colour"] == pytest.approx(1.5)
     assert counted["cma_clip_text_share_count", "pattern"] == 4
     assert counted["cma_clip_score_sum", "colour"] == pytest.approx(2 * (0.8 + 0.999753), abs=1e-5)
+
+
+# What decode_request's products were in validation: half of them "green" with dots, the others "red" with nothing.
+HALVES = [0] * 5 + [100, 0, 0, 0, 100]
+REFERENCE = Reference(
+    products=200,
+    tasks={
+        "colour": TaskReference(
+            labels={"red": 100, "green": 100, "blue": 0}, scores=[*[0] * 9, 200], text_share=HALVES
+        ),
+        "pattern": TaskReference(
+            labels={"dots": 100, "stripes": 0, NONE: 100}, scores=[100, *[0] * 8, 100], text_share=HALVES
+        ),
+    },
+)
+GREEN_DOTS, RED = ([-9, 9, -9, 9, -9], [0.5, 0.5]), ([9, -9, -9, -9, -9], [1, 1])
+
+
+def decoded(products: list[tuple[list[float], list[float]]], reference=REFERENCE, **request) -> dict[tuple, float]:
+    """The gauges after a decode step with that reference has answered the products."""
+    step = load_step("decode", "decode_step")
+    step.bundle = CONFIG.model_copy(update={"reference": reference})
+    step.load()
+    logits_BC, share_BK = (np.array(part, np.float32) for part in zip(*products, strict=True))
+    told = Request(logits=logits_BC, text_share=share_BK, present=np.ones((len(products), 2), bool))
+    vars(told).update(request)
+    (response,) = step.execute([told])
+    step.finalize()
+    assert response.error is None
+    return {key: value for key, value in MetricFamily.values.items() if "population" in key[0]}
+
+
+def indices(gauges: dict[tuple, float]) -> dict[tuple[str, str], float]:
+    """(task, kind) -> index."""
+    told = {
+        (dict(labels)["task"], dict(labels)["kind"]): value
+        for (name, labels), value in gauges.items()
+        if "index" in name
+    }
+    assert len(gauges) == 2 * len(told) and all(dict(labels)["worker"] == "decode_0" for _, labels in gauges)
+    return told
+
+
+def test_products_as_in_validation_have_a_stability_index_of_nothing(log):
+    assert indices(decoded([GREEN_DOTS, RED] * 500)) == {
+        (task, kind): pytest.approx(0, abs=1e-9)
+        for task in ("colour", "pattern")
+        for kind in ("labels", "scores", "text_share")
+    }
+    assert MetricFamily.values["cma_clip_unlabelled_total", (("task", "pattern"),)] == 500
+    assert MetricFamily.values["cma_clip_unlabelled_total", (("task", "colour"),)] == 0
+    assert MetricFamily.values["cma_clip_score_bins_total", (("bin", "0.9"), ("task", "colour"))] == 1000
+    assert MetricFamily.values["cma_clip_text_share_bins_total", (("bin", "0.5"), ("task", "colour"))] == 500
+
+
+def test_one_kind_of_product_alone_has_a_high_one(log):
+    told = decoded([RED] * 1000)
+    high = {key for key, value in indices(told).items() if value > 0.2}
+    assert high == {
+        ("colour", "labels"),
+        ("colour", "text_share"),
+        *(("pattern", kind) for kind in ("labels", "scores", "text_share")),
+    }
+    chance = [value for (name, _), value in told.items() if "by_chance" in name]
+    assert 0.01 < min(chance) <= max(chance) < 0.2
+
+
+@pytest.mark.parametrize("case", [{"reference": None}, {"products": 999}, {"id": "canary"}])
+def test_no_index_without_a_reference_nor_of_few_products_nor_of_the_canary(log, case):
+    products = [RED] * case.pop("products", 1000)
+    assert decoded(products, **case) == {}
+    counted = MetricFamily.values.get(("cma_clip_text_share_count", (("task", "colour"),)))
+    assert counted == (None if "id" in case else len(products))
+
+
+def test_labels_that_are_rare_in_validation_are_counted_together(log):
+    colour = REFERENCE.tasks["colour"].model_copy(update={"labels": {"green": 100, OTHER: 100}})
+    reference = REFERENCE.model_copy(update={"tasks": REFERENCE.tasks | {"colour": colour}})
+    blue = ([-9, -9, 9, -9, -9], [1, 1])
+    assert indices(decoded([GREEN_DOTS] * 500 + [RED] * 300 + [blue] * 200, reference))["colour", "labels"] == 0
+    of_colour = {
+        dict(labels)["label"]: value
+        for (name, labels), value in MetricFamily.values.items()
+        if name == "cma_clip_answers_total" and dict(labels)["task"] == "colour"
+    }
+    assert of_colour == {"green": 500, OTHER: 500}
 
 
 def test_each_of_several_labels_is_counted_as_it_was_accepted(log):

@@ -16,6 +16,7 @@ from cma_clip.command import EXIT_BAD_INPUT
 from model.acceptance import Acceptance, Rule
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
+from model.reference import Reference, TaskReference
 from model.tasks import SingleLabel, TaskSet
 from train.answers import Answers
 from train.data import IN_ORDER, ProductDataset
@@ -36,7 +37,12 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     tasks = [COLOR, TAGS.model_copy(update={"thresholds": [0.49, 0.5, 0.51]})]
-    save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    counted = {
+        task.name: TaskReference(labels=dict.fromkeys(task.labels, 7), scores=[0] * 10, text_share=[0] * 10)
+        for task in tasks
+    }
+    config = tiny_bundle_config(tasks=tasks).model_copy(update={"reference": Reference(products=21, tasks=counted)})
+    save_bundle(tmp_path / "bundle", config, tiny_network(tasks=tasks))
     return tmp_path / "bundle"
 
 
@@ -62,7 +68,7 @@ def test_only_what_is_accepted_changes(tagged: Path, bundle: Path, capsys: pytes
     now = BundleConfig.read(bundle / "config.json").model_dump()
     was = BundleConfig.model_validate_json(before["config.json"]).model_dump()
     assert [task.pop("acceptance")["thresholds"] for task in now["tasks"]] == [[None] * 3, [None] * 3]
-    assert now == was
+    assert now == was and now["reference"]["products"] == 21
 
 
 def test_costs_on_a_split_are_what_score_then_counts(tagged: Path, bundle: Path, tmp_path: Path):

@@ -165,7 +165,8 @@ def test_a_stage_learns_it_a_score_judges_it_and_an_export_serves_it(tmp_path: P
         options.append(f"--stages.{stage}.batch_size=16")
         result = run_stage(stage, data, run, "--mismatch=true", *options, ranks=1)
         assert result.returncode == 0, result.stderr
-    tasks = BundleConfig.read(run / "bundle/config.json").tasks
+    config = BundleConfig.read(run / "bundle/config.json")
+    tasks = config.tasks
     assert isinstance(tasks[-1], Mismatch) and len(tasks[-1].thresholds) == 1
     assert score([str(run / "bundle"), "--data", str(data), "--output", str(tmp_path / "score")]) == 0
     metrics = json.loads((tmp_path / "score/metrics.json").read_text())["tasks"]["mismatch"]
@@ -173,5 +174,9 @@ def test_a_stage_learns_it_a_score_judges_it_and_an_export_serves_it(tmp_path: P
     assert 0 <= metrics["auroc"] <= 1 and table.num_rows < metrics["products"] <= 2 * table.num_rows
     assert "mismatch_answer" in table.column_names and "mismatch_true" not in table.column_names
     export(run / "bundle", tmp_path / "deploy", refuse_mismatches=True)
-    served = BundleConfig.read(tmp_path / "deploy/bundle.json").tasks
-    assert served == tasks.refusing() != tasks and served.label_set_hash == tasks.label_set_hash
+    served = BundleConfig.read(tmp_path / "deploy/bundle.json")
+    assert served.tasks == tasks.refusing() != tasks and served.tasks.label_set_hash == tasks.label_set_hash
+    # What the server is to expect are the products of validation, and not again under wrong titles.
+    assert config.reference is not None and served.reference == config.reference
+    products = sum(pq.read_metadata(shard).num_rows for shard in (data / "split=validation").glob("*.parquet"))
+    assert sum(config.reference.tasks["mismatch"].labels.values()) == config.reference.products == products

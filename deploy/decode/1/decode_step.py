@@ -1,12 +1,13 @@
 """logits [B, C], text_share [B, K], present [B, 2] -> PREDICTION (JSON), PROBABILITIES, TEXT_SHARE, LABEL_SET."""
 
 import json
+from typing import Any
 
 import numpy as np
 
 from serve.batching import Arrays
 from serve.engine_outputs import NotFiniteError, check_outputs
-from serve.step import TritonStep
+from serve.step import URGENT, TritonStep
 
 
 class TritonPythonModel(TritonStep):
@@ -16,8 +17,16 @@ class TritonPythonModel(TritonStep):
     def load(self) -> None:
         self.open_pace(lost_after_s=0.5)  # longer than an engine on a GPU takes for a batch
         self.label_set = self.bundle.tasks.label_set_hash.encode()
+        if self.bundle.reference:
+            self.metrics.watch(self.bundle.reference, self.worker)
 
-    def answer(self, logits_BC: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray) -> Arrays:
+    def read(self, request: Any) -> tuple[Any, ...]:
+        """The request's inputs, and whether it is the canary, which is no customer's product."""
+        return (*super().read(request), request.request_id() == URGENT)
+
+    def answer(
+        self, logits_BC: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray, is_canary: bool
+    ) -> Arrays:
         try:
             check_outputs(self.bundle.tasks, logits_BC, text_share_BK, present_B2)
         except NotFiniteError:
@@ -25,7 +34,7 @@ class TritonPythonModel(TritonStep):
             raise
         scores_BC = self.bundle.tasks.scores(logits_BC)
         answers = self.bundle.tasks.predictions(scores_BC, text_share_BK, present_B2)
-        for answer in answers:
+        for answer in answers if not is_canary else ():
             self.metrics.count(answer)
         prediction_B1 = np.array([[json.dumps(answer, allow_nan=False).encode()] for answer in answers], dtype=object)
         label_set_B1 = np.full((len(answers), 1), self.label_set, dtype=object)
