@@ -294,10 +294,7 @@ class StageLoop:
             self._count_rejects(predictions.problems)
             if self.joining:
                 predictions = self.joining.fit(predictions)
-            said = predictions.logits_NC, predictions.targets_NC
-            if not self.joining:  # which decides on how sharp both parts are
-                tasks = fit_temperatures(*said, tasks)
-            tasks = with_acceptance(*said, fit_thresholds(*said, tasks), self.job.recipe.acceptance)
+            tasks = self._decided(predictions)
             weight = self.job.recipe.multi_label_weight
             loss, metrics = loss_and_metrics(predictions, tasks, self.positive_weight_C, weight)
         if not math.isfinite(loss):
@@ -309,6 +306,14 @@ class StageLoop:
             with self.joining.in_network() if self.joining else nullcontext():
                 checkpoint.save_best(self.engine, self.network, self.job.directory, config)
         self.log.validation(self._updates_done(), epoch, loss, metrics, is_best)
+
+    def _decided(self, predictions: Predictions) -> TaskSet:
+        """The tasks with all that validation decides: how sharp scores are, where a wide part does not; thresholds; what
+        is accepted.
+        """
+        said = predictions.logits_NC, predictions.targets_NC
+        tasks = self.train.tasks if self.joining else fit_temperatures(*said, self.train.tasks)
+        return with_acceptance(*said, fit_thresholds(*said, tasks), self.job.recipe.acceptance)
 
     def _contrastive_loss(self, micro_batches: Sequence[Batch]) -> Tensor:
         if len(micro_batches) == 1:
