@@ -308,9 +308,7 @@ class StageLoop:
         self.log.validation(self._updates_done(), epoch, loss, metrics, is_best)
 
     def _decided(self, predictions: Predictions) -> TaskSet:
-        """The tasks with all that validation decides: how sharp scores are, where a wide part does not; thresholds; what
-        is accepted.
-        """
+        """All that validation decides: how sharp scores are where no wide part does, thresholds, what is accepted."""
         said = predictions.logits_NC, predictions.targets_NC
         tasks = self.train.tasks if self.joining else fit_temperatures(*said, self.train.tasks)
         return with_acceptance(*said, fit_thresholds(*said, tasks), self.job.recipe.acceptance)
