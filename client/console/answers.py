@@ -35,7 +35,8 @@ def check_answers(path: Path, tasks: TaskSet) -> None:
 
 
 def columns_of(task: str) -> list[str]:
-    return [f"{task}_{what}" for what in ("answer", "score", "accepted", "refused", "text_share")]
+    """Those that every table has; `refused` and `accepted_labels` are not in tables of before."""
+    return [f"{task}_{what}" for what in ("answer", "score", "accepted", "text_share")]
 
 
 def read_answers(path: Path, tasks: TaskSet) -> Iterator[tuple[str, Answer]]:
@@ -59,12 +60,12 @@ def read_answers(path: Path, tasks: TaskSet) -> Iterator[tuple[str, Answer]]:
 
 
 def _of_task(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    labels, scores = row[f"{name}_answer"], row[f"{name}_score"]
+    labels, scores, is_accepted = (row[f"{name}_{what}"] for what in ("answer", "score", "accepted"))
     said = {
         "labels": labels if isinstance(labels, list) else [labels],
         "scores": scores if isinstance(scores, list) else [scores],
-        "accepted": row[f"{name}_accepted"],
-        "refused": row[f"{name}_refused"] or "",
+        "accepted": is_accepted,
+        "refused": row.get(f"{name}_refused") or ("" if is_accepted else "score"),
         "text_share": row[f"{name}_text_share"],
     }
     accepted = row.get(f"{name}_accepted_labels")

@@ -101,6 +101,8 @@ class Catalog:
         connection.execute("CREATE INDEX temp.by_rank ON product (rank)")
         connection.execute("CREATE INDEX temp.by_draw ON product (drawn)")
         (self.answered,) = decisions.one("SELECT count(said) FROM product")
+        if answers and not self.answered:
+            raise ValueError(f"--answers {answers}: none of its ids is a product of {directory}")
 
     def __len__(self) -> int:
         return sum(rows.starts[-1] for rows in self.rows.values())

@@ -28,11 +28,11 @@ def start() -> Response:
 
 
 @router.get("/review")
-def review(request: Request, sample: bool = False, place: int | None = None, done: str = "") -> HTMLResponse:
+def review(request: Request, sample: bool = False, place: int | None = None) -> HTMLResponse:
     """The whole page, with the next product or that at `place`; the latter is nobody's turn, so it is not leased."""
     console = console_of(request)
     product = console.found(place) if place is not None else console.queue.next(reviewer_of(request), sample)
-    return _page(request, "review.html.j2", product, sample and place is None, done)
+    return _page(request, "review.html.j2", product, sample and place is None, done="")
 
 
 async def form_of(request: Request) -> FormData:

@@ -155,14 +155,30 @@ def test_a_mismatch_that_a_model_tells_brings_a_product_into_the_queue(folder, t
     assert (first.id, first.task, first.reason) == ("train-1", "mismatch", "mismatch")
 
 
+def test_a_table_of_before_says_no_reason_and_is_read_as_one_of_low_scores(folder, tmp_path):
+    table = pq.read_table(folder / "answers.parquet")
+    old = [name for name in table.column_names if name.endswith(("_refused", "_accepted_labels"))]
+    pq.write_table(table.drop_columns(old), tmp_path / "old.parquet")
+    consoles = [
+        open_console(folder / "data", tmp_path / f"{path.stem}.sqlite", path)
+        for path in (folder / "answers.parquet", tmp_path / "old.parquet")
+    ]
+    now, then = ([one.id for one in everything(console, ANN)] for console in consoles)
+    assert now == then and len(then) > len(UNSURE)
+
+
 def test_answers_that_do_not_fit_are_refused(folder, tmp_path):
     tasks = DatasetInfo.read(folder / "data").tasks
     with pytest.raises(ValueError, match="no Parquet file.*cma-clip predict"):
         check_answers(tmp_path / "none.parquet", tasks)
     table = pq.read_table(folder / "answers.parquet")
-    pq.write_table(table.drop_columns(["tags_refused"]), tmp_path / "less.parquet")
-    with pytest.raises(ValueError, match="no column tags_refused"):
+    pq.write_table(table.drop_columns(["tags_accepted"]), tmp_path / "less.parquet")
+    with pytest.raises(ValueError, match="no column tags_accepted"):
         check_answers(tmp_path / "less.parquet", tasks)
+    others = table.set_column(0, "id", pa.array([f"other {n}" for n in range(len(table))]))
+    pq.write_table(others, tmp_path / "others.parquet")
+    with pytest.raises(ValueError, match="none of its ids is a product of"):
+        open_console(folder / "data", tmp_path / "c.sqlite", tmp_path / "others.parquet")
     odd = table.set_column(1, "color_answer", pa.array(["pink"] * len(table)))
     pq.write_table(odd, tmp_path / "odd.parquet")
     with pytest.raises(ValueError, match="color of 'train-0' is 'pink', no label of it"):
