@@ -27,6 +27,7 @@ COMMANDS = {
     "report": Command("train.report.__main__", "train", "how good a bundle is, as one HTML file"),
     "compare": Command("train.compare", "train", "is a bundle worse than another one? exit code 1 if so"),
     "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
+    "rename": Command("train.rename", "train", "other names for tasks and labels of a bundle, without training"),
     "audit": Command(
         "train.audit.__main__", "train", "which labels of a data set are wrong, and a data set without them"
     ),
