@@ -75,6 +75,8 @@ class Decisions:
         path: made where it is not there.
         label_set: of the data set; a file of another one is refused.
         read_only: nothing is written, and the file must be there.
+    Attributes:
+        undone: how often something was taken back here.
     Raises:
         ValueError: it is not such a file, or of another label set.
     """
@@ -85,7 +87,7 @@ class Decisions:
         mode = "ro" if read_only else "rwc"
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         self.lock = threading.RLock()
-        self.read_only = read_only
+        self.read_only, self.undone = read_only, 0
         try:
             self.connection = sqlite3.connect(
                 uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
@@ -215,6 +217,7 @@ class Decisions:
         self.connection.execute("DELETE FROM lease WHERE product = ?", (product,))
 
     def _undo(self, number: int) -> None:
+        self.undone += 1
         self.connection.execute("UPDATE decision SET undone = ? WHERE number = ?", (now(), number))
 
 

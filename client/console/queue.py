@@ -52,6 +52,7 @@ class Queue:
 
     def __init__(self, catalog: Catalog, decisions: Decisions) -> None:
         self.catalog, self.decisions = catalog, decisions
+        self._settled, self._state = {"rank": 0, "drawn": 0}, (0, 0)
         (self.queued,) = decisions.one("SELECT count(*) FROM product WHERE reason != ''")
 
     def next(self, reviewer: Reviewer, sampled: bool) -> Product | None:
@@ -61,8 +62,10 @@ class Queue:
             sampled: of the sample drawn by chance among products with an accepted answer, not of the queue.
         """
         which, order = ("drawn IS NOT NULL", "drawn") if sampled else ("reason != ''", "rank")
-        query = f"SELECT {COLUMNS} FROM product WHERE {which} AND {OPEN} ORDER BY {order} LIMIT 1"
         with self.decisions.lock:
+            start = self._first_open(which, order)
+            rest = f"FROM product WHERE {order} >= {start} AND {which} AND {OPEN} ORDER BY {order} LIMIT 1"
+            query = f"SELECT {COLUMNS} {rest}"
             if self.decisions.read_only:
                 return self._first(query, reviewer)
             with self.decisions.writing():
@@ -70,6 +73,20 @@ class Queue:
                 if product:
                     self.decisions.lease(product.id, reviewer)
                 return product
+
+    def _first_open(self, which: str, order: str) -> int:
+        """Where products begin that are not decided: those before need not be looked through each time. What is undone
+        here, or done by another console, begins it anew.
+        """
+        state = self.decisions.one("PRAGMA data_version")[0], self.decisions.undone
+        if state != self._state:
+            self._settled, self._state = {"rank": 0, "drawn": 0}, state
+        query = f"""SELECT {order} FROM product WHERE {order} >= ? AND {which} AND NOT EXISTS (
+            SELECT 1 FROM decision WHERE product = id AND undone IS NULL AND kind = 'decided')
+            ORDER BY {order} LIMIT 1"""
+        first: int = self.decisions.one(query, self._settled[order])[0] or self._settled[order]
+        self._settled[order] = first
+        return first
 
     def _first(self, query: str, reviewer: Reviewer) -> Product | None:
         values = {"session": reviewer.session, "now": time.time()}

@@ -45,6 +45,7 @@ def test_a_bundle_that_is_worse_ends_with_1_and_one_that_is_not_with_0(bundles, 
     said = capsys.readouterr()
     row = next(line.split() for line in said.out.splitlines() if line.startswith("color  right "))
     assert row[2:5] == ["0.667", "0.000", "-0.667"] and row[-1] == "WORSE" and "color: right" in said.err
+    assert "0 wrong answers are right now, 40 right ones are wrong, 20 wrong ones are others, of 60" in said.out
     assert "times as long" in said.out and "What has changed since" in page.read_text()
     assert main([str(wrong), str(right), "--data", str(data)]) == 0
     assert "better" in capsys.readouterr().out

@@ -256,5 +256,9 @@ def test_a_difference_that_chance_would_not_make_is_sure():
     assert (error.before, error.after) == (pytest.approx(0.1), pytest.approx(0.1))
     back = changes(*reversed(answers))[0]
     assert back.is_worse() and back.is_worse(0.19) and not back.is_worse(0.21)
-    better_N, worse_N = turned(*answers)
-    assert better_N.tolist() == [True] * 60 + [False] * 240 and not worse_N.any()
+    which = turned(*answers)
+    assert which["better"].tolist() == [True] * 60 + [False] * 240
+    assert not which["worse"].any() and not which["other"].any()
+    still = answers[0]._replace(answered_NL=bad.roll(1, dims=1))  # what was wrong is so in another way
+    which = turned(answers[0], still)
+    assert which["other"].tolist() == [True] * 60 + [False] * 240 and which["worse"].sum() == 240

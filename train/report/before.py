@@ -84,10 +84,11 @@ def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
     return found
 
 
-def turned(before: Answers, after: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """Bool [N] twice: answers that were wrong and are right now, and the other way round."""
+def turned(before: Answers, after: Answers) -> dict[str, np.ndarray]:
+    """Bool [N] of products whose answer changed: `better` (right now), `worse` (right before), `other` (neither)."""
     was_N, is_N = (_right(answers).numpy() for answers in (before, after))
-    return is_N & ~was_N, was_N & ~is_N
+    changed_N = (before.answered_NL != after.answered_NL).any(dim=1).numpy()
+    return {"better": is_N & ~was_N, "worse": was_N & ~is_N, "other": changed_N & ~was_N & ~is_N}
 
 
 Draw = Callable[[Tensor], float | None]  # places of products -> the figure of these
@@ -161,9 +162,9 @@ FIGURES: dict[str, tuple[Figure, int]] = {
 def since(before: Before | None, told: Told, most: int) -> dict[str, Any]:
     """What the template reads of one task; nothing has changed where there was nothing before."""
     if before is None:
-        return {"changes": [], "better": [], "worse": []}
+        return {"changes": [], "turned": {}, "better": [], "worse": [], "other": []}
     name = told.answers.task.name
-    better_N, worse_N = turned(before.answers[name], told.answers)
-    found = {"changes": before.changed[name], "turned": [int(better_N.sum()), int(worse_N.sum())]}
-    shown = [cards(told, np.flatnonzero(which_N)[:most]) for which_N in (better_N, worse_N)]
-    return found | dict(zip(("better", "worse"), shown, strict=True))
+    which = turned(before.answers[name], told.answers)
+    counts = {kind: int(of_N.sum()) for kind, of_N in which.items()}
+    shown = {kind: cards(told, np.flatnonzero(of_N)[:most]) for kind, of_N in which.items()}
+    return {"changes": before.changed[name], "turned": counts} | shown

@@ -161,5 +161,5 @@ def cards(told: Told, members: Sequence[int] | np.ndarray) -> list[int]:
 
 def galleries(page: dict[str, Any]) -> list[list[Any]]:
     """The lists of products of a task's page, to be read and filled in place."""
-    fixed = [page[name] for name in ("mistakes", "least_sure", "better", "worse") if name in page]
+    fixed = [page[name] for name in ("mistakes", "least_sure", "better", "worse", "other") if name in page]
     return [*fixed, *(pair["cards"] for pair in page["confusions"])]

@@ -84,6 +84,20 @@ def test_a_product_that_nobody_decides_comes_back_when_its_time_is_over(console,
     assert console.queue.next(BEN, False).id == first
 
 
+def test_what_is_taken_back_comes_first_again_here_and_in_another_console(console, folder, tmp_path):
+    other = open_console(folder / "data", tmp_path / "d.sqlite", folder / "answers.parquet", folder / "audit")
+    first = console.queue.next(ANN, False)
+    console.decisions.decide(first.id, {}, {}, ANN)
+    second = console.queue.next(ANN, False)
+    assert other.queue.next(BEN, False).id not in (first.id, second.id)
+    console.decisions.decide(second.id, {}, {}, ANN)
+    for expected in (second.id, first.id):
+        assert console.decisions.undo(ANN) == expected
+        assert console.queue.next(ANN, False).id == expected
+    console.decisions.skip(first.id, ANN)
+    assert other.queue.next(BEN, False).id == first.id
+
+
 def test_what_one_skips_the_other_gets(console):
     first = console.queue.next(ANN, False).id
     console.decisions.skip(first, ANN)
