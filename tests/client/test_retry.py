@@ -268,7 +268,7 @@ def test_F3_a_missed_deadline_is_tried_once_with_more_time():
     ):
         assert label(classifier.classify("slow")) == "slow"
         assert server.asked == ["slow"] * 2
-        assert server.granted_s[0] <= 0.5 < server.granted_s[1]
+        assert server.granted_s[0] <= 0.51 < server.granted_s[1]  # gRPC sends milliseconds, rounded up
 
 
 def test_F3_a_replica_that_hangs_is_left_alone():
