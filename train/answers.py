@@ -29,11 +29,16 @@ class Answers(NamedTuple):
         scores_NT, right_NT = self.task.claims(self.scores_NL.numpy(), self.targets_NL.numpy())
         return torch.from_numpy(scores_NT), torch.from_numpy(right_NT)
 
-    def accepted(self) -> tuple[int, int]:
-        """Products of which a label is accepted, and those of them of which no accepted label is wrong."""
+    def acceptance(self) -> tuple[Tensor, Tensor]:
+        """Bool [N] twice: products of which a label is accepted, and those of which none that is accepted is wrong."""
         accepted_NL = torch.from_numpy(self.task.accepted_labels(self.scores_NL.numpy()))
         accepted_N, wrong_N = accepted_NL.any(dim=1), (accepted_NL & ~self.targets_NL).any(dim=1)
-        return int(accepted_N.sum()), int((accepted_N & ~wrong_N).sum())
+        return accepted_N, accepted_N & ~wrong_N
+
+    def accepted(self) -> tuple[int, int]:
+        """How many both are."""
+        accepted_N, rightly_N = self.acceptance()
+        return int(accepted_N.sum()), int(rightly_N.sum())
 
 
 def answers_by_task(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> Iterator[Answers]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from cma_clip.command import EXIT_FAILED, command
@@ -21,8 +22,7 @@ from cma_clip.files import write_atomically
 from cma_clip.tables import aligned
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-from train.answers import Answers
-from train.report.before import Change, hold_against, turned
+from train.report.before import Change, hold_against
 from train.report.judged import Judged, judge
 
 ROUNDS, BATCH = 7, 32
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before, now = (judge(path, args.data, args.split, args.batch_size) for path in (args.before, args.bundle))
     held = hold_against(str(args.before), before.by_task(), now.by_task())._replace(speed=speed(before, now))
     print(table(held.changed, args.limit))
-    print("\n".join(answers_that_changed(before, now)))
+    print("\n".join(answers_that_changed(*of_task) for of_task in held.turned.items()))
     print(held.speed)
     if args.output:
         write_atomically(args.output, now.report(DatasetInfo.read(args.data), args.split, before=held))
@@ -63,19 +63,11 @@ def table(changed: Mapping[str, Sequence[Change]], limit: float) -> str:
     return aligned(rows)
 
 
-def answers_that_changed(before: Judged, now: Judged) -> list[str]:
-    """A line a task."""
-    pairs = ((old, new) for old, new in zip(_labelled(before), _labelled(now), strict=True) if len(new.targets_NL))
-    lines = []
-    for old, new in pairs:
-        counts = {kind: int(of_N.sum()) for kind, of_N in turned(old, new).items()}
-        said = "{better} wrong answers are right now, {worse} right ones are wrong, {other} wrong ones are others"
-        lines.append(f"{new.task.name}: {said.format_map(counts)}, of {len(new.targets_NL)}")
-    return lines
-
-
-def _labelled(judged: Judged) -> list[Answers]:
-    return [one for one in judged.by_task() if one.task.is_labelled]
+def answers_that_changed(task: str, which: Mapping[str, np.ndarray]) -> str:
+    """For people; `which` as train.report.before.turned."""
+    counts = {kind: int(of_N.sum()) for kind, of_N in which.items()}
+    said = "{better} wrong answers are right now, {worse} right ones are wrong, {other} wrong ones are others"
+    return f"{task}: {said.format_map(counts)}, of {len(which['better'])}"
 
 
 def _number(value: float | None, form: str) -> str:

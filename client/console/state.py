@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 
 import jinja2
+import numpy as np
 from fastapi import HTTPException, Request
 from fastapi.responses import HTMLResponse
 from PIL import Image
@@ -87,9 +88,14 @@ def as_jpeg(encoded: bytes, edge: int) -> bytes | None:
     be read.
     """
     try:
-        image = Image.fromarray(decode_pixels(encoded, PREPROCESS))
+        return jpeg_of(decode_pixels(encoded, PREPROCESS), edge)
     except Refusal:
         return None
+
+
+def jpeg_of(pixels_HWC: np.ndarray, edge: int) -> bytes:
+    """uint8 pixels, no larger than `edge` along a side."""
+    image = Image.fromarray(pixels_HWC)
     image.thumbnail((edge, edge))
     small = io.BytesIO()
     image.save(small, "JPEG", quality=85)

@@ -52,22 +52,24 @@ class Before(NamedTuple):
 
     Attributes:
         name: what to call it.
-        answers: task -> its answers to the same products.
         changed: task -> what has changed since.
+        turned: task -> of which products the answer has, as `turned`.
         speed: how fast both are, for people; empty where nobody measured.
     """
 
     name: str
-    answers: dict[str, Answers]
     changed: dict[str, list[Change]]
+    turned: dict[str, dict[str, np.ndarray]]
     speed: str = ""
 
 
 def hold_against(name: str, before: Sequence[Answers], after: Sequence[Answers]) -> Before:
     """What has changed in each labelled task since another bundle answered the same products."""
-    earlier = {one.task.name: one for one in before if one.task.is_labelled}
-    now = {one.task.name: one for one in after if one.task.is_labelled and len(one.targets_NL)}
-    return Before(name, earlier, {task: changes(earlier[task], answers) for task, answers in now.items()})
+    earlier = {one.task.name: one for one in before}
+    now = [one for one in after if one.task.is_labelled and len(one.targets_NL)]
+    pairs = {one.task.name: (earlier[one.task.name], one) for one in now}
+    changed = {task: changes(*pair) for task, pair in pairs.items()}
+    return Before(name, changed, {task: turned(*pair) for task, pair in pairs.items()})
 
 
 def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
@@ -136,16 +138,14 @@ def _calibration_error(answers: Answers) -> Draw:
 
 
 def _accepted(answers: Answers) -> Draw:
-    accepted_N = torch.from_numpy(answers.task.accepted(answers.scores_NL.numpy())).double()
+    accepted_N = answers.acceptance()[0].double()
     return lambda draw: accepted_N[draw].mean().item()
 
 
 def _rightly(answers: Answers) -> Draw:
     """Of the accepted, those of which no accepted label is wrong."""
-    accepted_NL = torch.from_numpy(answers.task.accepted_labels(answers.scores_NL.numpy()))
-    accepted_N = accepted_NL.any(dim=1)
-    right_N = accepted_N & ~(accepted_NL & ~answers.targets_NL).any(dim=1)
-    return lambda draw: ratio(int(right_N[draw].sum()), int(accepted_N[draw].sum()))
+    accepted_N, rightly_N = answers.acceptance()
+    return lambda draw: ratio(int(rightly_N[draw].sum()), int(accepted_N[draw].sum()))
 
 
 # Name -> how it is counted, and whether more of it is better.
@@ -164,7 +164,7 @@ def since(before: Before | None, told: Told, most: int) -> dict[str, Any]:
     if before is None:
         return {"changes": [], "turned": {}, "better": [], "worse": [], "other": []}
     name = told.answers.task.name
-    which = turned(before.answers[name], told.answers)
+    which = before.turned[name]
     counts = {kind: int(of_N.sum()) for kind, of_N in which.items()}
     shown = {kind: cards(told, np.flatnonzero(of_N)[:most]) for kind, of_N in which.items()}
     return {"changes": before.changed[name], "turned": counts} | shown

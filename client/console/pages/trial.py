@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 
 from client.console.answers import of_prediction
 from client.console.occlusion import Decisive, decisive, fall
-from client.console.state import EDGES, PREPROCESS, as_jpeg, console_of, page
+from client.console.state import EDGES, PREPROCESS, console_of, jpeg_of, page
 from client.errors import ClassifierError
 from model.images import decode_pixels
 from model.refusal import Refusal
@@ -49,7 +49,7 @@ def ask(
         raise HTTPException(422 if isinstance(error, Refusal) else 502, str(error)) from None
     except KeyError as error:
         raise HTTPException(502, f"the server does not answer {error}: it serves another bundle") from None
-    small = as_jpeg(encoded, EDGES["large"]) if encoded else None
+    small = jpeg_of(pixels_HWC, EDGES["large"]) if pixels_HWC is not None else None
     return page(
         request,
         "answer.html.j2",
