@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.clip_towers import ClipTowers
+from model.clip_towers import ClipTowers, TokenSequences
 from model.convolutions import Convolutions
 from model.mismatch import MismatchPart
 from model.parts import Parts
@@ -22,6 +23,17 @@ class Output(NamedTuple):
 
     logits_BC: Tensor
     text_share_BK: Tensor
+
+
+class Vectors(NamedTuple):
+    """What heads are given, [B, D] each: T'_CLS, and I'_CLS before the wide part joins it.
+
+    alike_B1: cosine of CLIP's own two, float32, where a mismatch is told.
+    """
+
+    text_BD: Tensor
+    image_BD: Tensor
+    alike_B1: Tensor | None
 
 
 class Network(nn.Module):
@@ -89,17 +101,32 @@ class CMAClip(Network):
     def with_evidence(
         self, input_ids_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor
     ) -> tuple[Output, Tensor | None]:
-        text_BTD, image_BPD, text_mask_BT = self.towers(input_ids_BT, pixels_BHWC)
+        tokens = self.towers(input_ids_BT, pixels_BHWC)
+        convolved_BD = None if self.convolutions is None else self.convolutions(pixels_BHWC)
+        beside: Wide | None = None
+        if self.wide is not None:
+            beside = self.wide(input_ids_BT, tokens.text_mask_BT, pixels_BHWC, present_B2)
+        return self.of_vectors(self.mixed(tokens, convolved_BD, present_B2), beside, present_B2)
+
+    def mixed(self, tokens: TokenSequences, convolved_BD: Tensor | None, present_B2: Tensor) -> Vectors:
+        """From the towers, and the convolutions where there are any, to the heads."""
+        text_BTD, image_BPD, text_mask_BT = tokens
         text_cls_BD, image_cls_BD = text_BTD[:, 0], image_BPD[:, 0]
+        alike_B1: Tensor | None = None
+        if self.mismatch is not None:
+            alike_B1 = F.cosine_similarity(text_cls_BD.float(), image_cls_BD.float())[:, None]
         if self.sequence_attention is not None:
             image_mask_BP = present_B2[:, 1:].expand(-1, image_BPD.shape[1])
             mask_BS = torch.cat([text_mask_BT & present_B2[:, :1], image_mask_BP], dim=1)
             text_cls_BD, image_cls_BD = self.sequence_attention(text_BTD, image_BPD, mask_BS)
-        if self.convolutions is not None:
-            image_cls_BD = image_cls_BD + self.convolutions(pixels_BHWC)
-        beside: Wide | None = None
-        if self.wide is not None:
-            beside = self.wide(input_ids_BT, text_mask_BT, pixels_BHWC, present_B2)
+        if convolved_BD is not None:
+            image_cls_BD = image_cls_BD + convolved_BD
+        return Vectors(text_cls_BD, image_cls_BD, alike_B1)
+
+    def of_vectors(self, vectors: Vectors, beside: Wide | None, present_B2: Tensor) -> tuple[Output, Tensor | None]:
+        """Heads, and what stands beside them; what the wide part says comes with a network that has one."""
+        text_cls_BD, image_cls_BD, alike_B1 = vectors
+        if beside is not None:
             image_cls_BD = image_cls_BD + beside.image_BD
         if self.reads_both:
             # λ·[T', 0] + (1 - λ)·[0, I'] = [λ·T', (1 - λ)·I']
@@ -108,8 +135,8 @@ class CMAClip(Network):
             image_cls_BD = torch.cat([nothing_BD, image_cls_BD], dim=1)
         evidence_BK = beside.evidence_BK if beside else None
         logits_BC, text_share_BK = self.modality_heads(text_cls_BD, image_cls_BD, present_B2, evidence_BK)
-        if self.mismatch is not None:
-            logits_BC = self.mismatch(logits_BC, text_BTD[:, 0], image_BPD[:, 0])
+        if self.mismatch is not None and alike_B1 is not None:
+            logits_BC = self.mismatch(logits_BC, alike_B1)
         if self.wide is not None and beside is not None:
             logits_BC = self.wide.joined(logits_BC, beside.logits_BC)
         if self.mismatch is not None:

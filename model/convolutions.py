@@ -41,7 +41,10 @@ class Convolutions(nn.Module):
 
     def forward(self, pixels_BHWC: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] to [B, D]."""
-        image_B3SS = self.small(pixels_BHWC)
+        return self.of_small(self.small(pixels_BHWC))
+
+    def of_small(self, image_B3SS: Tensor) -> Tensor:
+        """What `forward` gives, of an image that `small` has made."""
         if self.training:
             image_B3SS = _shifted(image_B3SS)
         seen = self.blocks(self.stem((image_B3SS - 128) / 64))

@@ -28,9 +28,8 @@ class MismatchPart(nn.Module):
         self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), persistent=False)
         self.hidden, self.output = nn.Linear(1, HIDDEN), nn.Linear(HIDDEN, 1)
 
-    def forward(self, logits_BC: Tensor, text_BD: Tensor, image_BD: Tensor) -> Tensor:
-        """The logits again, that of `mismatch` with what was found; text_BD and image_BD are CLIP's."""
-        alike_B1 = F.cosine_similarity(text_BD.float(), image_BD.float())[:, None]
+    def forward(self, logits_BC: Tensor, alike_B1: Tensor) -> Tensor:
+        """The logits again, that of `mismatch` with what the cosine, float32, tells."""
         return logits_BC + self.output(F.gelu(self.hidden(alike_B1))) * self.is_mismatch_C
 
     def only_of_both(self, logits_BC: Tensor, present_B2: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ would leave the deep part nothing to learn from them. What validation tells join
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from model.tasks import TaskSet
 from model.title_terms import TitleTerms
 
 # B batch, T token ids, D width, C labels of all tasks, L labels of one, K tasks, R terms, F features
+
+Result = TypeVar("Result")
 
 SPREAD = 5.0  # of the statistics that join I'
 MOST_EVIDENCE = 3.0  # λ from 0.05 to 0.95, so that neither side falls silent
@@ -85,7 +87,9 @@ class WidePart(nn.Module):
         self.register_buffer("task_C", task_of_columns(tasks), False)
         self.register_buffer("is_mismatch_C", torch.from_numpy(tasks.is_mismatch_C), False)
         self.spans = [self._span(k) for k in range(len(tasks))]
-        self.compared = [(k, task.several_labels) for k, task in enumerate(tasks) if task.is_labelled]
+        # Tasks that stand behind `mismatch` were added when it had been trained (train.add).
+        trained = [k for k, task in enumerate(tasks) if not task.is_labelled][-1:] or [0]
+        self.compared = [(k, task.several_labels, k < trained[0]) for k, task in enumerate(tasks) if task.is_labelled]
         self.join(None)
         nn.init.normal_(self.to_width.weight, std=0.05)
         nn.init.zeros_(self.to_width.bias)
@@ -96,14 +100,19 @@ class WidePart(nn.Module):
 
     def forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Wide:
         """mask_BT is True up to the end token."""
-        device = pixels_BHWC.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):  # sums over many products of very different size
-                return self._forward(input_ids_BT, mask_BT, pixels_BHWC, present_B2)
-        return self._forward(input_ids_BT, mask_BT, pixels_BHWC, present_B2)
+        return self.of_statistics(input_ids_BT, mask_BT, self.seen(pixels_BHWC), present_B2)
 
-    def _forward(self, input_ids_BT: Tensor, mask_BT: Tensor, pixels_BHWC: Tensor, present_B2: Tensor) -> Wide:
-        features_BF = self.standardised(self.statistics(pixels_BHWC))
+    def seen(self, pixels_BHWC: Tensor) -> Tensor:
+        """The statistics of images, float32 [B, F], whatever the matrix products around are computed in."""
+        return _in_float32(pixels_BHWC.device.type, self.statistics, pixels_BHWC)
+
+    def of_statistics(self, input_ids_BT: Tensor, mask_BT: Tensor, statistics_BF: Tensor, present_B2: Tensor) -> Wide:
+        """What `forward` gives, of what `seen` has found."""
+        inputs = (input_ids_BT, mask_BT, statistics_BF, present_B2)
+        return _in_float32(statistics_BF.device.type, self._of_statistics, *inputs)
+
+    def _of_statistics(self, input_ids_BT: Tensor, mask_BT: Tensor, statistics_BF: Tensor, present_B2: Tensor) -> Wide:
+        features_BF = self.standardised(statistics_BF)
         beside_image_BC, title_BC = self.title_logits(input_ids_BT, mask_BT).chunk(2, dim=1)
         beside_title_BC, image_BC = F.linear(features_BF, self.statistics_to_logits).chunk(2, dim=1)
         has_title_B1 = present_B2[:, :1] & (title_BC != 0).any(dim=1, keepdim=True)  # of words that are known
@@ -112,11 +121,12 @@ class WidePart(nn.Module):
         one_BC = torch.where(present_B2[:, 1:], image_BC, title_BC)
         logits_BC = torch.where(has_title_B1 & present_B2[:, 1:], together_BC, one_BC)
         agreement_B, evidence = torch.zeros_like(title_BC[:, 0]), [torch.zeros_like(title_BC[:, 0]) for _ in self.spans]
-        for k, several_labels in self.compared:
+        for k, several_labels, tells_mismatch in self.compared:
             own = self.spans[k]
             sides = (self.frequent[own], title_BC[:, own], image_BC[:, own], together_BC[:, own])
             found = compare(*sides, several_labels)
-            agreement_B = agreement_B + found.agreement_B
+            if tells_mismatch:
+                agreement_B = agreement_B + found.agreement_B
             evidence[k] = (found.agreement_B + found.title_gain_B).clamp(-MOST_EVIDENCE, MOST_EVIDENCE)
         logits_BC = logits_BC - agreement_B[:, None] * self.is_mismatch_C
         return Wide(logits_BC, torch.stack(evidence, dim=1), self.to_width(SPREAD * features_BF))
@@ -161,6 +171,14 @@ class WidePart(nn.Module):
         self.center.copy_(features_NF.mean(dim=0))
         self.scale.copy_(torch.where(spread_F > 1e-6, 1 / spread_F.clamp(min=1e-6), torch.zeros_like(spread_F)))
         self.terms.fit(input_ids_NT, text_mask(input_ids_NT))
+
+
+def _in_float32(device: str, function: Callable[..., Result], *arguments: Tensor) -> Result:
+    """Sums over many products of very different size."""
+    if not torch.is_autocast_enabled(device):
+        return function(*arguments)
+    with torch.autocast(device, enabled=False):
+        return function(*arguments)
 
 
 def joined(strengths_2C: Tensor, deep_BC: Tensor, wide_BC: Tensor) -> Tensor:

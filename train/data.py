@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from dataset.format import DatasetInfo
 from dataset.stored import StoredRows
+from model.clip_towers import text_mask
+from model.cma_clip import Network, Output
 from model.config import PreprocessConfig
 from model.preprocess import TitleTokenizer, pad_titles, pixels_and_presence
 from model.tasks import MISSING, TaskSet
 from model.tokenizer import build_tokenizer
+from model.wide import Wide, WidePart
 
 IN_ORDER = 2  # row groups to cache where products are read one after the other: a batch may lie across two
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -56,16 +59,28 @@ class Batch:
     readable_B: Tensor
     problems: list[str]
 
-    def pin_memory(self) -> Batch:
+    def classified_by(self, network: Network, present_B2: Tensor) -> tuple[Output, Tensor | None]:
+        """As Network.with_evidence; `present_B2` are titles and images that are not hidden."""
+        return network.with_evidence(self.input_ids_BT, self.pixels_BHWC, present_B2)
+
+    def seen_by(self, wide: WidePart) -> Wide:
+        return wide(self.input_ids_BT, text_mask(self.input_ids_BT), self.pixels_BHWC, self.present_B2)
+
+    def exchanged(self, title_of_B: Tensor, image_of_B: Tensor) -> Self:
+        """The batch in which each product has the title, and the image, of the product at this place."""
+        return replace(self, input_ids_BT=self.input_ids_BT[title_of_B], pixels_BHWC=self.pixels_BHWC[image_of_B])
+
+    def pin_memory(self) -> Self:
         """Asked for by DataLoader, so that copies to a GPU run beside the computation."""
         return self._each(Tensor.pin_memory)
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**values | {name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        tensors: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
 
 class ProductDataset(StoredRows, Dataset):
@@ -116,7 +131,7 @@ class ProductDataset(StoredRows, Dataset):
             problems=[sample.problem for sample in samples if sample.problem],
         )
 
-    def batches(self, order: Sampler[list[int]], workers: int) -> Generator[Batch]:
+    def batches(self, order: Iterable[list[int]], workers: int) -> Generator[Batch]:
         """Batches in the sampler's order. Close it: its workers live on while a traceback holds it, and ranks wait."""
         yield from DataLoader(
             self,

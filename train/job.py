@@ -33,6 +33,7 @@ class StageJob:
         state: where the stage stands; changes as it goes.
         restart: what the stage has left on disk is to be forgotten.
         verify: all shards are to be read and compared, not only those that look changed.
+        cache: `auto`, `off`, or the directory of one (train.cache.use).
     """
 
     stage: StageName
@@ -46,6 +47,7 @@ class StageJob:
     state: StageState
     restart: bool
     verify: bool
+    cache: str
 
     @property
     def directory(self) -> Path:
@@ -130,4 +132,5 @@ def open_job(args: argparse.Namespace, overrides: Sequence[str]) -> StageJob:
         read_log(directory / "log.jsonl")
     paths = (args.config, args.data, args.output)
     verify = args.verify or state is not None
-    return StageJob(args.stage, recipe, *paths, info, ds_config, start, state or fresh, args.restart, verify)
+    begun = (start, state or fresh, args.restart)
+    return StageJob(args.stage, recipe, *paths, info, ds_config, *begun, verify, args.cache)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from model.clip_towers import text_mask
 from model.cma_clip import Output
 from model.tasks import TaskSet
 from model.wide import WidePart, joined, task_of_columns
@@ -52,7 +51,7 @@ class Joining:
         self.wide_NC = predict(self._said, validation, batch_size, ranks, workers, look).logits_NC
 
     def _said(self, batch: Batch) -> Output:
-        said = self.wide(batch.input_ids_BT, text_mask(batch.input_ids_BT), batch.pixels_BHWC, batch.present_B2)
+        said = batch.seen_by(self.wide)
         return Output(said.logits_BC, said.evidence_BK)
 
     def fit(self, deep: Predictions) -> Predictions:

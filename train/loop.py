@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +16,13 @@ from tqdm import tqdm
 
 from cma_clip.command import Stopped
 from model.bundle import build_network
-from model.cma_clip import Network
+from model.cma_clip import CMAClip, Network
 from model.config import BundleConfig
 from model.tasks import TaskSet
 from model.wide import WidePart
 from train import checkpoint
 from train.acceptance import remarks, with_acceptance
+from train.cache.use import as_cached, cache_for
 from train.class_weights import positive_weights
 from train.contrastive import Cached, ContrastiveObjective
 from train.data import Batch, ProductDataset, open_splits
@@ -48,11 +50,12 @@ READ_EVERY = 10
 
 
 class Parts(NamedTuple):
-    """What a stage trains, frozen as it wants it, and on what."""
+    """What a stage trains, frozen as it wants it, on what, and by what it is judged; `cache` where that is read."""
 
     network: Network
     train: ProductDataset
     validation: ProductDataset
+    cache: Path | None = None
 
 
 def open_parts(job: StageJob) -> Parts:
@@ -72,7 +75,12 @@ def open_parts(job: StageJob) -> Parts:
     if len(train) < job.settings.batch_size:
         what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
         raise ValueError(f"{what} is more than the {len(train)} products to train on")
-    return Parts(network, train, validation)
+    cache = cache_for(job, network, preprocess)
+    if cache:
+        assert isinstance(network, CMAClip)
+        train = as_cached(cache, network, "train", train, judges=False)
+        return Parts(network, train, as_cached(cache, network, "validation", validation, judges=True), cache)
+    return Parts(network, train, validation if job.stage == "contrastive" else judged_by(validation))
 
 
 def train_stage(job: StageJob, parts: Parts, ranks: Ranks) -> None:
@@ -102,9 +110,7 @@ class StageLoop:
 
     def __init__(self, job: StageJob, parts: Parts, ranks: Ranks) -> None:
         self.job, self.state, self.settings = job, job.state, job.settings
-        (self.network, self.train, self.validation), self.ranks = parts, ranks
-        if job.stage != "contrastive":
-            self.validation = judged_by(self.validation)
+        (self.network, self.train, self.validation, _), self.ranks = parts, ranks
         self.micro_batch_size = job.ds_config["train_micro_batch_size_per_gpu"]
         self.accumulation = job.ds_config["gradient_accumulation_steps"]
         self.updates_per_epoch = len(self.train) // job.settings.batch_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -85,16 +84,12 @@ class ClassificationObjective(nn.Module):
             targets_BC = torch.where(self.is_mismatch_L, told_B[:, None], targets_BC)
         if self.training and self.settings.modality_dropout > 0:
             present_B2 = drop_modalities(present_B2, self.settings.modality_dropout)
-        inputs, evidence_BK = (batch.input_ids_BT, batch.pixels_BHWC, present_B2), None
-        if self.training and self.settings.evidence_loss > 0:
-            output, evidence_BK = self.network.with_evidence(*inputs)
-        else:
-            output = self.network(*inputs)
+        output, evidence_BK = batch.classified_by(self.network, present_B2)
         sums_K, counts_K = classification_losses(output.logits_BC, targets_BC, self.tasks, self.positive_weight_C)
         means_K = (sums_K / counts_K.clamp(min=1)).detach()
         parts = {task.name: mean for task, mean in zip(self.tasks, means_K, strict=True)}
         loss = (self.weight_K * sums_K).sum()
-        if evidence_BK is not None:
+        if evidence_BK is not None and self.training and self.settings.evidence_loss > 0:
             losses_BK = share_losses(output.text_share_BK, evidence_BK, present_B2)
             loss = loss + self.settings.evidence_loss * losses_BK.sum()
         return Result(loss / len(present_B2), parts, output)
@@ -123,10 +118,9 @@ def exchange_modalities(batch: Batch, share: float) -> tuple[Batch, Tensor]:
     differs_B = (batch.input_ids_BT != batch.input_ids_BT[donor_B]).any(dim=1)
     gets_title_B = complete_B & (draw_B < share * 2 / 3) & batch.present_B2[donor_B, 0] & differs_B
     gets_image_B = complete_B & (draw_B >= share * 2 / 3) & (draw_B < share) & batch.present_B2[donor_B, 1]
-    input_ids_BT = torch.where(gets_title_B[:, None], batch.input_ids_BT[donor_B], batch.input_ids_BT)
-    wanted_B = torch.where(gets_image_B, donor_B, torch.arange(count, device=device))
-    exchanged = dataclasses.replace(batch, input_ids_BT=input_ids_BT, pixels_BHWC=batch.pixels_BHWC[wanted_B])
-    return exchanged, gets_title_B | gets_image_B
+    own_B = torch.arange(count, device=device)
+    wanted = (torch.where(gets_B, donor_B, own_B) for gets_B in (gets_title_B, gets_image_B))
+    return batch.exchanged(*wanted), gets_title_B | gets_image_B
 
 
 def drop_modalities(present_B2: Tensor, share: float) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from cma_clip.command import NoMemory, command, one_line
 from model.networks import StageName
+from train.cache.use import AUTO
 from train.job import StageJob, open_job
 from train.loop import Parts, open_parts, train_stage
 from train.parent import end_with_launcher
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # One that has nothing to do meets the others nevertheless: they may see another state, and would wait for it.
         if not finished or launched() > 1:
             with alone_in(args.output) if is_first_rank() and not finished else nullcontext(), meet() as ranks:
-                compare(ranks, view(work.job.settled() if work else {}, fault), args.output)
+                compare(ranks, view(work.settled() if work else {}, fault), args.output)
                 if work and work.parts:
                     work.job.check_unchanged()
                     with said_if_no_memory(work.job):
@@ -50,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class Work(NamedTuple):
     job: StageJob
     parts: Parts | None
+
+    def settled(self) -> dict[str, object]:
+        """What all ranks have to see alike, by name."""
+        return self.job.settled() | ({"cache": str(self.parts.cache)} if self.parts else {})
 
 
 def open_work(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[Work | None, str | None]:
@@ -99,6 +104,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument("--restart", action="store_true", help="forget what this stage has done so far")
     verify = "read all shards and compare their sha256, as is done wherever a run goes on"
     parser.add_argument("--verify", action="store_true", help=verify)
+    cache = "auto reads what train.cache has made of these weights and products, off nothing; or its directory"
+    parser.add_argument("--cache", default=AUTO, help=f"{cache} (%(default)s)", metavar="auto|off|DIR")
     parser.add_argument("--deepspeed_config", type=Path, help="JSON laid over the settings derived from the recipe")
     parser.add_argument("--local_rank", type=int, help="set by the launcher, which sets LOCAL_RANK as well")
     return parser.parse_known_args(arguments)
