@@ -74,7 +74,7 @@ def measure(
         made = time.perf_counter() - start
         size = sum(path.stat().st_size for path in directory.rglob("*.arrow"))
         update = engine_loop(objective, recipe, getattr(recipe.stages, stage))
-        ways = {TITLES_AND_IMAGES: live, CACHE: as_cached(directory, network, "train", live, judges=False)}
+        ways = {TITLES_AND_IMAGES: live, CACHE: as_cached(directory, network, "train", live)}
         for products in ways.values():
             passed(products, order[:ACCUMULATION], update)
         rates = in_turn({name: partial(passed, products, order, update) for name, products in ways.items()}, rounds)

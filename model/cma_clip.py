@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.clip_towers import ClipTowers, TokenSequences
 from model.convolutions import Convolutions
 from model.mismatch import MismatchPart
+from model.modality_heads import ModalityHeads
 from model.parts import Parts
 from model.sequence_attention import SequenceAttention
 from model.wide import Wide, WidePart
@@ -74,6 +75,8 @@ class CMAClip(Network):
     Args:
         reads_both: the heads take λ·T' and (1 - λ)·I' side by side, [.., 2 D], instead of their sum.
     """
+
+    modality_heads: ModalityHeads
 
     def __init__(
         self,

@@ -79,6 +79,18 @@ class ModalityHeads(nn.Module):
             return modality_heads(*inputs, *weights, self.first_label, self.labels, dropout, evidence_BK)
         return reference.modality_heads(*inputs, *weights, self.labels, dropout, evidence_BK)
 
+    def of_task(self, task: int) -> list[Tensor]:
+        """The weights that are this task's alone, where they lie."""
+        labels = slice(int(self.first_label[task]), int(self.first_label[task + 1]))
+        relevance = [] if self.relevance is None else [self.relevance[task]]
+        return [
+            *relevance,
+            self.hidden_weight[task],
+            self.hidden_bias[task],
+            self.output_weight[labels],
+            self.output_bias[labels],
+        ]
+
     def _by_kernels(self, text_cls_BD: Tensor) -> bool:
         if self.kernels != "auto" or not text_cls_BD.is_cuda or self.obstacle:
             return self.kernels == "triton"

@@ -153,12 +153,23 @@ class WidePart(nn.Module):
     @torch.no_grad()
     def set_task(self, task: int, frequent_L: Tensor, models: Sequence[Linear]) -> None:
         """Let this be what is said of a task, by titles and images together, titles alone and images alone."""
-        own, together, title, image = self.spans[task], *models
-        alone = slice(own.start + len(self.frequent), own.stop + len(self.frequent))
+        (own, alone), (together, title, image) = self._columns(task), models
         self.frequent[own] = frequent_L
         self.intercepts[:, own] = torch.stack([model.intercept_L for model in models]).to(self.intercepts)
         self.words[:, own], self.words[:, alone] = together.terms_RL, title.terms_RL
         self.statistics_to_logits[own], self.statistics_to_logits[alone] = together.images_FL.T, image.images_FL.T
+
+    def of_task(self, task: int) -> list[Tensor]:
+        """The buffers that are this task's alone, where they lie."""
+        own, alone = self._columns(task)
+        sides = [self.words[:, own], self.words[:, alone], self.statistics_to_logits[own]]
+        sides += [self.statistics_to_logits[alone], self.intercepts[:, own]]
+        return [self.frequent[own], self.strengths[:, task], *sides]
+
+    def _columns(self, task: int) -> tuple[slice, slice]:
+        """Of models over both sides together, and over one side alone."""
+        own, columns = self.spans[task], len(self.frequent)
+        return own, slice(own.start + columns, own.stop + columns)
 
     @torch.no_grad()
     def fit(self, features_NF: Tensor, input_ids_NT: Tensor) -> None:

@@ -66,14 +66,13 @@ class Population:
         told: dict[tuple[str, Kind], Stability] = {}
         for name, task in self.reference.tasks.items():
             products = sum(window[name, "text_share", place] for place in task.counts("text_share"))
-            if products < LEAST or not self.reference.products:
+            products_before = sum(task.text_share)  # a task that was added may have been counted on others
+            if products < LEAST or not products_before:
                 continue
             for kind in WATCHED:
                 before = task.counts(kind)
                 now = np.array([window[name, kind, place] for place in before], dtype=float)
-                told[name, kind] = stability(
-                    now, np.array([*before.values()], dtype=float), products, self.reference.products
-                )
+                told[name, kind] = stability(now, np.array([*before.values()], dtype=float), products, products_before)
         return told
 
 

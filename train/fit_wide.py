@@ -72,9 +72,10 @@ def _fit(wide: WidePart, products: ProductDataset, places: np.ndarray) -> None:
     if any(has_title_N):
         complete = [sample for sample in images if sample.present[0]]
         targets_NL = np.stack([sample.targets for sample in complete])
-        fit_tasks(
-            wide, _features(wide, statistics_NF[has_title_N], complete, products), products.tasks.split(targets_NL)
+        chunks = (
+            _titles(complete[first : first + AT_A_TIME], products) for first in range(0, len(complete), AT_A_TIME)
         )
+        fit_tasks(wide, features_of(wide, statistics_NF[has_title_N], chunks), products.tasks.split(targets_NL))
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -203,15 +204,15 @@ def prior(targets_NL: Tensor) -> Tensor:
     return targets_NL.mean(dim=0).clamp(LEAST_PRIOR, 1 - LEAST_PRIOR).logit()
 
 
-def _features(wide: WidePart, statistics_NF: Tensor, complete: Sequence[Sample], products: ProductDataset) -> Features:
+def features_of(wide: WidePart, statistics_NF: Tensor, titles: Iterable[Tensor]) -> Features:
+    """What the wide part sees of complete products; `titles` are token ids of some at a time, [B, T] each."""
     terms = []
-    for first in range(0, len(complete), AT_A_TIME):
-        ids_NT = _titles(complete[first : first + AT_A_TIME], products)
-        rows, weights = (part.numpy() for part in wide.terms(ids_NT, text_mask(ids_NT)))
+    for ids_BT in titles:
+        rows, weights = (part.numpy() for part in wide.terms(ids_BT, text_mask(ids_BT)))
         ends = np.arange(0, rows.size + 1, rows.shape[1])
-        terms_NR = sparse.csr_matrix((weights.ravel(), rows.ravel(), ends), (len(rows), wide.terms.rows))
-        terms_NR.eliminate_zeros()
-        terms.append(terms_NR)
+        terms_BR = sparse.csr_matrix((weights.ravel(), rows.ravel(), ends), (len(rows), wide.terms.rows))
+        terms_BR.eliminate_zeros()
+        terms.append(terms_BR)
     return Features(sparse.vstack(terms, "csr"), wide.standardised(statistics_NF).numpy())
 
 

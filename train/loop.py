@@ -78,7 +78,7 @@ def open_parts(job: StageJob) -> Parts:
     cache = cache_for(job, network, preprocess)
     if cache:
         assert isinstance(network, CMAClip)
-        train = as_cached(cache, network, "train", train, judges=False)
+        train = as_cached(cache, network, "train", train)
         return Parts(network, train, as_cached(cache, network, "validation", validation, judges=True), cache)
     return Parts(network, train, validation if job.stage == "contrastive" else judged_by(validation))
 

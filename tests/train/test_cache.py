@@ -218,12 +218,12 @@ def test_a_wrong_one_is_refused(trained: tuple[Path, Path], data: Path, tmp_path
     shutil.copytree(cache, tmp_path / "cache")
     wanted = CacheInfo.read(cache)
     for stage, said in {
-        "warmup": f"{cache}: a cache of another kind and weights; make one with cma-clip cache",
+        "warmup": f"{cache}: a cache of other kind and weights; make one with cma-clip cache",
         "end_to_end": f"--cache {cache}: stage end_to_end trains the towers; a cache is for warmup and tuning",
     }.items():
         assert train([*options_of(stage, data, output), "--cache", str(cache), "--restart"]) == 2
         assert capsys.readouterr().err == f"error: {said}\n"
-    with pytest.raises(ValueError, match="a cache of another data set; make one"):
+    with pytest.raises(ValueError, match="a cache of other products; make one"):
         CacheInfo.read(cache).check(wanted.model_copy(update={"data_hash": "0"}), cache)
     (tmp_path / "cache" / wanted.splits["train"][0].file).write_bytes(b"")
     with pytest.raises(ValueError, match=r"00000.arrow: missing or not \d+ bytes; make the cache again"):
@@ -234,7 +234,7 @@ def test_a_wrong_one_is_refused(trained: tuple[Path, Path], data: Path, tmp_path
     assert main([end_to_end, "--data", str(data), "--for", "warmup", "--output", str(cache)]) == 2
     assert (
         capsys.readouterr().err
-        == f"error: {cache}: a cache of another kind and weights; make one with cma-clip cache\n"
+        == f"error: {cache}: a cache of other kind and weights; make one with cma-clip cache\n"
     )
     assert main(["tests/support/tiny.yaml", "--data", str(data)]) == 2
     assert "model.pretrained is not set, so its towers are random; give a bundle instead" in capsys.readouterr().err

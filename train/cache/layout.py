@@ -76,10 +76,10 @@ class CacheInfo(StrictModel):
 
     def check(self, wanted: CacheInfo, directory: Path) -> None:
         """Raises ValueError: it is of something else than is wanted, or a file of it is not whole."""
-        names = {"kind": "kind", "data_hash": "data set", "weights": "weights", "preprocess": "preprocessing"}
+        names = {"kind": "kind", "data_hash": "products", "weights": "weights", "preprocess": "preprocessing"}
         other = [what for name, what in names.items() if getattr(self, name) != getattr(wanted, name)]
         if other:
-            raise ValueError(f"{directory}: a cache of another {' and '.join(other)}; make one with cma-clip cache")
+            raise ValueError(f"{directory}: a cache of other {' and '.join(other)}; make one with cma-clip cache")
         for shard in (shard for shards in self.splits.values() for shard in shards):
             path = directory / shard.file
             if not path.is_file() or path.stat().st_size != shard.bytes:

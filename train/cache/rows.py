@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -33,23 +33,30 @@ class CachedProducts(ProductDataset):
         original: the split; the cache was checked to be of its data set.
         directory, info: of the cache.
         columns: from columns_of.
+        labels: task -> id -> label as a data set stores it, in the place of a column of the data set.
     """
 
     def __init__(
-        self, original: ProductDataset, directory: Path, split: str, info: CacheInfo, columns: dict[str, Column]
+        self,
+        original: ProductDataset,
+        directory: Path,
+        split: str,
+        info: CacheInfo,
+        columns: dict[str, Column],
+        labels: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         vars(self).update(vars(original))
         self.layout = columns
         self.parts = [PartFile(directory / shard.file, columns) for shard in info.splits[split]]
         self.part_starts = np.array([0, *accumulate(part.rows for part in self.parts)])
         assert self.part_starts[-1] == self.starts[-1], (directory, self.name)
-        tables = [self._read(group, ["id", *(task.name for task in self.tasks.labelled)]) for group in self.groups]
-        self.ids = pa.chunked_array([chunk for table in tables for chunk in table["id"].chunks])
-        self.targets_NL = np.concatenate([_targets(table, self.tasks) for table in tables])
-
-    @property
-    def groups(self) -> range:
-        return range(len(self.row_groups))
+        groups = list(
+            self.in_groups("id", *(task.name for task in self.tasks.labelled if task.name not in (labels or {})))
+        )
+        for group in groups:
+            group |= {name: [of_id.get(id) for id in group["id"]] for name, of_id in (labels or {}).items()}
+        self.ids = pa.chunked_array([pa.array(group["id"], pa.string()) for group in groups])
+        self.targets_NL = np.concatenate([_targets(group, self.tasks) for group in groups])
 
     def batches(self, order: Iterable[list[int]], workers: int) -> Generator[CachedBatch]:
         """As ProductDataset.batches; nothing is left for workers to do."""
@@ -127,11 +134,11 @@ def _problems(ids: Sequence[str], readable_B: Tensor) -> list[str]:
     return [f"{ids[row]}: could not be read when it was cached" for row in (~readable_B).nonzero().flatten().tolist()]
 
 
-def _targets(table: pa.Table, tasks: TaskSet) -> np.ndarray:
+def _targets(group: Mapping[str, list[Any]], tasks: TaskSet) -> np.ndarray:
     """Of a row group's products, int8 [N, L]; few products have labels that no other has."""
     names = [task.name for task in tasks.labelled]
-    rows = table.to_pylist()
-    keys = [tuple(tuple(row[name]) if isinstance(row[name], list) else row[name] for name in names) for row in rows]
-    examples = dict(zip(keys, rows, strict=True))
-    known = {key: tasks.encode(row).astype(np.int8) for key, row in examples.items()}
+    keys = [tuple(map(repr, labels)) for labels in zip(*(group[name] for name in names), strict=True)]
+    examples = dict(zip(keys, range(len(keys)), strict=True))
+    rows = {key: {name: group[name][place] for name in ("id", *names)} for key, place in examples.items()}
+    known = {key: tasks.encode(row).astype(np.int8) for key, row in rows.items()}
     return np.stack([known[key] for key in keys])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dataset.resume import beside
 from model.cma_clip import CMAClip, Network
@@ -55,16 +57,24 @@ def obstacle_of(stage: StageName, network: Network, settings: StageConfig) -> st
     return None
 
 
-def as_cached(directory: Path, network: CMAClip, split: str, original: ProductDataset, judges: bool) -> CachedProducts:
+def as_cached(
+    directory: Path,
+    network: CMAClip,
+    split: str,
+    original: ProductDataset,
+    judges: bool = False,
+    labels: Mapping[str, Mapping[str, Any]] | None = None,
+) -> CachedProducts:
     """A split as the cache has it.
 
     Args:
         judges: the network is judged by it, so a mismatch needs wrong titles.
+        labels: as CachedProducts.
     """
     info = CacheInfo.read(directory)
     columns = columns_of(info.kind, network, info.preprocess.context_length)
     kind = CachedUnderWrongTitles if judges and original.tasks.is_mismatch_C.any() else CachedProducts
-    return kind(original, directory, split, info, columns)
+    return kind(original, directory, split, info, columns, labels)
 
 
 def _say(job: StageJob, line: str) -> None:
