@@ -8,40 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import options_of, run_stage, tiny_bundle_config, tiny_config, tiny_network
+from cached_networks import FORMS, PACE, form_of
+from tiny import options_of, run_stage, tiny_bundle_config
 
 from cma_clip.files import file_sha256
 from dataset.format import DatasetInfo
 from model.bundle import save_bundle
 from model.cma_clip import CMAClip
-from model.config import ModelConfig
 from train.cache import make, parts
 from train.cache.__main__ import main
 from train.cache.layout import CacheInfo
-from train.cache.make import Pace, make_cache
+from train.cache.make import make_cache
 from train.cache.use import as_cached
 from train.data import Batch, open_splits
 from train.losses import exchange_modalities
 from train.main import main as train
 from train.wrong_titles import judged_by
 
-PACE = Pace(batch_size=16, processes=1, loader_workers=0)
-FORMS = {
-    "paper": tiny_config(),
-    "robust": tiny_config(sequence_norm="gated", head_inputs="both", wide=True, convolutions=True),
-}
 KINDS = ("tokens", "vectors")
-
-
-def form_of(name: str, data: Path) -> tuple[CMAClip, ModelConfig, object]:
-    tasks = DatasetInfo.read(data).tasks
-    tasks = tasks.with_mismatch() if name == "robust" else tasks
-    network = tiny_network(FORMS[name], tasks)
-    if network.wide is not None:  # as if it were fitted
-        for buffer in (network.wide.words, network.wide.statistics_to_logits, network.wide.frequent):
-            buffer.copy_(torch.randn_like(buffer) / 10)
-    assert isinstance(network, CMAClip)
-    return network.eval(), FORMS[name], tasks
 
 
 @pytest.fixture(params=FORMS)
@@ -233,8 +217,7 @@ def test_a_wrong_one_is_refused(trained: tuple[Path, Path], data: Path, tmp_path
     assert "make the cache again" in capsys.readouterr().err
     assert main([end_to_end, "--data", str(data), "--for", "warmup", "--output", str(cache)]) == 2
     assert (
-        capsys.readouterr().err
-        == f"error: {cache}: a cache of other kind and weights; make one with cma-clip cache\n"
+        capsys.readouterr().err == f"error: {cache}: a cache of other kind and weights; make one with cma-clip cache\n"
     )
     assert main(["tests/support/tiny.yaml", "--data", str(data)]) == 2
     assert "model.pretrained is not set, so its towers are random; give a bundle instead" in capsys.readouterr().err

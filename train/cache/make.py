@@ -60,7 +60,7 @@ def make_cache(source: Path, data: Path, kind: Kind, output: Path | None, pace: 
     say_how_much(output, sum(bytes_of(split, data, network, info) for split in parts))
     settings = info.model_dump(mode="json") | {"batch_size": pace.batch_size}
     with work_on(output, settings, clear=True) as folder:
-        threads = max(1, usable_cores() // pace.processes)
+        threads = max(1, usable_cores() // pace.processes) if pace.processes > 1 else None
         making = Making(source, data, info, folder, pace.batch_size, threads, pace.loader_workers)
         whole = info.model_copy(update={"splits": _made(making, parts, pace.processes)})
         write_atomically(folder / "data" / CACHE, whole.model_dump_json(indent=1) + "\n")

@@ -40,7 +40,7 @@ class Making:
     Attributes:
         source: as of `open_source`.
         folder: of the work; the files go to `folder/data`.
-        threads: that each process computes with.
+        threads: that each process computes with; None leaves them as they are.
     """
 
     source: Path
@@ -48,7 +48,7 @@ class Making:
     info: CacheInfo
     folder: Path
     batch_size: int
-    threads: int
+    threads: int | None
     loader_workers: int
 
 
@@ -139,7 +139,8 @@ def _opened(making: Making, split: str) -> tuple[CMAClip, ProductDataset, torch.
     number = next(iter(multiprocessing.current_process()._identity), 1) - 1
     gpus = torch.cuda.device_count()
     device = torch.device(f"cuda:{number % gpus}" if gpus else "cpu")
-    torch.set_num_threads(making.threads)
+    if making.threads:
+        torch.set_num_threads(making.threads)
     preprocess = making.info.preprocess
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
     dataset = ProductDataset(making.data, split, preprocess, tokenizer, IN_ORDER)
