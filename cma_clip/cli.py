@@ -28,6 +28,8 @@ COMMANDS = {
     "report": Command("train.report.__main__", "train", "how good a bundle is, as one HTML file"),
     "compare": Command("train.compare", "train", "is a bundle worse than another one? exit code 1 if so"),
     "promise": Command("train.promise", "train", "decide which answers of a bundle are accepted, without training"),
+    "add": Command("train.add.__main__", "train", "a task more for a bundle, trained alone on cached features"),
+    "remove": Command("train.add.remove", "train", "a task less for a bundle, without training"),
     "rename": Command("train.rename", "train", "other names for tasks and labels of a bundle, without training"),
     "audit": Command(
         "train.audit.__main__", "train", "which labels of a data set are wrong, and a data set without them"
@@ -45,6 +47,7 @@ COMMANDS = {
     "decisions": Command("client.console.as_files", "console", "what was decided in the console, as files"),
     "canary": Command("client.canary", "", "is the server really alive?"),
     "show": Command("client.report", "train", "answers of the server for some products, as text and as an image"),
+    "bench-adding": Command("bench.adding", "train", "time a new task, from cached features to a bundle"),
     "bench-caching": Command("bench.caching", "train", "time stages that read a cache beside those that do not"),
     "bench-console": Command("bench.console", "train", "time the pages of the console over many products"),
     "bench-engines": Command("bench.engines", "train", "time an engine beside eager PyTorch"),

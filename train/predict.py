@@ -146,7 +146,7 @@ def mean_loss(
 def _batches(dataset: ProductDataset, rows: int, batch_size: int, ranks: Ranks, workers: int) -> Iterator[Batch]:
     sampler = OrderedBatches(rows, batch_size, rank=ranks.rank, world_size=ranks.world_size)
     with closing(dataset.batches(sampler, workers)) as batches:
-        bar = tqdm(batches, "predicting", len(sampler), leave=False, disable=not ranks.is_first, mininterval=2)
+        bar = tqdm(batches, "predicting", len(sampler), leave=False, disable=not ranks.is_first, mininterval=2, delay=2)
         for batch in bar:
             yield batch.to(ranks.device)
 

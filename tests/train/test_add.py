@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_one_line(added: Path, bundle_dir: Path, data: Path
     said = refused(*task, "--replace", table=[["1", "a"], ["2", "b"]])
     assert said == "--replace: the bundle has no task kind_of; it has color, pattern"
     said = refused(*task, table=[["1", "a"], ["2", "b"]])
-    assert said.endswith("0 products of train have a label of kind_of, 10 are needed")
+    assert said.endswith("0 products of the train split have a label of kind_of, 10 are needed")
     assert refused(*task, table=[["1", "a"], ["2", "a"]]).startswith(
         "task kind_of: a single_label task needs 2 or more"
     )
