@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     if args.output.exists():
         raise ValueError(f"--output {args.output}: is there; name a new directory")
-    if min(args.epochs or 1, args.batch_size or 1) < 1:
+    if any(number is not None and number < 1 for number in (args.epochs, args.batch_size)):
         raise ValueError("--epochs and --batch_size are 1 or more")
     bundle = open_for(args.bundle)
     task, labels = new_task(args.task, args.data, args.csv)

@@ -83,12 +83,12 @@ class TaskFit:
         best: Fitted | None = None
         torch.manual_seed(self.recipe.seed)
         step = self._stepping(epochs * updates)
-        for epoch in (bar := tqdm(range(1, epochs + 1), "new task", unit="epoch")):
+        for epoch in (bar := tqdm(range(1, epochs + 1), "new task", unit="epoch", mininterval=2)):
             self.network.modality_heads.train()
             for batch in self.train.batches(self._order(epoch, batch_size, updates), 0):
                 step(batch.to(self.device))
             found = self._validated(epoch)
-            bar.set_postfix_str(f"validation loss {found.loss:.4f}")
+            bar.set_postfix_str(f"validation loss {found.loss:.4f}", refresh=False)
             best = found if best is None or found.loss < best.loss else best
         assert best is not None
         with torch.no_grad():
