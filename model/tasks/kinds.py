@@ -1,39 +1,36 @@
-"""What a network answers, as objects: one class a kind of task, and the set of a bundle's tasks. No torch at import.
-
-All that depends on the kind is asked from the task; who else needs to know goes through `TaskSet`, which alone does
-arithmetic on offsets. A new kind is a subclass of Task (or of the kind that it resembles) with a row in KINDS, and its
-tests; docs/extending.md writes one down.
-"""
+"""The kinds of tasks: loss, scores, decision and answer of each. No torch at import."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import Field, GetCoreSchemaHandler, ModelWrapValidatorHandler, SerializeAsAny, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from cma_clip.settings import StrictModel
 from model.acceptance import Acceptance
+from model.tasks.answers import Answer, answer_of, number
+from model.tasks.condition import Condition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# B and N products, K tasks; of one task or, in a TaskSet, of all tasks side by side: C columns of the logits, L labels,
-# T thresholds
+# B and N products; of one task: C columns of the logits, L labels, T thresholds
 
 MISSING = -1.0  # target of every label of a task that the product has no label for
-TOP_K = 3
+NOT_ASKED = -2.0  # the same of a task whose condition the product is known not to meet
+TINY = np.finfo(np.float32).tiny
 MISMATCH = "mismatch"  # the answer that tells whether title and image belong together
 Criterion = Literal["precision", "f1", "few_false_alarms"]
-MODALITY = {(True, True): "title_and_image", (True, False): "title_only", (False, True): "image_only"}
 
 Array = TypeVar("Array", np.ndarray, "Tensor")
-Answer = dict[str, Any]
+
+
+def has_labels(targets_NL: Array) -> Array:
+    """Bool [N], of one task's targets: products that have a label of it, or are known to have none of them."""
+    return targets_NL[:, 0] >= 0
 
 
 class Task(StrictModel):
@@ -46,6 +43,7 @@ class Task(StrictModel):
         thresholds: score from which an answer counts, 0 to 1; empty: `default_thresholds`.
         temperature: what logits are divided by, so that scores say how sure an answer is (train.temperature).
         acceptance: which answers are accepted; without it, those that reach `thresholds`.
+        only_if: of which products it is asked; without it, of all.
         several_labels: whether a product may have more than one label; then it is a list on disk.
         least_labels: how many labels a task must have.
         fitted_for: what thresholds are fitted for (train.thresholds.CRITERIA).
@@ -59,6 +57,7 @@ class Task(StrictModel):
     thresholds: list[float] = []
     temperature: float = Field(1.0, gt=0, exclude_if=lambda temperature: temperature == 1)
     acceptance: Acceptance | None = Field(None, exclude_if=lambda acceptance: acceptance is None)
+    only_if: Condition | None = Field(None, exclude_if=lambda condition: condition is None)
 
     several_labels: ClassVar[bool]
     least_labels: ClassVar[int]
@@ -120,6 +119,10 @@ class Task(StrictModel):
     def claims(self, scores_NL: np.ndarray, targets_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What each threshold decides about, and whether it is right: float32 and bool, both [N, T]."""
 
+    @abstractmethod
+    def any_of(self, scores_NL: np.ndarray, places: Sequence[int]) -> np.ndarray:
+        """Float32 [N]: how likely a product has one of these labels; it has where that is APPLIES_FROM or more."""
+
     def scores(self, logits_BC: np.ndarray) -> np.ndarray:
         """Float32 [B, L] in 0..1."""
         return self.probabilities(logits_BC.astype(np.float32) / np.float32(self.temperature))
@@ -145,26 +148,9 @@ class Task(StrictModel):
         return np.asarray(self.accepted_labels(scores_NL).any(axis=1))
 
     def answers(self, scores_BL: np.ndarray) -> list[Answer]:
-        """What a caller reads of each product: labels with their scores, best first, accepted, and the TOP_K labels.
-
-        Where a product has one label only, also as `label` and `score`; where it may have several and a promise was
-        made, `accepted_labels` are those that keep it. An answer that is not accepted says why in `refused`.
-        """
-        result = []
-        for row in zip(scores_BL, self.answered(scores_BL), self.accepted_labels(scores_BL), strict=True):
-            scores, answered, accepted = row
-            order = np.argsort(-scores, kind="stable")
-            chosen = [i for i in order if answered[i]]
-            labels, numbers = [self.labels[i] for i in chosen], [_number(scores[i]) for i in chosen]
-            answer: Answer = {} if self.several_labels else {"label": labels[0], "score": numbers[0]}
-            answer |= {"labels": labels, "scores": numbers, "accepted": bool(accepted.any())}
-            if self.several_labels and self.acceptance:
-                answer["accepted_labels"] = [self.labels[i] for i in chosen if accepted[i]]
-            if not accepted.any():
-                answer["refused"] = self.acceptance.why_not(answered) if self.acceptance else "score"
-            answer["top"] = [[self.labels[i], _number(scores[i])] for i in order[:TOP_K]]
-            result.append(answer)
-        return result
+        """What a caller reads of each product, as `answer_of`."""
+        rows = zip(scores_BL, self.answered(scores_BL), self.accepted_labels(scores_BL), strict=True)
+        return [answer_of(self, *row) for row in rows]
 
     def encode(self, row: Mapping[str, Any]) -> np.ndarray:
         """A row's labels as float32 [L]: 1 at the labels it has, 0 at the others, MISSING at all where it has null.
@@ -181,15 +167,19 @@ class Task(StrictModel):
             targets[self.labels.index(label)] = 1
         return targets
 
+    def labels_of(self, row: Mapping[str, Any]) -> list[str] | None:
+        """A row's labels; None where it has null."""
+        return None if row[self.name] is None else self.labels_in(row[self.name])
+
     @classmethod
     def labels_in(cls, stored: Any) -> list[str]:
         """The labels of a row's value as it stands on disk; none of null."""
         return [] if stored is None else stored if cls.several_labels else [stored]
 
     @classmethod
-    def stored(cls, labels: list[str]) -> str | list[str]:
-        """The value on disk for labels; no labels are one only where there may be several."""
-        return labels if cls.several_labels else labels[0]
+    def stored(cls, labels: list[str]) -> str | list[str] | None:
+        """The value on disk for labels; where there may be several, none of them is one too."""
+        return labels if cls.several_labels else next(iter(labels), None)
 
 
 class SingleLabel(Task):
@@ -223,6 +213,9 @@ class SingleLabel(Task):
         answered_NL = self.answered(scores_NL)
         right_N = (answered_NL & targets_NL).any(axis=1)
         return scores_NL[answered_NL][:, None], right_N[:, None]
+
+    def any_of(self, scores_NL: np.ndarray, places: Sequence[int]) -> np.ndarray:
+        return scores_NL[:, places].sum(axis=1)
 
 
 class MultiLabel(Task):
@@ -259,6 +252,13 @@ class MultiLabel(Task):
     def claimed(self, scores_NL: np.ndarray) -> np.ndarray:
         return scores_NL
 
+    def any_of(self, scores_NL: np.ndarray, places: Sequence[int]) -> np.ndarray:
+        """The highest score, on a scale where the one that a label is answered from is 0.5."""
+        scores_NL, from_L = scores_NL[:, places], np.array(self.accept_from(), dtype=np.float32)[places]
+        below_NL = scores_NL / np.maximum(from_L, TINY)
+        beyond_NL = 1 + np.maximum(scores_NL - from_L, 0) / np.maximum(1 - from_L, TINY)
+        return np.float32(0.5) * np.where(scores_NL < from_L, below_NL, beyond_NL).max(axis=1)
+
 
 class Mismatch(MultiLabel):
     """Whether title and image do not belong together: one column, which training makes the targets of.
@@ -284,7 +284,7 @@ class Mismatch(MultiLabel):
         result = []
         for answer, scores in zip(super().answers(scores_BL), scores_BL, strict=True):
             answer.pop("refused", None)
-            result.append({"label": MISMATCH if answer["accepted"] else "match", "score": _number(scores[0])} | answer)
+            result.append({"label": MISMATCH if answer["accepted"] else "match", "score": number(scores[0])} | answer)
         return result
 
 
@@ -294,137 +294,3 @@ KINDS: dict[str, type[Task]] = {"single_label": SingleLabel, "multi_label": Mult
 def labelled_kinds() -> list[str]:
     """The kinds that a column of a data set may have."""
     return [name for name, kind in KINDS.items() if kind.is_labelled]
-
-
-class TaskSet(tuple[Task, ...]):
-    """The tasks of a network in the order of its logits; a list in JSON, and a type that pydantic models may hold.
-
-    Raises:
-        ValueError: no task, or two of one name.
-    """
-
-    def __new__(cls, tasks: Iterable[Task]) -> Self:
-        self = super().__new__(cls, tasks)
-        names = [task.name for task in self]
-        if not names:
-            raise ValueError("no tasks")
-        if len(set(names)) != len(names):
-            raise ValueError(f"task names repeat in {names}")
-        return self
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, _: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(cls, handler(tuple[SerializeAsAny[Task], ...]))
-
-    @property
-    def labelled(self) -> TaskSet:
-        """Those that data sets have labels of."""
-        return TaskSet(task for task in self if task.is_labelled)
-
-    @property
-    def is_mismatch_C(self) -> np.ndarray:
-        """Bool [C]: the columns of the logits that are a Mismatch's."""
-        return np.concatenate([np.full(task.columns, isinstance(task, Mismatch)) for task in self])
-
-    @property
-    def is_mismatch_L(self) -> np.ndarray:
-        """Bool [L]: the same of targets and scores."""
-        return np.concatenate([np.full(len(task.labels), isinstance(task, Mismatch)) for task in self])
-
-    def with_mismatch(self) -> TaskSet:
-        """These, and behind them what tells a title from another product's.
-
-        Raises:
-            ValueError: a task of that name is there.
-        """
-        if any(task.name == MISMATCH for task in self):
-            raise ValueError(f"a task of the data set is called {MISMATCH}: rename it, or set --mismatch false")
-        return TaskSet((*self, Mismatch()))
-
-    def refusing(self) -> TaskSet:
-        """These, where a mismatch that is accepted refuses the other answers.
-
-        Raises:
-            ValueError: none of them tells mismatches.
-        """
-        if not self.is_mismatch_C.any():
-            raise ValueError("the network does not tell mismatches: train it with --mismatch true, or refuse none")
-        return TaskSet(
-            task.model_copy(update={"refuses": True}) if isinstance(task, Mismatch) else task for task in self
-        )
-
-    @property
-    def num_columns(self) -> int:
-        """Width of the logits."""
-        return sum(task.columns for task in self)
-
-    @property
-    def label_set_hash(self) -> str:
-        """12 hex digits that change when a task, a label or their order does; thresholds do not count."""
-        parts = [[task.name, task.kind, task.labels] for task in self]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-    def split_logits(self, logits_BC: Array) -> Iterator[tuple[Task, Array]]:
-        """Each task with its own columns of the logits, along the last dimension."""
-        return self._split(logits_BC, [task.columns for task in self])
-
-    def split(self, values_BL: Array) -> Iterator[tuple[Task, Array]]:
-        """Each task with its own labels of targets, scores or weights, along the last dimension."""
-        return self._split(values_BL, [len(task.labels) for task in self])
-
-    def _split(self, values: Array, widths: Sequence[int]) -> Iterator[tuple[Task, Array]]:
-        if values.shape[-1] != sum(widths):
-            raise ValueError(f"{values.shape[-1]} columns, the tasks need {sum(widths)}")
-        start = 0
-        for task, width in zip(self, widths, strict=True):
-            yield task, values[..., start : start + width]
-            start += width
-
-    def encode(self, row: Mapping[str, Any]) -> np.ndarray:
-        """A row's labels as targets, float32 [L].
-
-        Raises:
-            ValueError: a label is not among its task's.
-        """
-        return np.concatenate([task.encode(row) for task in self])
-
-    def scores(self, logits_BC: np.ndarray) -> np.ndarray:
-        """Float32 [B, L] in 0..1."""
-        return np.concatenate([task.scores(logits) for task, logits in self.split_logits(logits_BC)], axis=1)
-
-    def predictions(
-        self, scores_BL: np.ndarray, text_share_BK: np.ndarray, present_B2: np.ndarray
-    ) -> list[dict[str, Answer]]:
-        """What is said of each product, ready for JSON: task name -> answer, text share and modality.
-
-        Args:
-            scores_BL: from `scores`.
-            text_share_BK: λ per task.
-            present_B2: whether there was a title, an image.
-        """
-        modalities = [MODALITY[bool(title), bool(image)] for title, image in present_B2]
-        products: list[dict[str, Answer]] = [{} for _ in scores_BL]
-        for (task, own_BL), share_B in zip(self.split(scores_BL), text_share_BK.T, strict=True):
-            parts = zip(products, task.answers(own_BL), share_B, modalities, strict=True)
-            for product, answer, share, modality in parts:
-                product[task.name] = answer | {"text_share": _number(share), "modality": modality}
-        for task in self:
-            if isinstance(task, Mismatch) and task.refuses:
-                _refuse_others(products, task.name)
-        return products
-
-
-def _refuse_others(products: Iterable[dict[str, Answer]], name: str) -> None:
-    """Where the answer of that name is accepted, the others are not, and say why."""
-    for product in products:
-        if product[name]["accepted"]:
-            others = (answer for other, answer in product.items() if other != name)
-            for answer in others:
-                answer |= {"accepted": False, "refused": name}
-                if "accepted_labels" in answer:
-                    answer["accepted_labels"] = []
-
-
-def _number(value: np.floating) -> float:
-    """Six decimals: what float32 can carry, and a short JSON."""
-    return round(float(value), 6)
