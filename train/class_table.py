@@ -38,9 +38,11 @@ def class_table(answers: Answers) -> list[dict[str, Any]]:
 
 
 def confusions(answers: Answers) -> dict[tuple[int, int], int]:
-    """(true label, answered label) -> products, where a product has one of each; only pairs that occur."""
+    """(true label, answered label) -> products, of those that have one of each; only pairs that occur."""
     assert not answers.task.several_labels, answers.task.name
-    true_N, answered_N = (one_hot_NL.int().argmax(dim=1) for one_hot_NL in (answers.targets_NL, answers.answered_NL))
+    both = answers.targets_NL, answers.answered_NL
+    has_both_N = both[0].any(dim=1) & both[1].any(dim=1)
+    true_N, answered_N = (one_hot_NL[has_both_N].int().argmax(dim=1) for one_hot_NL in both)
     return dict(sorted(Counter(zip(true_N.tolist(), answered_N.tolist(), strict=True)).items()))
 
 

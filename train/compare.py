@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 
 from cma_clip.command import EXIT_FAILED, command
@@ -22,7 +21,7 @@ from cma_clip.files import write_atomically
 from cma_clip.tables import aligned
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-from train.report.before import Change, hold_against
+from train.report.before import Change, Turned, hold_against
 from train.report.judged import Judged, judge
 
 ROUNDS, BATCH = 7, 32
@@ -63,11 +62,10 @@ def table(changed: Mapping[str, Sequence[Change]], limit: float) -> str:
     return aligned(rows)
 
 
-def answers_that_changed(task: str, which: Mapping[str, np.ndarray]) -> str:
-    """For people; `which` as train.report.before.turned."""
-    counts = {kind: int(of_N.sum()) for kind, of_N in which.items()}
-    said = "{better} wrong answers are right now, {worse} right ones are wrong, {other} wrong ones are others"
-    return f"{task}: {said.format_map(counts)}, of {len(which['better'])}"
+def answers_that_changed(task: str, which: Turned) -> str:
+    """For people."""
+    said = f"{len(which.better)} wrong answers are right now, {len(which.worse)} right ones are wrong"
+    return f"{task}: {said}, {len(which.other)} wrong ones are others, of {which.products}"
 
 
 def _number(value: float | None, form: str) -> str:

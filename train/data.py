@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import signal
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -47,7 +47,8 @@ class Batch:
     """Products side by side.
 
     input_ids_BT int32, pixels_BHWC uint8, present_B2 bool (title, image), targets_BC float32: 1 at the
-    labels a product has, 0 at the others, MISSING at all labels of a task it has no label for.
+    labels a product has, 0 at the others, MISSING at all labels of a task it has no label for, NOT_ASKED at those of
+    one that is not asked of it.
     readable_B: False where the product could not be read; `problems` says why.
     """
 
@@ -89,7 +90,8 @@ class ProductDataset(StoredRows, Dataset):
     Args:
         preprocess: for images and titles.
         tokenizer: fits `preprocess`.
-        tasks: what targets are of, where that is not the data set's own.
+        tasks: what targets are of, where that is not the data set's own. Which of them are asked of a product is for
+            the data set to say, and for these where it says nothing.
     """
 
     def __init__(
@@ -102,14 +104,16 @@ class ProductDataset(StoredRows, Dataset):
         tasks: TaskSet | None = None,
     ) -> None:
         super().__init__(directory, split, cached_row_groups)
-        self.tasks, self.preprocess, self.tokenizer = tasks or DatasetInfo.read(directory).tasks, preprocess, tokenizer
+        own = DatasetInfo.read(directory).tasks
+        self.tasks, self.preprocess, self.tokenizer = tasks or own, preprocess, tokenizer
+        self._asked = self.tasks.with_conditions_of(own)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
         row = self.product(index)
-        targets = self.tasks.encode(row)
+        targets = self.encode(row)
         title, image = row["title"] or "", row["image"] or b""
         try:
             input_ids = self.tokenizer.encode(title)
@@ -119,6 +123,14 @@ class ProductDataset(StoredRows, Dataset):
             blank, nothing = np.zeros((size, size, 3), dtype=np.uint8), np.full_like(targets, MISSING)
             return Sample(row["id"], self.tokenizer.encode(""), blank, (True, True), nothing, problem)
         return Sample(row["id"], input_ids, pixels, present, targets, None)
+
+    def encode(self, row: Mapping[str, Any]) -> np.ndarray:
+        """A row's targets, as TaskSet.encode."""
+        return self._asked.encode(row)
+
+    def not_asked(self, row: Mapping[str, Any]) -> set[str]:
+        """The tasks that are known not to be asked of a row's product."""
+        return self._asked.not_asked(row)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(

@@ -17,7 +17,7 @@ from cma_clip.machine import usable_cores
 from model.clip_towers import text_mask
 from model.image_statistics import FEATURES
 from model.preprocess import pad_titles
-from model.tasks import MISSING, Task
+from model.tasks import Task, has_labels
 from model.wide import Linear, WidePart
 from train.data import ProductDataset, Sample
 from train.kernel_ridge import Features, Ridge, by_cholesky, by_conjugate_gradients
@@ -119,7 +119,7 @@ def fit_tasks(wide: WidePart, features: Features, targets: Iterable[tuple[Task, 
     """
     bar = tqdm([*targets], "wide part", unit="task", leave=False)
     for number, (task, targets_NL) in enumerate(bar):
-        labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
+        labelled = np.flatnonzero(has_labels(targets_NL))
         # Of a kind that has other logits than labels nobody knows what they would be.
         if len(labelled) < FEWEST or task.columns != targets_NL.shape[1]:
             continue

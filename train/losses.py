@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cma_clip import Network, Output
-from model.tasks import MISSING, TaskSet
+from model.tasks import MISSING, TaskSet, has_labels
 from train.data import Batch
 from train.recipe import StageConfig
 
@@ -29,7 +29,7 @@ def classification_losses(
     columns = tasks.split_logits(logits_BC.float()), tasks.split(targets_BC), tasks.split(weights_C.float())
     sums, counts = [], []
     for (task, logits), (_, targets), (_, weights) in zip(*columns, strict=True):
-        labelled_B = targets[:, 0] != MISSING
+        labelled_B = has_labels(targets)
         sums.append((task.loss(logits, targets.clamp(min=0), weights) * labelled_B).sum())
         counts.append(labelled_B.sum())
     return torch.stack(sums), torch.stack(counts)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.tasks import MISSING, Task, TaskSet
+from model.tasks import Task, TaskSet, has_labels
 
 # N products, C labels of all tasks, L labels of one task
 
@@ -32,7 +32,7 @@ def fit_temperatures(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> T
 
 
 def _fitted(task: Task, logits_NC: Tensor, targets_NL: Tensor) -> float:
-    labelled_N = targets_NL[:, 0] != MISSING
+    labelled_N = has_labels(targets_NL)
     if not labelled_N.any():
         return task.temperature
     logits_NC, targets_NL = logits_NC[labelled_N], targets_NL[labelled_N]

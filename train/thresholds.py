@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.tasks import TaskSet
-from train.answers import Answers, answers_by_task
+from train.answers import UNSCORED, Answers, answers_by_task
 
-# N scores, T thresholds, L labels of one task
+# N scores, UNSCORED ones among them that no threshold may reach; T thresholds, L labels of one task
 
 PRECISION = 0.9
 FALSE_ALARMS = 0.01
@@ -33,7 +33,7 @@ def most_at_precision(scores_N: Tensor, right_N: Tensor) -> tuple[int, float]:
     Equal scores are accepted together. Of thresholds that accept as many right answers, the highest.
     Where 90 % is out of reach: 0 and 1.0.
     """
-    thresholds_T = scores_N.unique().flip(0)
+    thresholds_T = scores_N[scores_N != UNSCORED].unique().flip(0)
     accepted_T, hits_T = counts_from(scores_N, right_N, thresholds_T)
     hits_T = hits_T.where(hits_T / accepted_T >= PRECISION, 0.0)
     if not hits_T.any():
@@ -50,7 +50,8 @@ def best_f1_threshold(scores_N: Tensor, right_N: Tensor) -> float:
     """
     if not right_N.any():
         return DEFAULT
-    candidates_T = torch.cat([scores_N, torch.tensor([DEFAULT])]).unique().flip(0)
+    scored = scores_N[scores_N != UNSCORED]
+    candidates_T = torch.cat([scored, torch.tensor([DEFAULT])]).unique().flip(0)
     accepted_T, hits_T = counts_from(scores_N, right_N, candidates_T)
     f1_T = 2 * hits_T / (accepted_T + right_N.sum())
     best = candidates_T[f1_T == f1_T.max()]

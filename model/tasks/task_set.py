@@ -12,7 +12,7 @@ from pydantic import GetCoreSchemaHandler, SerializeAsAny
 from pydantic_core import CoreSchema, core_schema
 
 from model.tasks.answers import Answer, not_applicable, number, refuse_others
-from model.tasks.condition import APPLIES_FROM, check_conditions, conditions_of
+from model.tasks.condition import APPLIES_FROM, Condition, check_conditions, conditions_of
 from model.tasks.kinds import MISMATCH, NOT_ASKED, Array, Mismatch, Task
 
 # B products, K tasks; of all tasks side by side: C columns of the logits, L labels
@@ -120,7 +120,7 @@ class TaskSet(tuple[Task, ...]):
         Raises:
             ValueError: a label is not among its task's.
         """
-        unasked = self.not_asked({task.name: task.labels_of(row) for task in self if task.is_labelled})
+        unasked = self.not_asked(row)
         return np.concatenate(
             [
                 np.full(len(task.labels), NOT_ASKED, dtype=np.float32) if task.name in unasked else task.encode(row)
@@ -128,19 +128,14 @@ class TaskSet(tuple[Task, ...]):
             ]
         )
 
-    def not_asked(self, labels: Mapping[str, Sequence[str] | None]) -> set[str]:
-        """The tasks that are known not to be asked of a product.
-
-        Args:
-            labels: task -> those of the product; None where nobody knows them.
-        """
+    def not_asked(self, row: Mapping[str, Any]) -> set[str]:
+        """The tasks that are known not to be asked of a product, by what a row has of others: a label, a list, or null."""
         by_name = self.by_name
-        conditioned = [task for task in self if task.only_if]
-        return {
-            task.name
-            for task in conditioned
-            if any(condition.fails(labels.get(condition.task)) for condition in conditions_of(task, by_name))
-        }
+
+        def fails(condition: Condition) -> bool:
+            return condition.fails(by_name[condition.task].labels_of(row))
+
+        return {task.name for task in self if any(map(fails, conditions_of(task, by_name)))}
 
     def applicable(self, scores_BL: np.ndarray) -> np.ndarray:
         """How likely each task is to be asked of each product, by what is answered to others: float32 [B, K].

@@ -23,12 +23,15 @@ def of_color(scores: np.ndarray, right: np.ndarray) -> Answers:
     """Red is answered, with these scores above 0.5, and is right or blue would have been."""
     scores_NL = torch.tensor(np.stack([scores, 1 - scores], axis=1), dtype=torch.float32)
     targets_NL = torch.tensor(np.stack([right, ~right], axis=1))
-    return Answers(COLOR, scores_NL, torch.from_numpy(COLOR.answered(scores_NL.numpy())), targets_NL)
+    return Answers(
+        COLOR, scores_NL, torch.from_numpy(COLOR.answered(scores_NL.numpy())), targets_NL, torch.arange(len(targets_NL))
+    )
 
 
 def of_tags(scores_NL: list[list[float]], targets_NL: list[list[int]]) -> Answers:
     scores = torch.tensor(scores_NL)
-    return Answers(TAGS, scores, torch.from_numpy(TAGS.answered(scores.numpy())), torch.tensor(targets_NL).bool())
+    answered_NL, targets = torch.from_numpy(TAGS.answered(scores.numpy())), torch.tensor(targets_NL).bool()
+    return Answers(TAGS, scores, answered_NL, targets, torch.arange(len(targets)))
 
 
 def drawn(products: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +145,7 @@ def test_a_label_that_is_answered_often_has_a_threshold_of_its_own():
     scores_NL = torch.tensor(np.concatenate([np.stack([red, 1 - red], 1), np.stack([1 - blue, blue], 1)])).float()
     right_N = torch.tensor(np.concatenate([np.ones(ENOUGH, bool), blue > 0.75]))
     answered_NL = torch.from_numpy(COLOR.answered(scores_NL.numpy()))
-    answers = Answers(COLOR, scores_NL, answered_NL, answered_NL == right_N[:, None])
+    answers = Answers(COLOR, scores_NL, answered_NL, answered_NL == right_N[:, None], torch.arange(len(right_N)))
     own = fit_acceptance(answers, Rule(precision=0.8, per_label=True)).thresholds
     shared = fit_acceptance(answers, Rule(precision=0.8)).thresholds
     # Red, always right, answers for blue, which is not from 0.75 down.

@@ -90,7 +90,7 @@ def test_many_labels_are_confused_pair_by_pair(tmp_path: Path):
     answered, targets = (torch.zeros(products, count, dtype=torch.bool) for _ in range(2))
     for n, (true, said) in enumerate([(0, 0), (0, 0), (39_999, 1), (5, 39_999), (5, 5), (5, 39_999)]):
         targets[n, true] = answered[n, said] = True
-    write_class_tables(tmp_path, Answers(task, answered.float(), answered, targets))
+    write_class_tables(tmp_path, Answers(task, answered.float(), answered, targets, torch.arange(products)))
     assert (tmp_path / "confusion-size.csv").read_text().split() == [
         "true", "label,answer,products", "l0,l0,2", "l5,l5,1", "l5,l39999,2", "l39999,l1,1",
     ]  # fmt: skip

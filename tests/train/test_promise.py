@@ -144,7 +144,9 @@ def test_resampled_against_counting_by_hand():
     """Of 100 equal scores 89 are right: whoever accepts any misses 90 %."""
     scores_NL, right_N = torch.tensor([[0.8, 0.1, 0.1]] * 100), torch.arange(100) < 89  # green, or it were blue
     targets_NL = torch.stack([right_N, ~right_N, torch.zeros(100, dtype=torch.bool)], dim=1)
-    answers = Answers(COLOR, scores_NL, torch.from_numpy(COLOR.answered(scores_NL.numpy())), targets_NL)
+    answers = Answers(
+        COLOR, scores_NL, torch.from_numpy(COLOR.answered(scores_NL.numpy())), targets_NL, torch.arange(len(targets_NL))
+    )
     drawn = torch.from_numpy(np.random.default_rng(0).integers(0, 100, (50, 100)))
     enough = (right_N[drawn].sum(dim=1) >= 90).double().mean().item()
     assert 0.2 < enough < 0.7

@@ -163,9 +163,10 @@ def test_what_irrelevant_found_stands_in_it(
 def told(scores: list[list[float]], true: list[int]) -> Told:
     scores_NL = torch.tensor(scores)
     targets_NL = torch.eye(3)[true].bool()
-    answers = Answers(COLOR, scores_NL, torch.from_numpy(COLOR.answered(scores_NL.numpy())), targets_NL)
     count = len(true)
-    return Told(answers, np.arange(count) + 10, np.linspace(0, 1, count), np.array([1, 0, -1, 1][:count]))
+    answered_NL = torch.from_numpy(COLOR.answered(scores_NL.numpy()))
+    answers = Answers(COLOR, scores_NL, answered_NL, targets_NL, torch.arange(count) + 10)
+    return Told(answers, np.linspace(0, 1, count), np.array([1, 0, -1, 1][:count]))
 
 
 def test_the_products_that_tell_most():
@@ -246,7 +247,9 @@ def test_a_difference_that_chance_would_not_make_is_sure():
     targets_NL = torch.eye(3)[torch.arange(300) % 3].bool()
     good, bad = targets_NL.clone(), targets_NL.clone()
     bad[:60] = bad[:60].roll(1, dims=1)  # a fifth is wrong
-    answers = [Answers(COLOR, answered.float() * 0.9, answered, targets_NL) for answered in (bad, good)]
+    answers = [
+        Answers(COLOR, answered.float() * 0.9, answered, targets_NL, torch.arange(300) + 7) for answered in (bad, good)
+    ]
     right, f1, recall, error, accepted, rightly = changes(*answers)
     assert (right.before, right.after) == (pytest.approx(0.8), 1.0) and right.is_sure and 0.1 < right.low < 0.2
     assert right.high < 0.3 and (recall.before, recall.after) == (0.0, 1.0)
@@ -257,8 +260,8 @@ def test_a_difference_that_chance_would_not_make_is_sure():
     back = changes(*reversed(answers))[0]
     assert back.is_worse() and back.is_worse(0.19) and not back.is_worse(0.21)
     which = turned(*answers)
-    assert which["better"].tolist() == [True] * 60 + [False] * 240
-    assert not which["worse"].any() and not which["other"].any()
+    assert (which.products, which.better.tolist()) == (300, list(range(7, 67)))
+    assert not len(which.worse) and not len(which.other)
     still = answers[0]._replace(answered_NL=bad.roll(1, dims=1))  # what was wrong is so in another way
     which = turned(answers[0], still)
-    assert which["other"].tolist() == [True] * 60 + [False] * 240 and which["worse"].sum() == 240
+    assert which.other.tolist() == list(range(7, 67)) and len(which.worse) == 240

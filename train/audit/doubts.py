@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from cleanlab.filter import find_label_issues
 
-from model.tasks import MISSING, Task
+from model.tasks import Task, has_labels
 
 # N products, L labels of one task
 
@@ -37,7 +37,7 @@ def find_doubts(task: Task, scores_NL: np.ndarray, targets_NL: np.ndarray) -> li
         scores_NL: 0..1, out of fold.
         targets_NL: as in train.data.Batch; products without a label of the task are left alone.
     """
-    labelled = np.flatnonzero(targets_NL[:, 0] != MISSING)
+    labelled = np.flatnonzero(has_labels(targets_NL))
     scores_NL, has_NL = scores_NL[labelled].astype(np.float64), targets_NL[labelled] > 0
     find = _several if task.several_labels else _single
     doubts = [doubt._replace(product=int(labelled[doubt.product])) for doubt in find(task, scores_NL, has_NL)]

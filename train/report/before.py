@@ -11,7 +11,7 @@ from torch import Tensor
 
 from train.answers import Answers
 from train.metrics import calibration_error, ratio
-from train.report.content import Told, cards
+from train.report.content import Told
 from train.thresholds import most_at_precision
 
 # N products with a label of the task
@@ -47,19 +47,33 @@ class Change(NamedTuple):
         return self.is_sure and self.better * (self.difference or 0.0) < -limit
 
 
+class Turned(NamedTuple):
+    """Products whose answer changed, by their places among all: `better` is right now, `worse` was right, `other` is
+    wrong in another way.
+
+    Attributes:
+        products: that either answer is judged by.
+    """
+
+    products: int
+    better: np.ndarray
+    worse: np.ndarray
+    other: np.ndarray
+
+
 class Before(NamedTuple):
     """The other bundle, held against this one.
 
     Attributes:
         name: what to call it.
         changed: task -> what has changed since.
-        turned: task -> of which products the answer has, as `turned`.
+        turned: task -> of which products the answer has.
         speed: how fast both are, for people; empty where nobody measured.
     """
 
     name: str
     changed: dict[str, list[Change]]
-    turned: dict[str, dict[str, np.ndarray]]
+    turned: dict[str, Turned]
     speed: str = ""
 
 
@@ -73,12 +87,13 @@ def hold_against(name: str, before: Sequence[Answers], after: Sequence[Answers])
 
 
 def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
-    """Each of FIGURES."""
-    count, rng = len(after.targets_NL), np.random.default_rng(seed)
+    """Each of FIGURES; of products that only one of the two is judged by, only its own figure is told."""
+    rows, rng = rows_of(before, after), np.random.default_rng(seed)
+    count, found = len(rows[0]), []
     draws = [torch.from_numpy(rng.integers(0, count, count)) for _ in range(RESAMPLINGS)]
-    everything, found = torch.arange(count), []
+    everything = torch.arange(count)
     for name, (figure, better) in FIGURES.items():
-        old, new = figure(before), figure(after)
+        old, new = (_among(row_M, figure(answers)) for row_M, answers in zip(rows, (before, after), strict=True))
         pairs = [(old(draw), new(draw)) for draw in draws]
         differences = [after - before for before, after in pairs if before is not None and after is not None]
         low, high = np.percentile(differences, [TAIL, 100 - TAIL]) if differences else (0.0, 0.0)
@@ -86,23 +101,57 @@ def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
     return found
 
 
-def turned(before: Answers, after: Answers) -> dict[str, np.ndarray]:
-    """Bool [N] of products whose answer changed: `better` (right now), `worse` (right before), `other` (neither)."""
-    was_N, is_N = (_right(answers).numpy() for answers in (before, after))
-    changed_N = (before.answered_NL != after.answered_NL).any(dim=1).numpy()
-    return {"better": is_N & ~was_N, "worse": was_N & ~is_N, "other": changed_N & ~was_N & ~is_N}
+def turned(before: Answers, after: Answers) -> Turned:
+    """Whom one of the two is not judged by, it rightly tells that the task is not applicable."""
+    rows = rows_of(before, after)
+    was_M, is_M = (_spread(answers.right(), row_M, True) for answers, row_M in zip((before, after), rows, strict=True))
+    old_ML, new_ML = (
+        _spread(each.answered_NL, row_M, False) for each, row_M in zip((before, after), rows, strict=True)
+    )
+    changed_M = (old_ML != new_ML).any(dim=1)
+    kinds = is_M & ~was_M, was_M & ~is_M, changed_M & ~was_M & ~is_M
+    places_M = places_of(before, after)
+    return Turned(len(places_M), *(places_M[of_M].numpy() for of_M in kinds))
+
+
+def places_of(before: Answers, after: Answers) -> Tensor:
+    """The M products that either of the two is judged by, in their order."""
+    return torch.cat([before.place_N, after.place_N]).unique()
+
+
+def rows_of(before: Answers, after: Answers) -> tuple[Tensor, Tensor]:
+    """Where each of these products stands in both, int64 [M]; -1 where it does not."""
+    places_M = places_of(before, after)
+    rows = torch.full((2, len(places_M)), -1)
+    for row_M, answers in zip(rows, (before, after), strict=True):
+        row_M[torch.searchsorted(places_M, answers.place_N)] = torch.arange(len(answers.place_N))
+    return rows[0], rows[1]
+
+
+def _spread(of_N: Tensor, row_M: Tensor, otherwise: bool) -> Tensor:
+    """What holds of the N products, of each of the M; `otherwise` of those that are none of them."""
+    spread = torch.full((len(row_M), *of_N.shape[1:]), otherwise)
+    spread[row_M >= 0] = of_N[row_M[row_M >= 0]]
+    return spread
+
+
+def _among(row_M: Tensor, of: Draw) -> Draw:
+    """A figure of some of the M products, by those of them that are there; None of nothing."""
+
+    def figure(draw: Tensor) -> float | None:
+        rows = row_M[draw]
+        rows = rows[rows >= 0]
+        return of(rows) if len(rows) else None
+
+    return figure
 
 
 Draw = Callable[[Tensor], float | None]  # places of products -> the figure of these
 Figure = Callable[[Answers], Draw]
 
 
-def _right(answers: Answers) -> Tensor:
-    return (answers.answered_NL == answers.targets_NL).all(dim=1)
-
-
 def _share_right(answers: Answers) -> Draw:
-    right_N = _right(answers).double()
+    right_N = answers.right().double()
     return lambda draw: right_N[draw].mean().item()
 
 
@@ -165,6 +214,6 @@ def since(before: Before | None, told: Told, most: int) -> dict[str, Any]:
         return {"changes": [], "turned": {}, "better": [], "worse": [], "other": []}
     name = told.answers.task.name
     which = before.turned[name]
-    counts = {kind: int(of_N.sum()) for kind, of_N in which.items()}
-    shown = {kind: cards(told, np.flatnonzero(of_N)[:most]) for kind, of_N in which.items()}
-    return {"changes": before.changed[name], "turned": counts} | shown
+    places = {kind: getattr(which, kind).tolist() for kind in ("better", "worse", "other")}
+    shown = {kind: of_kind[:most] for kind, of_kind in places.items()}
+    return {"changes": before.changed[name], "turned": {kind: len(places[kind]) for kind in places}} | shown

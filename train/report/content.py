@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from cma_clip.intervals import CONFIDENCE, share_of
 from train.acceptance import GRID, counts
-from train.answers import Answers
+from train.answers import UNSCORED, Answers
 from train.class_table import class_table
 
 # N products with a label of the task, L labels, G thresholds
@@ -27,14 +27,12 @@ class Told(NamedTuple):
     """One task's answers on a split.
 
     Attributes:
-        answers: of the products that have its label.
-        place_N: where in the split each is.
+        answers: of the products that it is judged by.
         text_share_N: λ of each.
         named_N: whether the title names the label, as train.study.naming; -1 where it is not known.
     """
 
     answers: Answers
-    place_N: np.ndarray
     text_share_N: np.ndarray
     named_N: np.ndarray
 
@@ -44,7 +42,7 @@ def of_task(told: Told, most_cards: int = CARDS) -> dict[str, Any]:
     answers = told.answers
     claimed_NL, right_NL = answers.task.claimed(answers.scores_NL.numpy()), answers.targets_NL.numpy()
     score_N = claimed_NL.max(axis=1, initial=0.0)
-    wrong_N = (answers.answered_NL != answers.targets_NL).any(dim=1).numpy()
+    wrong_N = ~answers.right().numpy()
     accepted, rightly = answers.accepted()
     curve = precision_by_coverage(claimed_NL, right_NL)
     beyond = [place for place, row in enumerate(curve) if row[4] > accepted]
@@ -62,7 +60,7 @@ def of_task(told: Told, most_cards: int = CARDS) -> dict[str, Any]:
         "confusions": [] if answers.task.several_labels else confusions(told),
         "believed": believed(told),
         "mistakes": cards(told, _most(score_N, wrong_N, most_cards)),
-        "least_sure": cards(told, _most(-score_N, np.ones(len(wrong_N), bool), most_cards)),
+        "least_sure": cards(told, _most(-score_N, answers.scores_NL[:, 0].numpy() != UNSCORED, most_cards)),
     }
 
 
@@ -91,7 +89,8 @@ def promised_point(answers: Answers) -> list[float] | None:
 
 def calibration(scores_NT: torch.Tensor, right_NT: torch.Tensor) -> list[list[float]]:
     """Rows of mean score, share right and how many, for bins of equal width that hold any."""
-    scores, right = scores_NT.flatten().double(), right_NT.flatten().double()
+    scored_NT = scores_NT != UNSCORED
+    scores, right = scores_NT[scored_NT].double(), right_NT[scored_NT].double()
     bins = (scores * BINS).long().clamp(0, BINS - 1)
     rows = []
     for place in range(BINS):
@@ -111,10 +110,9 @@ def labels(told: Told) -> list[dict[str, Any]]:
 
 
 def confusions(told: Told) -> list[dict[str, Any]]:
-    """True label, answer, how many products, and some of them; the most frequent first."""
-    true_N = told.answers.targets_NL.int().argmax(dim=1).numpy()
-    said_N = told.answers.answered_NL.int().argmax(dim=1).numpy()
-    names = told.answers.task.labels
+    """True label, answer, how many products, and some of them; the most frequent first. No label is one too."""
+    true_N, said_N = (_place_of_label(one_hot_NL) for one_hot_NL in (told.answers.targets_NL, told.answers.answered_NL))
+    names = [*told.answers.task.labels, "not applicable"]
     pairs = Counter((true, said) for true, said in zip(true_N.tolist(), said_N.tolist(), strict=True) if true != said)
     rows = []
     for (true, said), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:PAIRS]:
@@ -122,6 +120,12 @@ def confusions(told: Told) -> list[dict[str, Any]]:
         shown = cards(told, members)
         rows.append({"true": names[true], "said": names[said], "count": count, "cards": shown})
     return rows
+
+
+def _place_of_label(one_hot_NL: torch.Tensor) -> np.ndarray:
+    """Int64 [N]; L where there is none."""
+    has_NL = torch.cat([one_hot_NL, ~one_hot_NL.any(dim=1, keepdim=True)], dim=1)
+    return has_NL.int().argmax(dim=1).numpy()
 
 
 def believed(told: Told) -> list[dict[str, Any]]:
@@ -156,7 +160,7 @@ def _most(score_N: np.ndarray, of_N: np.ndarray, most: int) -> np.ndarray:
 
 
 def cards(told: Told, members: Sequence[int] | np.ndarray) -> list[int]:
-    return [int(told.place_N[member]) for member in members]
+    return [int(told.answers.place_N[member]) for member in members]
 
 
 def galleries(page: dict[str, Any]) -> list[list[Any]]:

@@ -18,10 +18,11 @@ from dataset.format import DatasetInfo
 from model.config import BundleConfig, PreprocessConfig
 from model.images import decode_image
 from model.refusal import Refusal
-from model.tasks import MISSING, Task, TaskSet
+from model.tasks import Task, TaskSet, labels_for_people
 from train.acceptance import remarks
 from train.answers import answers_by_task
 from train.data import ProductDataset
+from train.metrics import applicability_lines
 from train.predict import Predictions
 from train.report.before import Before, since
 from train.report.content import CARDS, Told, galleries, of_task, perturbed
@@ -62,13 +63,12 @@ def render(
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     judged = answers_by_task(own.logits_NC, own.targets_NC, tasks)
     most = max(4, min(CARDS, CARDS_IN_ALL // (4 * len(tasks.labelled))))
-    for place, (one, (_, targets_NL)) in enumerate(zip(judged, tasks.split(own.targets_NC), strict=True)):
+    for number, one in enumerate(judged):
         if not one.task.is_labelled or not len(one.targets_NL):
             continue
-        place_N = torch.nonzero(targets_NL[:, 0] != MISSING)[:, 0].numpy()
-        named = [naming.names_label(rows[n], one.task) for n in place_N]
+        named = [naming.names_label(rows[place], one.task) for place in one.place_N]
         named_N = np.array([-1 if known is None else int(known) for known in named])
-        told = Told(one, place_N, own.text_share_NK[place_N, place].numpy(), named_N)
+        told = Told(one, own.text_share_NK[one.place_N, number].numpy(), named_N)
         against = since(before, told, most)
         pages.append(of_task(told, most) | against | {"perturbations": perturbed(one.task.name, perturbations or {})})
     fill(pages, tasks, dataset, decoded, config.preprocess)
@@ -82,6 +82,7 @@ def render(
     return environment.get_template("page.html.j2").render(
         tasks=pages,
         metrics=metrics,
+        applicability=applicability_lines(metrics),
         mismatch=[metrics[task.name] for task in tasks if not task.is_labelled],
         notes=remarks(tasks),
         split=split,
@@ -143,16 +144,17 @@ def fill(
     for page in pages:
         task = by_name[page["name"]]
         for gallery in galleries(page):
-            gallery[:] = [_card(task, rows[place], images[place], decoded[place][task.name]) for place in gallery]
+            gallery[:] = [_card(dataset, task, rows[n], images[n], decoded[n][task.name]) for n in gallery]
 
 
-def _card(task: Task, row: dict[str, Any], image: str, said: dict[str, Any]) -> dict[str, Any]:
+def _card(dataset: ProductDataset, task: Task, row: dict[str, Any], image: str, said: dict[str, Any]) -> dict[str, Any]:
+    is_unasked = task.name in dataset.not_asked(row)
     return {
         "id": row["id"],
         "title": (row["title"] or "")[:TITLE],
         "image": image,
-        "true": ", ".join(task.labels_in(row[task.name])) or "none",
-        "said": ", ".join(said["labels"]) or "none",
+        "true": ", ".join(task.labels_in(row[task.name])) or ("not applicable" if is_unasked else "none"),
+        "said": labels_for_people(said),
         "score": said["top"][0][1],
         "text_share": said["text_share"],
         "accepted": said["accepted"],

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
-from model.tasks import MISSING, Task
+from model.tasks import Task, has_labels
 
 # N products, F features, L labels of one task
 
@@ -38,7 +38,7 @@ def fit(task: Task, x_NF: Matrix, targets_NL: np.ndarray, strength: float) -> Li
     """
     if task.columns != len(task.labels):
         raise ValueError(f"task {task.name}: the rivals have no logistic regression for tasks of kind {task.kind}")
-    labelled_N = targets_NL[:, 0] != MISSING
+    labelled_N = has_labels(targets_NL)
     if not labelled_N.any():
         raise ValueError(f"task {task.name}: no product of the train split has a label that could be read")
     x_NF, has_NL = x_NF[labelled_N], targets_NL[labelled_N] > 0

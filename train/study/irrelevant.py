@@ -19,7 +19,7 @@ from cma_clip.command import command
 from cma_clip.files import write_atomically
 from cma_clip.tables import aligned
 from dataset.splits import SPLITS
-from model.tasks import MISSING, TaskSet
+from model.tasks import TaskSet
 from train.data import ProductDataset
 from train.metrics import task_metrics
 from train.predict import Predictions, answers_for, open_bundle
@@ -111,9 +111,9 @@ def suite(answer: Answer, tasks: TaskSet, dataset: ProductDataset, untouched: Pr
 def compare(before: Predictions, after: Predictions, tasks: TaskSet, left_out: int) -> dict[str, dict[str, Any]]:
     """One perturbation, from the answers for the same products; see Suite.perturbations."""
     before, after, tasks = before.labelled(tasks), after.labelled(tasks), tasks.labelled
-    # MISSING is below every label: a product counts where it could be read both times, and has a label at all.
+    # What is missing is below every label: a product counts where it could be read both times, and has a label at all.
     targets_NC = torch.minimum(before.targets_NC, after.targets_NC)
-    counted_N = (targets_NC != MISSING).any(dim=1)
+    counted_N = (targets_NC >= 0).any(dim=1)
     old, new = (
         task_metrics(a.logits_NC[counted_N], a.text_share_NK[counted_N], targets_NC[counted_N], tasks)
         for a in (before, after)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dataset.format import DatasetInfo
-from model.tasks import MISSING, TaskSet
+from model.tasks import TaskSet, has_labels
 from train.answers import answers_by_task
 from train.class_table import confusion_matrix
 from train.data import ProductDataset
@@ -72,7 +72,7 @@ def by_naming(
     named_NK = [[naming.names_label(product, task) for task in tasks] for product in products]
     result = {}
     for k, (task, targets_NL) in enumerate(tasks.split(answers.targets_NC)):
-        readable = (has_both_N & (targets_NL[:, 0] != MISSING)).nonzero()[:, 0].tolist()
+        readable = (has_both_N & has_labels(targets_NL)).nonzero()[:, 0].tolist()
         groups = {name: [n for n in readable if named_NK[n][k] is value] for name, value in GROUPS.items()}
         result[task.name] = {name: _group(answers.of(group), tasks, k) for name, group in groups.items()}
     return result

@@ -109,7 +109,7 @@ class PerturbedDataset(ProductDataset):
             is_complete = row["image"] and clean_title(row["title"] or "", self.preprocess.max_title_bytes)
         except ValueError:  # an unreadable title
             return None
-        return self.tasks.encode(row) if is_complete else None
+        return self.encode(row) if is_complete else None
 
     def _choose_donors(self, targets_NC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.change == "shuffled":
