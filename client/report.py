@@ -23,7 +23,7 @@ from client.protocol import Answer
 from cma_clip.command import command
 from dataset.format import DatasetInfo
 from dataset.splits import SPLITS
-from model.tasks import MISMATCH, TaskSet
+from model.tasks import MISMATCH, NOT_APPLICABLE, TaskSet, labels_for_people
 
 TEXT_COLOR, IMAGE_COLOR = "#4477aa", "#ddaa33"
 
@@ -93,7 +93,8 @@ def verdicts(product: dict[str, Any], answer: Answer, tasks: TaskSet) -> list[st
         said, true = answer.prediction[task.name], product[task.name]
         is_right = set(said["labels"]) == set(task.labels_in(true))
         verdict = "no label" if true is None else "right" if is_right else f"wrong, it is {true}"
-        answer_text, score = task.stored(said["labels"]), max(said["scores"], default=0.0)
+        applies, score = said.get("refused") != NOT_APPLICABLE, max(said["scores"], default=0.0)
+        answer_text = task.stored(said["labels"]) if applies else labels_for_people(said)
         lines.append(f"{task.name}: {answer_text}  score {score:.3f}  λ {said['text_share']:.2f}  ({verdict})")
     mismatch = answer.prediction.get(MISMATCH)
     if mismatch:

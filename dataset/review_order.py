@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.tasks import MISMATCH, TaskSet
+from model.tasks import MISMATCH, NOT_APPLICABLE, TaskSet
 
 # N products
 
@@ -55,7 +55,7 @@ def look(
     """What to expect of one product.
 
     Args:
-        given: task -> its labels; None where there is none.
+        given: task that is asked of it -> its labels; None where there is none.
         said: task -> what a model answers.
         beliefs: task -> how likely the given label is, where an audit doubts it (train.audit).
         rarity: task -> label -> factor, as `rarity_of`.
@@ -96,6 +96,8 @@ def _chance(labels: Sequence[str] | None, said: Said | None, belief: float | Non
     """How likely a look changes a label, and why."""
     if belief is not None:
         return 1 - belief, "label"
+    if said is not None and said.refused == NOT_APPLICABLE:
+        return (UNKNOWN, "label") if labels else (0.0, "")
     if said is None:
         return (UNKNOWN, "no answer") if labels is None else (0.0, "")
     if labels is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class NewDataset:
         next_stage: what the summary proposes to train, and with which recipe.
         found: tasks whose labels come from the rows: those of rejected rows only are left out.
         needed: splits that must have rows at the end.
-        remarks: lines for the summary that are known before.
+        remarks: lines for the summary that are known before, and those that are when all rows are read.
         next_command: in place of training.
     """
 
@@ -49,6 +49,7 @@ class NewDataset:
     found: frozenset[str] = frozenset()
     needed: tuple[str, ...] = ("train",)
     remarks: tuple[str, ...] = ()
+    remarks_at_the_end: Callable[[], Sequence[str]] = tuple
     next_command: str | None = None
 
 
@@ -215,12 +216,14 @@ def summary(new: NewDataset, info: DatasetInfo, rejects: int) -> str:
             counts.update(split.label_counts[task.name])
         common = [f"{label} {count:,}" for label, count in counts.most_common(LABELS_SHOWN)]
         more = f", and {len(counts) - LABELS_SHOWN} more" if len(counts) > LABELS_SHOWN else ""
-        lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels): {', '.join(common)}{more}")
+        asked = f", {task.only_if}" if task.only_if else ""
+        lines.append(f"  {task.name} ({task.kind}, {len(task.labels)} labels{asked}): {', '.join(common)}{more}")
     if rejects:
         lines.append(f"  rejected rows and why: {directory / 'rejects.csv'}")
     known = {task.name: frozenset(task.labels) for task in info.tasks}
     dropped = {task.name: [label for label in task.labels if label not in known[task.name]] for task in new.tasks}
-    lines += [f"  note: {line}" for line in (*new.remarks, *(remarks(info, dropped) if new.found else ()))]
+    found = remarks(info, dropped) if new.found else []
+    lines += [f"  note: {line}" for line in (*new.remarks, *new.remarks_at_the_end(), *found)]
     training = f"deepspeed train/main.py --stage {new.next_stage} --data {directory} --output runs/NAME"
     lines.append(f"next: {new.next_command or training}")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ WATCHED: tuple[Kind, ...] = get_args(Kind)
 BINS = 10
 BIN_NAMES = tuple(f"{place / BINS:.1f}" for place in range(BINS))  # each by its lower edge
 MOST_LABELS = 200  # of a task: each is a time series in Prometheus for every server
-NONE, OTHER = "(none)", "(other)"
+NONE, OTHER, INAPPLICABLE = "(none)", "(other)", "(not applicable)"
 
 Histogram = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=BINS, max_length=BINS)]
 
@@ -24,9 +24,10 @@ class TaskReference(StrictModel):
     """The answers of one task.
 
     Attributes:
-        labels: label -> products answered with it; NONE: those with no label, of a task that may give none. Of a task
-            with more than MOST_LABELS the most frequent ones, and OTHER for all others together.
-        scores: products by their best score, in BINS of equal width from 0 to 1.
+        labels: label -> products answered with it; NONE: those with no label, of a task that may give none;
+            INAPPLICABLE: those that the task is not asked of. Of a task with more than MOST_LABELS the most frequent
+            ones, and OTHER for all others together.
+        scores: products that it is asked of by their best score, in BINS of equal width from 0 to 1.
         text_share: products by λ, in the same bins.
     """
 
@@ -58,7 +59,7 @@ class Reference(StrictModel):
         if self.tasks.keys() != labels.keys():
             raise ValueError(f"reference counts {', '.join(self.tasks)}, the tasks are {', '.join(labels)}")
         for name, task in self.tasks.items():
-            if unknown := task.labels.keys() - {*labels[name], NONE, OTHER}:
+            if unknown := task.labels.keys() - {*labels[name], NONE, OTHER, INAPPLICABLE}:
                 raise ValueError(f"reference: task {name} has no label {', '.join(sorted(unknown))}")
 
 

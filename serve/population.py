@@ -72,7 +72,11 @@ class Population:
             for kind in WATCHED:
                 before = task.counts(kind)
                 now = np.array([window[name, kind, place] for place in before], dtype=float)
-                told[name, kind] = stability(now, np.array([*before.values()], dtype=float), products, products_before)
+                then = np.array([*before.values()], dtype=float)
+                # Products that a task is not asked of have no score.
+                sizes = (now.sum(), then.sum()) if kind == "scores" else (products, products_before)
+                if min(sizes):
+                    told[name, kind] = stability(now, then, *sizes)
         return told
 
 

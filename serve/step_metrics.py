@@ -11,7 +11,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from model.reference import BIN_NAMES, Reference, bin_of
+from model.reference import BIN_NAMES, INAPPLICABLE, Reference, bin_of
+from model.tasks import APPLIES_FROM, NOT_APPLICABLE
 from serve.population import Key, Population
 
 COUNTERS = {
@@ -21,12 +22,12 @@ COUNTERS = {
     "cma_clip_incidents_total": "Requests failed by an unforeseen error, by step",
     "cma_clip_not_finite_total": "Requests failed because the engine's logits or text share are no finite numbers",
     "cma_clip_not_counted_total": "Amounts that no counter can take (below 0, not finite), by counter",
-    "cma_clip_answers_total": "Labels answered, by task, label and whether it was accepted",
-    "cma_clip_score_sum": "Sum of the best scores, by task; divide by cma_clip_text_share_count",
+    "cma_clip_answers_total": "Labels answered, by task, label and whether it was accepted; (not applicable) is one",
+    "cma_clip_score_sum": "Sum of the best scores, by task; divide by the sum of cma_clip_score_bins_total",
     "cma_clip_text_share_sum": "Sum of the text shares (lambda), by task",
     "cma_clip_text_share_count": "Products answered, by task",
     "cma_clip_unlabelled_total": "Products answered with no label, by task",
-    "cma_clip_score_bins_total": "Products answered, by task and lower edge of the best score's bin",
+    "cma_clip_score_bins_total": "Products that a task applies to, by task and lower edge of the best score's bin",
     "cma_clip_text_share_bins_total": "Products answered, by task and lower edge of the text share's bin",
 }
 GAUGES = {
@@ -76,20 +77,24 @@ class StepMetrics:
         """A product's answer as a dashboard shows it: the mix of labels, scores and λ of each task.
 
         Args:
-            answer: task -> labels, accepted, top, text_share, as PREDICTION has them.
+            answer: task -> labels, accepted, top, text_share, applicable, as PREDICTION has them.
         """
         self._add(increase for task, said in answer.items() for increase in self._increases(task, said))
 
     def _increases(self, task: str, said: Mapping[str, Any]) -> Iterator[tuple[Key, float]]:
         taken = said.get("accepted_labels", said["labels"] if said["accepted"] else [])
         of_task, score, share = ("task", task), said["top"][0][1], said["text_share"]
+        if said.get("applicable", 1.0) < APPLIES_FROM:
+            labels = (of_task, ("label", INAPPLICABLE), ("accepted", NOT_APPLICABLE))
+            yield ("cma_clip_answers_total", labels), 1
+        else:
+            yield ("cma_clip_unlabelled_total", (of_task,)), not said["labels"]
+            yield ("cma_clip_score_sum", (of_task,)), score
+            yield ("cma_clip_score_bins_total", (of_task, ("bin", BIN_NAMES[bin_of(score)]))), 1
         for label in said["labels"]:
             shown = self._population.shown(task, label) if self._population else label
             accepted = "true" if label in taken else "false"
             yield ("cma_clip_answers_total", (of_task, ("label", shown), ("accepted", accepted))), 1
-        yield ("cma_clip_unlabelled_total", (of_task,)), not said["labels"]
-        yield ("cma_clip_score_sum", (of_task,)), score
-        yield ("cma_clip_score_bins_total", (of_task, ("bin", BIN_NAMES[bin_of(score)]))), 1
         yield ("cma_clip_text_share_sum", (of_task,)), share
         yield ("cma_clip_text_share_bins_total", (of_task, ("bin", BIN_NAMES[bin_of(share)]))), 1
         yield ("cma_clip_text_share_count", (of_task,)), 1

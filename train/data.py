@@ -130,7 +130,7 @@ class ProductDataset(StoredRows, Dataset):
 
     def not_asked(self, row: Mapping[str, Any]) -> set[str]:
         """The tasks that are known not to be asked of a row's product."""
-        return self._asked.not_asked(row)
+        return self._asked.not_asked(self._asked.labels_of(row))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return Batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model.reference import NONE, Reference, TaskReference, grouped, histogram
+from model.reference import INAPPLICABLE, NONE, Reference, TaskReference, grouped, histogram
 from model.tasks import Task, TaskSet
 from train.predict import Predictions
 
@@ -20,16 +20,20 @@ def reference_of(answers: Predictions, tasks: TaskSet) -> Reference:
         tasks: with the thresholds that are served.
     """
     answers = answers.of(torch.nonzero(answers.logits_NC.isfinite().all(dim=1)).flatten().tolist())
-    parts = zip(tasks.split(tasks.scores(answers.logits_NC.numpy())), answers.text_share_NK.T.numpy(), strict=True)
-    counted = {task.name: _counted(task, scores_NL, share_N) for (task, scores_NL), share_N in parts}
+    scores_NL = tasks.scores(answers.logits_NC.numpy())
+    parts = zip(tasks.split(scores_NL), answers.text_share_NK.T.numpy(), tasks.applies(scores_NL).T, strict=True)
+    counted = {task.name: _counted(task, own_NL, share_N, applies_N) for (task, own_NL), share_N, applies_N in parts}
     return Reference(products=len(answers.logits_NC), tasks=counted)
 
 
-def _counted(task: Task, scores_NL: np.ndarray, share_N: np.ndarray) -> TaskReference:
+def _counted(task: Task, scores_NL: np.ndarray, share_N: np.ndarray, applies_N: np.ndarray) -> TaskReference:
+    scores_NL = scores_NL[applies_N]
     answered_NL = task.answered(scores_NL)
     labels = grouped(dict(zip(task.labels, answered_NL.sum(axis=0).tolist(), strict=True)))
     if task.several_labels:
         labels[NONE] = int((~answered_NL.any(axis=1)).sum())
+    if task.only_if:
+        labels[INAPPLICABLE] = int((~applies_N).sum())
     best_N = scores_NL.max(axis=1)
     return TaskReference(labels=labels, scores=histogram(_as_served(best_N)), text_share=histogram(_as_served(share_N)))
 

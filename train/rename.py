@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from cma_clip.settings import one_line
 from dataset.labels import RESERVED
 from model.config import BundleConfig
 from model.reference import Reference
-from model.tasks import Task, TaskSet
+from model.tasks import Condition, Task, TaskSet
 
 FILES = ("model.safetensors", "tokenizer.json")
 
@@ -64,6 +64,7 @@ def with_label(config: BundleConfig, task: str, old: str, new: str) -> BundleCon
         raise ValueError(f"--label {task} {old} {new!r}: the new name is empty")
     labels = [new if label == old else label for label in found.labels]
     tasks = [one.model_copy(update={"labels": labels}) if one is found else one for one in config.tasks]
+    tasks = [_with_condition(one, lambda condition: condition.relabelled(task, old, new)) for one in tasks]
     counted = config.reference.model_dump() if config.reference else None
     if counted:
         own = counted["tasks"][task]
@@ -82,7 +83,8 @@ def with_task(config: BundleConfig, old: str, new: str) -> BundleConfig:
         raise ValueError(f"--task {old} {new}: data sets have a column of that name; none of {', '.join(RESERVED)}")
     try:
         renamed = type(found).model_validate(found.model_dump() | {"name": new})
-        tasks = TaskSet(renamed if one is found else one for one in config.tasks)
+        every = (renamed if one is found else one for one in config.tasks)
+        tasks = TaskSet(_with_condition(one, lambda condition: condition.renamed(old, new)) for one in every)
     except (ValidationError, ValueError) as error:
         said = one_line(error) if isinstance(error, ValidationError) else error
         raise ValueError(f"--task {old} {new}: {said}") from None
@@ -97,6 +99,10 @@ def _task(config: BundleConfig, option: str, name: str) -> Task:
         if task.name == name:
             return task
     raise ValueError(f"{option}: the bundle has {', '.join(task.name for task in config.tasks.labelled)}")
+
+
+def _with_condition(task: Task, change: Callable[[Condition], Condition]) -> Task:
+    return task.model_copy(update={"only_if": change(task.only_if)}) if task.only_if else task
 
 
 def _changed(config: BundleConfig, tasks: Iterable[Task], counted: dict[str, Any] | None) -> BundleConfig:

@@ -62,8 +62,8 @@ def read_answers(path: Path, tasks: TaskSet) -> Iterator[tuple[str, Answer]]:
 def _of_task(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     labels, scores, is_accepted = (row[f"{name}_{what}"] for what in ("answer", "score", "accepted"))
     said = {
-        "labels": labels if isinstance(labels, list) else [labels],
-        "scores": scores if isinstance(scores, list) else [scores],
+        "labels": _listed(labels),
+        "scores": _listed(scores),
         "accepted": is_accepted,
         "refused": row.get(f"{name}_refused") or ("" if is_accepted else "score"),
         "text_share": row[f"{name}_text_share"],
@@ -72,13 +72,18 @@ def _of_task(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
     return said if accepted is None else said | {"accepted_labels": accepted}
 
 
+def _listed(cell: Any) -> list[Any]:
+    """Of a task with one label a product the cell is that label, or null where the task does not apply."""
+    return cell if isinstance(cell, list) else [] if cell is None else [cell]
+
+
 def of_prediction(prediction: Mapping[str, Mapping[str, Any]]) -> Answer:
     """The same of what a server says."""
     kept = ("labels", "scores", "accepted", "accepted_labels", "text_share")
     return {
         name: {key: told[key] for key in kept if key in told}
         | {"refused": told.get("refused", "")}
-        | ({"labels": [told["label"]], "scores": [told["score"]]} if "label" in told else {})
+        | ({"labels": [told["label"]], "scores": [told["score"]]} if told.get("label") is not None else {})
         for name, told in prediction.items()
     }
 

@@ -10,7 +10,7 @@ from starlette.datastructures import FormData
 
 from client.console.catalog import Product
 from client.console.decisions import Decision, Labels
-from model.tasks import Task, TaskSet
+from model.tasks import NOT_APPLICABLE, Task, TaskSet
 
 KEYS = "123456789abcdefghijklmnopqrtvwxyz"  # one a label; 0, s and u mean something else
 UNTOLD = "untold"  # what is sent where nobody can tell
@@ -32,7 +32,7 @@ class Field(NamedTuple):
         choices: all its labels, or the likely ones where they are many.
         others: the labels beside `choices`; typed, not chosen.
         typed: what stands there at first.
-        untold: whether it was decided that nobody can tell.
+        untold: whether it was decided that nobody can tell, or at first seems not to be asked of such products.
         said: what a model says; None where nobody was asked, or where it is not to be seen.
         given: the data set's labels; None likewise.
         likely: what an audit takes for likelier; None likewise.
@@ -64,12 +64,12 @@ def fields_of(
         counts: task -> label -> products; where labels are many, the frequent ones have keys.
         blind: nothing is chosen at first, nor seen of what is said and given: the one who looks must not follow it.
     """
-    fields = []
+    fields, unasked = [], tasks.not_asked(product.given)
     for task in tasks:
         said = None if blind or product.said is None else product.said[task.name]
         given = None if blind else product.given[task.name]
         chosen = (said or {}).get("labels") or given or []
-        untold = False
+        untold = not (blind or chosen) and (task.name in unasked or (said or {}).get("refused") == NOT_APPLICABLE)
         if decided and task.name in decided.labels:
             labels = decided.labels[task.name]
             chosen, untold = labels or [], labels is None

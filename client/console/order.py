@@ -46,6 +46,8 @@ class Order:
         """What a look at the next product is for."""
         said = said_of(answer or {})
         beliefs = {task: doubt.belief for task, doubt in doubted.items()}
+        unasked = self.tasks.not_asked(given)
+        given = {task: labels for task, labels in given.items() if task not in unasked}
         found = look(given, said, beliefs, self.rarity, mismatch_of(answer or {}))
         self.worths.append(found.worth if found.reason else -1.0)
         self.alike.append(answered(given, said))

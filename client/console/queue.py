@@ -135,6 +135,8 @@ class Queue:
             said = accepted_labels(decision.said[task]) if task in decision.said else []
             if said and task in decision.labels:
                 true = decision.labels[task]
+                if true is None and task in self.catalog.tasks.not_asked(decision.labels):
+                    true = []  # then no label is right
                 untold += true is None
                 judged += true is not None
                 right += true is not None and set(said) <= set(true)

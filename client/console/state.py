@@ -21,6 +21,7 @@ from client.errors import ClassifierError
 from model.config import PreprocessConfig
 from model.images import decode_pixels
 from model.refusal import Refusal
+from model.tasks import labels_for_people
 
 PREPROCESS = PreprocessConfig()
 EDGES = {"card": 96, "large": 768}  # pixels
@@ -31,6 +32,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
+TEMPLATES.filters["labels"] = labels_for_people
 
 
 @dataclass(frozen=True)

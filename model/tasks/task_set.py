@@ -120,7 +120,7 @@ class TaskSet(tuple[Task, ...]):
         Raises:
             ValueError: a label is not among its task's.
         """
-        unasked = self.not_asked(row)
+        unasked = self.not_asked(self.labels_of(row))
         return np.concatenate(
             [
                 np.full(len(task.labels), NOT_ASKED, dtype=np.float32) if task.name in unasked else task.encode(row)
@@ -128,14 +128,23 @@ class TaskSet(tuple[Task, ...]):
             ]
         )
 
-    def not_asked(self, row: Mapping[str, Any]) -> set[str]:
-        """The tasks that are known not to be asked of a product, by what a row has of others: a label, a list, or null."""
+    def labels_of(self, row: Mapping[str, Any]) -> dict[str, list[str] | None]:
+        """A row's labels by task; None where it has null."""
+        return {task.name: task.labels_of(row) for task in self if task.is_labelled}
+
+    def not_asked(self, labels: Mapping[str, Sequence[str] | None]) -> set[str]:
+        """The tasks that are known not to be asked of a product with these labels, as `labels_of` has them or some."""
         by_name = self.by_name
 
         def fails(condition: Condition) -> bool:
-            return condition.fails(by_name[condition.task].labels_of(row))
+            return condition.fails(labels.get(condition.task))
 
         return {task.name for task in self if any(map(fails, conditions_of(task, by_name)))}
+
+    def asked_only(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's values by task, null those of tasks that are known not to be asked of it."""
+        unasked = self.not_asked(self.labels_of(row))
+        return {task.name: None if task.name in unasked else row[task.name] for task in self if task.is_labelled}
 
     def applicable(self, scores_BL: np.ndarray) -> np.ndarray:
         """How likely each task is to be asked of each product, by what is answered to others: float32 [B, K].

@@ -13,7 +13,7 @@ import torch
 from dataset.table import ParquetSource
 from model.bundle import Bundle
 from model.config import BundleConfig
-from model.tasks import Task, TaskSet
+from model.tasks import TaskSet
 from serve.engines import Run
 
 # B batch, T token ids, H and W image size, C labels of all tasks, K tasks, L labels of one task
@@ -114,20 +114,25 @@ def _add(
     near: float,
 ) -> None:
     """Add one batch to each task's drift; the first of each pair is torch's."""
-    pairs = zip(*(tasks.split(tasks.scores(values)) for values in logits), strict=True)
-    for index, ((task, torchs), (_, engines)) in enumerate(pairs):
+    torchs_BL, engines_BL = map(tasks.scores, logits)
+    moved_BL = engines_BL.clip(torchs_BL - near, torchs_BL + near)
+    decisions = zip(*(_decisions(tasks, scores_BL) for scores_BL in (torchs_BL, moved_BL, engines_BL)), strict=True)
+    columns = zip(tasks.split(torchs_BL), tasks.split(engines_BL), decisions, strict=True)
+    for index, ((task, torchs), (_, engines), (wanted, nearly, said)) in enumerate(columns):
         drift = drifts[task.name]
         # max() of Python drops NaN; a comparison that NaN cannot pass keeps it.
         drift.probability = float(np.max([drift.probability, np.abs(torchs - engines).max()]))
         drift.text_share = float(np.max([drift.text_share, np.abs(shares[0] - shares[1])[:, index].max()]))
-        moved = engines.clip(torchs - near, torchs + near)
-        wanted, nearly, said = (_decision(task, scores) for scores in (torchs, moved, engines))
         differs_B = (wanted != said).any(axis=1)
         flipped_B = differs_B & (nearly != said).any(axis=1)
         drift.flips += int(flipped_B.sum())
         drift.near_ties += int((differs_B & ~flipped_B).sum())
 
 
-def _decision(task: Task, scores_BL: np.ndarray) -> np.ndarray:
-    """Bool [B, 2 L]: the answered labels, and those that are accepted."""
-    return np.column_stack([task.answered(scores_BL), task.accepted_labels(scores_BL)])
+def _decisions(tasks: TaskSet, scores_BL: np.ndarray) -> list[np.ndarray]:
+    """Of each task bool [B, 2 L]: the answered labels, and those that are accepted; none where it does not apply."""
+    columns = zip(tasks.split(scores_BL), tasks.applies(scores_BL).T, strict=True)
+    return [
+        np.column_stack([task.answered(own_BL), task.accepted_labels(own_BL)]) & applies_B[:, None]
+        for (task, own_BL), applies_B in columns
+    ]

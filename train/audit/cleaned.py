@@ -65,7 +65,7 @@ def _products(
             labels = {task.name: row[task.name] for task in tasks}
             for task, doubt in by_product.get(place, ()) if name == "train" else ():
                 labels[task.name] = cleaned(task, labels[task.name], doubt, how)
-            yield Product(row["id"], row["image"] or b"", row["title"] or "", labels, name)
+            yield Product(row["id"], row["image"] or b"", row["title"] or "", tasks.asked_only(labels), name)
             place += 1
 
 

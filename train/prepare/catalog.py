@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from dataset.conditions import parse_conditions, said_of_unasked, with_conditions, without_unasked
 from dataset.corrections import read_corrections, said_of_corrections, state_of_corrections
 from dataset.duplicates import Duplicates, Links, find_duplicates
 from dataset.format import Settings
@@ -24,7 +27,7 @@ from model.config import BundleConfig
 from model.tasks import TaskSet, labelled_kinds
 from train.prepare.options import MOST, add_common_arguments, check_ranges
 
-NOT_SETTINGS = ("output", "overwrite", "workers", "corrections")  # the last one only where there is one
+NOT_SETTINGS = ("output", "overwrite", "workers", "corrections", "only_if")  # the last two only where there are some
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TASK=FILE",
         help="one label a line; default: all found in rows that are not rejected",
+    )
+    parser.add_argument(
+        "--only-if",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("TASK", "OTHER LABEL"),
+        help="TASK is asked of products with one of these labels of the task OTHER; repeatable",
     )
     parser.add_argument(
         "--labels-of",
@@ -99,6 +110,8 @@ def run(arguments: argparse.Namespace) -> None:
     reading.check_columns(source)
     if arguments.corrections:
         reading = replace(reading, decisions=read_corrections(arguments.corrections, reading))
+    conditions = {task.name: task.only_if for task in bundle or () if task.only_if}
+    conditions |= parse_conditions(arguments.only_if, [task.name for task in reading.tasks])
     found = survey(source, reading)
     new = NewDataset(
         directory=arguments.output,
@@ -113,10 +126,11 @@ def run(arguments: argparse.Namespace) -> None:
     given = dict(read_label_file(option, reading.tasks) for option in arguments.labels)
     given |= {task.name: task.labels for task in bundle or ()}
     reading = _without_rare(reading, found, given, arguments.min_products)
-    tasks = _tasks(reading, found, given)
+    tasks = with_conditions(_tasks(reading, found, given), conditions, reading.rules)
     needed = _needed(arguments, found)
     duplicates = find_duplicates(twins(source, reading, found.repeated), Links())
     reading = replace(reading, links=duplicates.links)
+    dropped = Counter[str]()
     new = replace(
         new,
         tasks=tasks,
@@ -127,9 +141,11 @@ def run(arguments: argparse.Namespace) -> None:
             *_said_of_rare(reading, arguments.min_products),
             *_said_of_copies(reading, duplicates),
         ),
+        remarks_at_the_end=partial(said_of_unasked, tasks, dropped),
         next_command=f"cma-clip score {arguments.labels_of} --data {arguments.output}" if bundle else None,
     )
-    parts = cut_rows(unread_products(source, reading, tasks), found.rows)
+    rows = without_unasked(unread_products(source, reading, tasks), tasks, dropped)
+    parts = cut_rows(rows, found.rows)
     write_dataset(new, parts, ImageReader(reading.preprocess), arguments.workers, found.rows)
 
 
@@ -244,6 +260,8 @@ def _settings(arguments: argparse.Namespace, source: Source) -> Settings:
         for name, value in vars(arguments).items()
         if name not in NOT_SETTINGS
     }
+    if arguments.only_if:
+        described["only_if"] = [shlex.join(words) for words in arguments.only_if]
     if arguments.corrections:
         described["corrections"] = str(arguments.corrections.resolve())
         described |= {

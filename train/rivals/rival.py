@@ -112,7 +112,8 @@ class FittedRival:
 
 def _average_precision(task: Task, logits_NL: np.ndarray, targets_NL: np.ndarray) -> float | None:
     share_N1 = torch.zeros(len(logits_NL), 1)
-    metrics = task_metrics(torch.from_numpy(logits_NL), share_N1, torch.from_numpy(targets_NL), TaskSet([task]))
+    alone = TaskSet([task.model_copy(update={"only_if": None})])
+    metrics = task_metrics(torch.from_numpy(logits_NL), share_N1, torch.from_numpy(targets_NL), alone)
     return metrics[task.name]["mean_average_precision"]
 
 
