@@ -23,6 +23,8 @@ EVEN = {"color": {"red": 1.0, "blue": 1.0}, "tags": {"new": 1.0, "rare": 2.0}}
         (["red"], None, {"color": 0.5}, Look(0.5, "color", "label")),
         (None, Said(["blue"], 0.75, "mismatch"), {}, Look(0.25, "color", "mismatch")),
         (None, None, {}, Look(UNKNOWN, "color", "no answer")),
+        (None, Said([], UNKNOWN, "not_applicable"), {}, Look(0.0, "color", "")),
+        (["red"], Said([], UNKNOWN, "not_applicable"), {}, Look(UNKNOWN, "color", "label")),
     ],
 )
 def test_what_a_look_at_one_task_is_for(given, said, beliefs, expected: Look):

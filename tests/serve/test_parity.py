@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.tasks import MultiLabel, SingleLabel, TaskSet
+from model.tasks import Condition, MultiLabel, SingleLabel, TaskSet
 from serve.export.parity import compare
 
 COLOR = SingleLabel(name="color", labels=["red", "blue"], thresholds=[0.6])
@@ -26,10 +26,12 @@ def logits(scores: Sequence[Sequence[float]]) -> np.ndarray:
     return np.concatenate([np.log(scores_BL[:, :2]), np.log(scores_BL[:, 2:] / (1 - scores_BL[:, 2:]))], axis=1)
 
 
-def compared(torchs: Sequence[Sequence[float]], engines: Sequence[Sequence[float]], precision: str) -> dict[str, Any]:
+def compared(
+    torchs: Sequence[Sequence[float]], engines: Sequence[Sequence[float]], precision: str, tasks: TaskSet = TASKS
+) -> dict[str, Any]:
     share = np.full((len(torchs), 2), 0.5, np.float32)
     network = lambda *_: (torch.from_numpy(logits(torchs)), torch.from_numpy(share))  # noqa: E731
-    bundle: Any = SimpleNamespace(config=SimpleNamespace(tasks=TASKS), network=network)
+    bundle: Any = SimpleNamespace(config=SimpleNamespace(tasks=tasks), network=network)
     return compare(bundle, lambda *_: (logits(engines), share), precision, iter([INPUTS]))
 
 
@@ -65,6 +67,25 @@ def test_a_lost_label_fails_though_the_best_one_stays():
     torchs, engines = [*SURE[:2], 0.9, 0.6], [*SURE[:2], 0.9, 0.49]
     for precision in ("f32", "f16", "bf16", "int8"):
         assert not compared([torchs], [engines], precision)["passed"], precision
+
+
+@pytest.mark.parametrize(
+    ("torchs", "engines", "flips", "near_ties"),
+    [
+        # tags are asked of what is red; whether they are is what turns
+        ([0.53, 0.47, *SURE[2:]], [0.47, 0.53, *SURE[2:]], 0, 2),
+        ([0.56, 0.44, *SURE[2:]], [0.44, 0.56, *SURE[2:]], 2, 0),
+        # where they are not, nobody sees which they would be
+        ([0.1, 0.9, 0.58, 0.1], [0.1, 0.9, 0.47, 0.1], 0, 0),
+        ([0.9, 0.1, 0.58, 0.1], [0.9, 0.1, 0.47, 0.1], 1, 0),
+    ],
+)
+def test_whether_a_task_applies_is_a_decision_too(
+    torchs: list[float], engines: list[float], flips: int, near_ties: int
+):
+    asked = TAGS.model_copy(update={"only_if": Condition(task="color", labels=["red"])})
+    report = compared([torchs], [engines], "bf16", TaskSet([COLOR, asked]))
+    assert (report["flips"], report["near_ties"]) == (flips, near_ties)
 
 
 def test_what_is_near_shrinks_with_the_precision():

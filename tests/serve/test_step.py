@@ -13,14 +13,17 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from client.protocol import URGENT_ID
 from model.config import BundleConfig, ModelConfig, PreprocessConfig
-from model.reference import NONE, OTHER, Reference, TaskReference
+from model.reference import INAPPLICABLE, NONE, OTHER, Reference, TaskReference
 from model.refusal import Code, Refusal
-from model.tasks import MultiLabel, SingleLabel
+from model.tasks import Condition, MultiLabel, SingleLabel, TaskSet
 from serve.served_engine import ServedEngine
+from train.predict import Predictions
+from train.reference import reference_of
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 TASKS = [
@@ -428,6 +431,45 @@ def test_labels_that_are_rare_in_validation_are_counted_together(log):
         if name == "cma_clip_answers_total" and dict(labels)["task"] == "colour"
     }
     assert of_colour == {"green": 500, OTHER: 500}
+
+
+def test_what_does_not_apply_is_counted_as_its_bundle_counted_it(log, monkeypatch):
+    """Two of five are told that no pattern is asked of them: as in validation, so the index is 0."""
+    asked = MultiLabel(name="pattern", labels=["dots", "stripes"], only_if=Condition(task="colour", labels=["green"]))
+    tasks = TaskSet([CONFIG.tasks[0], asked])
+    monkeypatch.setitem(globals(), "CONFIG", CONFIG.model_copy(update={"tasks": tasks}))
+    products = [GREEN_DOTS, GREEN_DOTS, RED, RED, ([-9, 9, -9, -9, -9], [0.5, 0.5])] * 200
+    logits_NC, share_NK = (torch.tensor(part) for part in zip(*products, strict=True))
+    validation = Predictions(logits_NC, share_NK, logits_NC, torch.ones(1000, 2, dtype=torch.bool), [])
+    reference = reference_of(validation, tasks)
+    assert reference.tasks["pattern"].labels == {"dots": 400, "stripes": 0, NONE: 200, INAPPLICABLE: 400}
+    assert all(value == pytest.approx(0, abs=1e-9) for value in indices(decoded(products, reference)).values())
+    counted = {(name, *dict(labels).values()): value for (name, labels), value in MetricFamily.values.items()}
+    answers = {
+        key[1:3]: value for key, value in counted.items() if key[0] == "cma_clip_answers_total" and key[3] == "pattern"
+    }
+    assert answers == {("true", "dots"): 400, ("not_applicable", INAPPLICABLE): 400}
+    assert counted["cma_clip_unlabelled_total", "pattern"] == 200
+    bins = [value for key, value in counted.items() if key[0] == "cma_clip_score_bins_total" and key[2] == "pattern"]
+    assert sum(bins) == 600 and counted["cma_clip_text_share_count", "pattern"] == 1000
+    MetricFamily.values.clear()
+    shifted = indices(decoded([RED] * 1000, reference))
+    assert shifted["pattern", "labels"] > 1 and ("pattern", "scores") not in shifted  # there is no score
+
+
+def test_decode_says_what_does_not_apply_and_leaves_probabilities_as_they_are(log, monkeypatch):
+    asked = MultiLabel(name="pattern", labels=["dots", "stripes"], only_if=Condition(task="colour", labels=["green"]))
+    monkeypatch.setitem(globals(), "CONFIG", CONFIG.model_copy(update={"tasks": TaskSet([CONFIG.tasks[0], asked])}))
+    step = load_step("decode", "decode_step")
+    step.load()
+    logits = np.array([[np.log(8), 0, 0, 20, -20]], np.float32)
+    share, present = np.array([[0.25, 1]], np.float32), np.array([[True, True]])
+    (response,) = step.execute([Request(logits=logits, text_share=share, present=present)])
+    answer = values(response)
+    said = json.loads(answer["PREDICTION"][0, 0])["pattern"]
+    assert (said["labels"], said["refused"], said["applicable"]) == ([], "not_applicable", 0.1)
+    np.testing.assert_allclose(answer["PROBABILITIES"], [[0.8, 0.1, 0.1, 1, 0]], atol=1e-6)
+    assert answer["LABEL_SET"].tolist() == [[CONFIG.tasks.label_set_hash.encode()]]
 
 
 def test_each_of_several_labels_is_counted_as_it_was_accepted(log):

@@ -15,8 +15,8 @@ from tiny import tiny_bundle_config, tiny_network
 from dataset.format import DatasetInfo
 from model.bundle import Bundle, load_bundle
 from model.preprocess import TitleTokenizer
-from model.reference import BINS, MOST_LABELS, NONE, OTHER, WATCHED
-from model.tasks import MultiLabel, SingleLabel, TaskSet
+from model.reference import BINS, INAPPLICABLE, MOST_LABELS, NONE, OTHER, WATCHED
+from model.tasks import Condition, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
 from train.data import IN_ORDER, ProductDataset
 from train.predict import Predictions, answers_for
@@ -24,7 +24,9 @@ from train.reference import reference_of
 
 MANY = SingleLabel(name="many", labels=[f"l{n}" for n in range(MOST_LABELS + 50)])
 TAGS = MultiLabel(name="tags", labels=["a", "b", "c"], thresholds=[0.3, 0.5, 0.9])
-TASKS = TaskSet([MANY, TAGS]).with_mismatch()
+WEAR = SingleLabel(name="wear", labels=["x", "y"], only_if=Condition(task="tags", labels=["b", "c"]))
+SIZES = MultiLabel(name="sizes", labels=["s", "m"], only_if=Condition(task="wear", labels=["x"]))
+TASKS = TaskSet([MANY, TAGS, WEAR, SIZES]).with_mismatch()
 
 
 def counted(answers: list[dict]) -> dict[str, dict[str, Counter[str]]]:
@@ -32,8 +34,10 @@ def counted(answers: list[dict]) -> dict[str, dict[str, Counter[str]]]:
     found = {task: {kind: Counter[str]() for kind in WATCHED} for task in answers[0]}
     for answer in answers:
         for task, said in answer.items():
-            found[task]["labels"].update(said["labels"] or [NONE])
-            for kind, value in (("scores", max(score for _, score in said["top"])), ("text_share", said["text_share"])):
+            applies = said.get("refused") != "not_applicable"
+            found[task]["labels"].update(said["labels"] or [NONE if applies else INAPPLICABLE])
+            best = [("scores", max(score for _, score in said["top"]))] if applies else []
+            for kind, value in [*best, ("text_share", said["text_share"])]:
                 found[task][kind][f"{min(int(value * BINS), BINS - 1) / BINS:.1f}"] += 1
     return found
 
@@ -65,6 +69,11 @@ def test_it_counts_what_callers_read():
             assert +Counter(own.counts(kind)) == kinds[kind], (task, kind)
     assert reference.tasks["tags"].labels[NONE] > 0 and NONE not in reference.tasks["many"].labels
     assert set(reference.tasks["mismatch"].labels) == {"mismatch", NONE}
+    wear, sizes = reference.tasks["wear"], reference.tasks["sizes"]
+    assert 100 < wear.labels[INAPPLICABLE] < sizes.labels[INAPPLICABLE] and sizes.labels[NONE] > 100
+    assert sum(wear.scores) == 3000 - wear.labels[INAPPLICABLE] and sum(wear.text_share) == 3000
+    assert INAPPLICABLE not in reference.tasks["tags"].labels
+    reference.check({task.name: task.labels for task in TASKS})
 
 
 def test_what_is_no_number_counts_nowhere():

@@ -13,7 +13,7 @@ from model.acceptance import Acceptance, Rule
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
 from model.reference import NONE, Reference, TaskReference
-from model.tasks import Mismatch, MultiLabel, SingleLabel
+from model.tasks import Condition, Mismatch, MultiLabel, SingleLabel
 from train.rename import main
 
 COLOR = SingleLabel(
@@ -72,6 +72,22 @@ def test_its_answers_are_the_same(bundle: Path, tmp_path: Path):
     inputs = torch.tensor([[1, 2, end]] * 3, dtype=torch.int32), pixels, torch.ones(3, 2, dtype=torch.bool)
     answers = [load_bundle(path).network(*inputs).logits_BC for path in (bundle, tmp_path / "renamed")]
     assert torch.equal(*answers)
+
+
+def test_conditions_follow_the_names_that_they_name(tmp_path: Path):
+    tags = TAGS.model_copy(update={"only_if": Condition(task="color", labels=["gray", "blue"])})
+    sizes = SingleLabel(name="size", labels=["gray", "large"], only_if=Condition(task="tags", labels=["sale"]))
+    tasks = [tags, COLOR, sizes]
+    save_bundle(tmp_path / "bundle", tiny_bundle_config(tasks=tasks), tiny_network(tasks=tasks))
+    options = ["--label", "color", "gray", "grey", "--task", "color", "colour", "--label", "tags", "sale", "reduced"]
+    assert main([str(tmp_path / "bundle"), "--output", str(tmp_path / "renamed"), *options]) == 0
+    after = BundleConfig.read(tmp_path / "renamed/config.json").tasks
+    assert [task.only_if for task in after] == [
+        Condition(task="colour", labels=["grey", "blue"]),
+        None,
+        Condition(task="tags", labels=["reduced"]),
+    ]
+    assert after[2].labels == ["gray", "large"]  # another task's label of that name
 
 
 @pytest.mark.parametrize(
