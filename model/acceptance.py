@@ -52,7 +52,7 @@ class Acceptance(StrictModel):
     Attributes:
         rule: what they have to keep.
         thresholds: a number a label: the score from which on it is accepted; null: none is.
-        products: labelled ones that it was decided by.
+        products: labelled ones that it was decided by, and those answered though they are known not to be asked.
         accepted, right: of these, those of which a label is accepted, and those of which no accepted one is wrong.
         needed: products that would do, were they like these; null where no number would, or these do.
     """

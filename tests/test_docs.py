@@ -96,7 +96,7 @@ WRONG = {
     "[here](docs/gone.md#place)": ["link docs/gone.md"],
 }
 RIGHT = [
-    "`model/tasks.py`, `train.thresholds.CRITERIA`, `client.Classifier`, `model.kernels`, `deploy/bundle.json`",
+    "`model/tasks/kinds.py`, `train.thresholds.CRITERIA`, `client.Classifier`, `model.kernels`, `deploy/bundle.json`",
     "`serve/engines/NAME.py`, `a.b`, `text_share`, `image/png`, [design](docs/design.md#layout), [x](https://a.b/c)",
     "```\ncma-clip predict --help; python -m train.prepare catalog\npython -m pytest\n```",
 ]

@@ -79,12 +79,17 @@ def fit_thresholds(logits_NC: Tensor, targets_NC: Tensor, tasks: TaskSet) -> Tas
     """The tasks with thresholds for a bundle; to be called with answers for the validation split only.
 
     Each threshold is fitted to what it decides about (Task.claims) by the kind's criterion. A task that no product
-    has a label of stays as it is.
+    has a label of stays as it is. Which products a task is asked of may hang on another one's thresholds, which are
+    fitted before: once more for each condition in a chain.
     """
-    return TaskSet(
-        answers.task.model_copy(update={"thresholds": _fitted(answers)}) if len(answers.targets_NL) else answers.task
-        for answers in answers_by_task(logits_NC, targets_NC, tasks)
-    )
+    for _ in range(1 + tasks.longest_chain):
+        tasks = TaskSet(
+            answers.task.model_copy(update={"thresholds": _fitted(answers)})
+            if len(answers.targets_NL)
+            else answers.task
+            for answers in answers_by_task(logits_NC, targets_NC, tasks)
+        )
+    return tasks
 
 
 def threshold_remarks(tasks: TaskSet) -> list[str]:

@@ -82,6 +82,12 @@ class TaskSet(tuple[Task, ...]):
             task.model_copy(update={"refuses": True}) if isinstance(task, Mismatch) else task for task in self
         )
 
+    @property
+    def longest_chain(self) -> int:
+        """The most conditions that have to hold for one task."""
+        by_name = self.by_name
+        return max(len(conditions_of(task, by_name)) for task in self)
+
     def with_conditions_of(self, others: TaskSet) -> TaskSet:
         """These, each asked of the products that the one of its name is asked of, where that has a condition."""
         given = {task.name: task.only_if for task in others}

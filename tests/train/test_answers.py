@@ -21,7 +21,7 @@ from train.metrics import applicability_lines, task_metrics
 from train.report.before import changes, hold_against, rows_of, turned
 from train.report.content import Told, calibration, confusions, of_task
 from train.temperature import fit_temperatures
-from train.thresholds import fit_thresholds
+from train.thresholds import fit_thresholds, most_at_precision
 
 CATEGORY = SingleLabel(name="category", labels=["dress", "shirt", "shoe"])
 ONLY_IF = Condition(task="category", labels=["dress", "shirt"])
@@ -193,6 +193,23 @@ def test_the_best_f1_knows_of_labels_that_are_told_not_applicable():
 
         best = max(f1(least) for least in scores[scores != UNSCORED].tolist())
         assert f1(details.thresholds[label]) == pytest.approx(best) and details.thresholds[label] > 0
+
+
+def test_thresholds_are_fitted_where_those_before_let_a_task_be_asked():
+    """A first pass asks `care` of what reaches 0.5, a later one of what reaches the threshold that was fitted."""
+    care = SingleLabel(name="care", labels=["hand", "machine"], only_if=Condition(task="details", labels=["lace"]))
+    tasks = TaskSet([CATEGORY, DETAILS.model_copy(update={"only_if": None}), care])
+    logits_NC = torch.cat([LOGITS[:, :3], LOGITS[:, 5:] - 1, LOGITS[:, 3:5]], dim=1)  # lace is scored too low
+    rows = [row | {"care": care.labels[row["sleeve"] == "long"]} for row in ROWS]
+    targets_NC = torch.from_numpy(np.stack([tasks.encode(row) for row in rows]))
+    fitted = fit_thresholds(logits_NC, targets_NC, tasks)
+    assert fitted[1].thresholds[1] < 0.4
+    asked = TaskSet([CATEGORY, fitted[1], care])
+    *_, answers = answers_by_task(logits_NC, targets_NC, asked)
+    scores, right = (array.flatten() for array in answers.claims())
+    assert fitted[2].thresholds == [most_at_precision(scores, right)[1]]
+    *_, before = answers_by_task(logits_NC, targets_NC, tasks)
+    assert fitted[2].thresholds != [most_at_precision(*(array.flatten() for array in before.claims()))[1]]
 
 
 def test_training_does_not_see_what_is_not_asked():

@@ -22,12 +22,13 @@ from dataset import shards
 from dataset.format import DatasetInfo
 from model.bundle import load_bundle, save_bundle
 from model.config import BundleConfig
-from model.tasks import MultiLabel, SingleLabel, Task, TaskSet
+from model.tasks import Condition, MultiLabel, SingleLabel, Task, TaskSet
 from train.data import ProductDataset
 from train.main import main as train_main
 from train.predict import Predictions, loss_and_metrics, predict
 from train.prepare.__main__ import main as prepare
 from train.ranks import Ranks
+from train.report.__main__ import main as report_main
 from train.score import main
 from train.thresholds import fit_thresholds
 
@@ -72,6 +73,47 @@ def test_the_tables_by_label_agree_with_every_answer(tagged: Path, tmp_path: Pat
         for answer, count in line.items():
             assert int(count) == sum((row["color_true"], row["color_answer"]) == (true, answer) for row in rows)
     assert len(confusion) == 3 and not (tmp_path / "score/confusion-tags.csv").exists()
+
+
+def asked_of(directory: Path, *colors: str) -> Path:
+    """A bundle of which tags are asked of these colors; its network takes all three for equally likely."""
+    asked = TAGS.model_copy(
+        update={"thresholds": [0.0, 0.0, 1.0], "only_if": Condition(task="color", labels=list(colors))}
+    )
+    save_bundle(directory, tiny_bundle_config(tasks=[COLOR, asked]), tiny_network(tasks=[COLOR, asked]))
+    return directory
+
+
+def test_a_task_that_is_not_asked_of_all_is_judged_where_it_answers_all_the_same(tagged: Path, tmp_path: Path, capsys):
+    """Of 13 products 7 are red, 6 of them with tags known, and 6 blue."""
+    metrics = judged(asked_of(tmp_path / "bundle", "red", "green"), tagged, tmp_path / "score")
+    rows = pq.read_table(tmp_path / "score/predictions.parquet").to_pylist()
+    red = [row for row in rows if row["color_true"] == "red" and row["tags_true"] is not None]
+    blue = [row for row in rows if row["color_true"] == "blue"]
+    assert (len(red), len(blue)) == (6, 6) and all(row["tags_accepted"] for row in rows)
+    assert metrics["tags"]["products"] == 12 and metrics["tags"]["accepted"] == 1
+    right = sum({*row["tags_answer"]} <= {*row["tags_true"]} for row in red)
+    assert metrics["tags"]["accepted_precision"] == right / 12
+    assert (metrics["tags"]["not_applicable"], metrics["tags"]["told_not_applicable"]) == (6, 0)
+    assert "tags: told not applicable 0 times, n/a rightly; 0.0% of 6 are found" in capsys.readouterr().out
+    report = (tmp_path / "score/report.html").read_text()
+    assert "told not applicable 0 times" in report and "it is not applicable" in report
+
+
+def test_where_all_is_told_not_to_apply_nothing_is_answered_and_nothing_judged(tagged: Path, tmp_path: Path, capsys):
+    bundle = asked_of(tmp_path / "bundle", "green")
+    metrics = judged(bundle, tagged, tmp_path / "score")
+    rows = pq.read_table(tmp_path / "score/predictions.parquet").to_pylist()
+    assert {(tuple(row["tags_answer"]), row["tags_accepted"], row["tags_refused"]) for row in rows} == {
+        ((), False, "not_applicable")
+    }
+    assert (metrics["tags"]["products"], metrics["tags"]["accuracy"]) == (0, None)
+    assert "tags: told not applicable 13 times, 100.0% rightly; 100.0% of 13 are found" in capsys.readouterr().out
+    # Held against one that answers all of them: none of those is right.
+    before = random_bundle(tmp_path / "before", [0.0, 0.0, 1.0])
+    page = tmp_path / "report.html"
+    command = [str(bundle), "--data", str(tagged), "--before", str(before), "--output", str(page)]
+    assert report_main(command) == 0 and page.is_file()
 
 
 def test_multi_label_answers_are_judged_by_the_bundles_thresholds(tagged: Path, tmp_path: Path):

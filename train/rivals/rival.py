@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from model.acceptance import Rule
-from model.tasks import Task, TaskSet
+from model.tasks import Task, TaskSet, has_labels
 from train.acceptance import with_acceptance
 from train.data import ProductDataset
 from train.metrics import task_metrics
@@ -111,9 +111,10 @@ class FittedRival:
 
 
 def _average_precision(task: Task, logits_NL: np.ndarray, targets_NL: np.ndarray) -> float | None:
-    share_N1 = torch.zeros(len(logits_NL), 1)
-    alone = TaskSet([task.model_copy(update={"only_if": None})])
-    metrics = task_metrics(torch.from_numpy(logits_NL), share_N1, torch.from_numpy(targets_NL), alone)
+    """Of the products that have a label, whatever is said of other tasks."""
+    labelled_N, alone = has_labels(targets_NL), TaskSet([task.model_copy(update={"only_if": None})])
+    said = torch.from_numpy(logits_NL[labelled_N]), torch.from_numpy(targets_NL[labelled_N])
+    metrics = task_metrics(said[0], torch.zeros(len(said[0]), 1), said[1], alone)
     return metrics[task.name]["mean_average_precision"]
 
 
