@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from client import Answer, ServerUnavailable, report
+from model.tasks import SingleLabel, TaskSet
 
 
 class FakeClassifier:
@@ -102,3 +103,12 @@ def test_faults_are_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert report.main(["--data", str(data), "--output", str(output), *arguments]) == code
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not output.exists()
+
+
+def test_what_does_not_apply_is_said_in_words():
+    sleeve = SingleLabel(name="sleeve", labels=["short", "long"])
+    told = {"label": None, "labels": [], "scores": [], "refused": "not_applicable", "text_share": 0.5}
+    answer = Answer({"sleeve": told}, np.zeros(2, np.float32), np.array([0.5], np.float32))
+    lines = [report.verdicts({"sleeve": true}, answer, TaskSet([sleeve]))[0] for true in (None, "long")]
+    assert lines[0] == "sleeve: not applicable  score 0.000  λ 0.50  (no label)"
+    assert lines[1].endswith("(wrong, it is long)")

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from data_set_files import picture
+from data_set_files import picture, rows_of
 
 from cma_clip.command import EXIT_BAD_INPUT
 from dataset.format import DatasetInfo
 from dataset.products import Product
 from dataset.writer import NewDataset, write_rows
-from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
+from model.tasks import MISSING, Condition, MultiLabel, SingleLabel, TaskSet
 from train.audit.__main__ import confused, main
-from train.audit.cleaned import cleaned
+from train.audit.cleaned import cleaned, write_cleaned
 from train.audit.doubts import Doubt, find_doubts
 from train.audit.out_of_fold import FOLDS, of, out_of_fold
 from train.rivals.products import open_split, read_products
@@ -146,6 +146,24 @@ def test_doubts_by_hand():
 )
 def test_one_of_several_labels(doubt: Doubt, how: str, after: list[str]):
     assert cleaned(TAGS, ["new", "sale"], doubt, how) == after
+
+
+def test_a_label_that_nobody_asks_for_any_more_goes_with_the_one_that_asked(tmp_path: Path):
+    size = SingleLabel(name="size", labels=["small", "large"], only_if=Condition(task="color", labels=["red"]))
+    rows = [
+        Product(f"p{n}", picture(n), "dress", {"color": color, "size": label}, split)
+        for n, (color, label, split) in enumerate(
+            [("red", "small", "train"), ("red", "large", "train"), ("red", "large", "test")]
+        )
+    ]
+    write_rows(NewDataset(tmp_path / "data", [COLOR, size], source="drawn", settings={}), rows)
+    splits = {name: open_split(tmp_path / "data", name) for name in ("train", "test")}
+    doubts = {"color": [Doubt(1, "red", "blue", 0.1)], "size": []}
+    write_cleaned(tmp_path / "new", tmp_path / "data", splits, doubts, "relabel")
+    train, test = (rows_of(tmp_path / "new", split) for split in ("train", "test"))
+    assert [(row["color"], row["size"]) for row in train] == [("red", "small"), ("blue", None)]
+    assert test[0]["size"] == "large"
+    assert DatasetInfo.read(tmp_path / "new").tasks.by_name["size"].only_if == size.only_if
 
 
 def test_titles_alone_or_images_alone_are_read(data: Path):
