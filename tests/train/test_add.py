@@ -155,6 +155,17 @@ def test_a_removed_one_leaves_the_bundle_as_it_was(added: Path, bundle_dir: Path
     assert not (tmp_path / "other").exists()
 
 
+def test_it_may_have_a_condition(added: Path, bundle_dir: Path, data: Path, labels: Path, tmp_path: Path, capsys):
+    options = ["--data", str(data), "--cache", str(added / "cache"), "--csv", str(labels), "--epochs", "1"]
+    options += ["--task", "kind_of:single_label", "--only-if", "pattern", "plain", "striped"]
+    assert main([str(bundle_dir), *options, "--output", str(tmp_path / "new")]) == 0
+    assert "note: kind_of: its promise is decided by products that it is asked of" in capsys.readouterr().out
+    task = load_bundle(tmp_path / "new").config.tasks[2]
+    assert task.only_if and (task.only_if.task, task.only_if.labels) == ("pattern", ["plain", "striped"])
+    assert remove([str(tmp_path / "new"), "--task", "pattern", "--output", str(tmp_path / "no")]) == 2
+    assert "task kind_of: only if pattern in plain, striped: no such task" in capsys.readouterr().err
+
+
 def test_a_network_with_a_wide_part_takes_one_up_too(data: Path, tmp_path: Path):
     network, model, tasks = form_of("robust", data)
     save_bundle(tmp_path / "bundle", tiny_bundle_config(model, tasks), shaken(network, len(tasks)))
@@ -205,6 +216,9 @@ def test_what_does_not_fit_is_one_line(added: Path, bundle_dir: Path, data: Path
     assert said.endswith("t.csv: row 2: id '1' has another label in a row before; keep one of them")
     assert refused(*task, table=[["1", "a"]], header=("sku", "kind_of")).endswith("no column 'id'; it has kind_of, sku")
     assert refused(*task, "--output", str(added)).endswith(": is there; name a new directory")
+    rows = [["1", "a"], ["2", "b"]]
+    said = refused(*task, "--only-if", "size", "s", table=rows)
+    assert said == "task kind_of: only if size in s: no such task; there are color, pattern, kind_of"
     assert refused(*task, "--epochs", "0") == "--epochs and --batch_size are 1 or more"
 
 

@@ -20,7 +20,7 @@ from dataset.labels import parse_task
 from dataset.splits import SPLITS
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.cma_clip import CMAClip
-from model.tasks import MISSING, Task, TaskSet, labelled_kinds
+from model.tasks import Condition, Task, TaskSet, has_labels, labelled_kinds
 from train.acceptance import remarks
 from train.add.fit import TaskFit
 from train.add.joined import bundle_with
@@ -45,21 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ValueError("--epochs and --batch_size are 1 or more")
     bundle = open_for(args.bundle)
     task, labels = new_task(args.task, args.data, args.csv)
-    check_name(bundle.config.tasks, task, args.replace)
+    condition = Condition(task=args.only_if[0], labels=args.only_if[1:]) if args.only_if else task.only_if
+    task = task.model_copy(update={"only_if": None})  # alone it knows no other
+    check_place(bundle.config.tasks, task.model_copy(update={"only_if": condition}), args.replace)
     cache = make_cache(args.bundle, args.data, "vectors", args.cache, Pace())
     splits = labelled_splits(bundle, args.data, cache, task, labels)
     network = bundle.network
     assert isinstance(network, CMAClip)
     fit = TaskFit(network_of(bundle.config, network, [task]), splits["train"], splits["validation"], recipe_of(bundle))
     fitted = fit.run(args.epochs, args.batch_size)
+    fitted = fitted._replace(task=fitted.task.model_copy(update={"only_if": condition}))
     trained = {"data_hash": DatasetInfo.read(args.data).hash, "products": len(fit.labelled), **fit.trained_by()}
     config, grown = bundle_with(bundle, fitted, fit.network, trained)
     save_bundle(args.output, config, grown)
+    alone = TaskSet([fitted.task.model_copy(update={"only_if": None})])
     for split in [name for name in SPLITS if name in splits and name != "train"]:
         answers = fit.answers(splits[split])
-        metrics = task_metrics(answers.logits_NC, answers.text_share_NK, answers.targets_NC, TaskSet([fitted.task]))
+        metrics = task_metrics(answers.logits_NC, answers.text_share_NK, answers.targets_NC, alone)
         print(f"{split} split of {args.data}:\n{format_table(metrics)}")
-    for line in (*remarks(TaskSet([fitted.task])), *notes(bundle, task.name)):
+    for line in (*remarks(alone), *notes(bundle, fitted.task)):
         print(f"note: {line}")
     print(f"bundle: {args.output}, label set {config.tasks.label_set_hash}; next: cma-clip export {args.output}")
 
@@ -92,13 +96,19 @@ def new_task(option: str, data: Path, table: Path | None) -> tuple[Task, Labels 
     return found, None
 
 
-def check_name(tasks: TaskSet, task: Task, replace: bool) -> None:
-    """Raises ValueError: there is a task of that name, or none where one is to be replaced."""
+def check_place(tasks: TaskSet, task: Task, replace: bool) -> None:
+    """Whether the task fits the others.
+
+    Raises:
+        ValueError: there is one of that name, or none where one is to be replaced; its condition, or another one's,
+            names what is not there.
+    """
     names = [other.name for other in tasks if other.is_labelled or other.name == task.name]
     if task.name in names and not replace:
         raise ValueError(f"--task {task.name}: the bundle has it; --replace trains it anew")
     if task.name not in names and replace:
         raise ValueError(f"--replace: the bundle has no task {task.name}; it has {', '.join(names)}")
+    TaskSet([*(other for other in tasks if other.name != task.name), task])
 
 
 def labelled_splits(
@@ -110,14 +120,13 @@ def labelled_splits(
         ValueError: too few products to train on, or to judge by, have one.
     """
     preprocess, tokenizer, tasks = bundle.config.preprocess, bundle.tokenizer, TaskSet([task])
-    given = None if labels is None else {task.name: labels}
     splits: dict[str, CachedProducts] = {}
     assert isinstance(bundle.network, CMAClip)
     for split in DatasetInfo.read(data).splits:
-        original = ProductDataset(data, split, preprocess, tokenizer, IN_ORDER, tasks)
-        splits[split] = as_cached(cache, bundle.network, split, original, labels=given)
+        original = ProductDataset(data, split, preprocess, tokenizer, IN_ORDER)
+        splits[split] = as_cached(cache, bundle.network, split, original, tasks=tasks, labels=labels)
     for split in ("train", "validation"):
-        labelled = int((splits[split].targets_NL[:, 0] != MISSING).sum()) if split in splits else 0
+        labelled = int(has_labels(splits[split].targets_NL).sum()) if split in splits else 0
         if labelled < FEWEST:
             raise ValueError(
                 f"{data}: {labelled} products of the {split} split have a label of {task.name}, {FEWEST} are needed"
@@ -131,12 +140,22 @@ def recipe_of(bundle: Bundle) -> Recipe:
     return Recipe.model_validate(bundle.config.provenance.get("recipe", {}))
 
 
-def notes(bundle: Bundle, task: str) -> list[str]:
-    """What else changes."""
-    tasks = list(bundle.config.tasks)
-    mismatch = next((place for place, other in enumerate(tasks) if not other.is_labelled), 0)
-    before = [other.name for other in tasks[:mismatch]]
-    if bundle.network.wide is None or task not in before:
+def notes(bundle: Bundle, task: Task) -> list[str]:
+    """What else is to be done."""
+    if not task.only_if:
+        return of_mismatch(bundle, task.name)
+    promise = (
+        f"{task.name}: its promise is decided by products that it is asked of; cma-clip promise, on a data set with"
+        f" labels of {task.only_if.task} too, counts those that it answers by mistake"
+    )
+    return [promise, *of_mismatch(bundle, task.name)]
+
+
+def of_mismatch(bundle: Bundle, task: str) -> list[str]:
+    """Whether `mismatch` changes with a task that stands before it."""
+    names = [other.name for other in bundle.config.tasks]
+    mismatch = next((place for place, other in enumerate(bundle.config.tasks) if not other.is_labelled), 0)
+    if bundle.network.wide is None or task not in names[:mismatch]:
         return []
     return [f"mismatch is told by how words and images agree about {task} too: judge it again (cma-clip score)"]
 
@@ -148,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     kinds = "|".join(labelled_kinds())
     parser.add_argument("--task", required=True, metavar=f"NAME[:{kinds}]", help="its column; a table's needs the kind")
     parser.add_argument("--csv", type=Path, help="ids and labels, CSV or Parquet; without it: those of --data")
+    condition = "it is asked of products to which another task of the bundle gives one of these labels"
+    parser.add_argument("--only-if", nargs="+", metavar=("TASK", "LABEL"), help=condition)
     parser.add_argument("--output", type=Path, required=True, help="a new directory")
     parser.add_argument("--replace", action="store_true", help="train a task anew that the bundle has")
     parser.add_argument("--cache", type=Path, help="its directory; beside the data set unless given")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.cma_clip import CMAClip, Output
-from model.tasks import MISSING, Task
+from model.tasks import Task, has_labels
 from model.wide import WidePart, joined
 from train.acceptance import with_acceptance
 from train.cache.rows import CachedProducts
@@ -65,7 +65,7 @@ class TaskFit:
     def __init__(self, network: CMAClip, train: CachedProducts, validation: CachedProducts, recipe: Recipe) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
-        self.labelled = np.flatnonzero(train.targets_NL[:, 0] != MISSING)
+        self.labelled = np.flatnonzero(has_labels(train.targets_NL))
         self.positive_weight_L = self._positive_weights() if recipe.class_weights == "inverse_frequency" else None
         self.wide_NC: Tensor | None = None
         if network.wide is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cma_clip.command import command
 from model.bundle import save_bundle
-from train.add.__main__ import notes, open_for
+from train.add.__main__ import of_mismatch, open_for
 from train.add.joined import bundle_without
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bundle = open_for(args.bundle)
     config, network = bundle_without(bundle, args.task)
     save_bundle(args.output, config, network)
-    for line in notes(bundle, args.task):
+    for line in of_mismatch(bundle, args.task):
         print(f"note: {line}")
     print(f"bundle: {args.output}, label set {config.tasks.label_set_hash}")
 

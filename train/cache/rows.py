@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ class CachedProducts(ProductDataset):
         original: the split; the cache was checked to be of its data set.
         directory, info: of the cache.
         columns: from columns_of.
-        labels: task -> id -> label as a data set stores it, in the place of a column of the data set.
+        tasks: those of the data set's that are wanted; all unless given.
+        labels: of the only task, id -> label as a data set stores it, in the place of a column of the data set.
     """
 
     def __init__(
@@ -43,20 +44,24 @@ class CachedProducts(ProductDataset):
         split: str,
         info: CacheInfo,
         columns: dict[str, Column],
-        labels: Mapping[str, Mapping[str, Any]] | None = None,
+        tasks: TaskSet | None = None,
+        labels: Mapping[str, Any] | None = None,
     ) -> None:
         vars(self).update(vars(original))
-        self.layout = columns
+        self.layout, self.tasks = columns, tasks or original.tasks
         self.parts = [PartFile(directory / shard.file, columns) for shard in info.splits[split]]
         self.part_starts = np.array([0, *accumulate(part.rows for part in self.parts)])
         assert self.part_starts[-1] == self.starts[-1], (directory, self.name)
-        groups = list(
-            self.in_groups("id", *(task.name for task in self.tasks.labelled if task.name not in (labels or {})))
-        )
-        for group in groups:
-            group |= {name: [of_id.get(id) for id in group["id"]] for name, of_id in (labels or {}).items()}
+        known = original.tasks if labels is None else self.tasks
+        encode = original.encode if labels is None else known.encode
+        names = [task.name for task in known.labelled]
+        groups = list(self.in_groups("id", *(names if labels is None else ())))
+        if labels is not None:
+            groups = [{**group, names[0]: [labels.get(id) for id in group["id"]]} for group in groups]
         self.ids = pa.chunked_array([pa.array(group["id"], pa.string()) for group in groups])
-        self.targets_NL = np.concatenate([_targets(group, self.tasks) for group in groups])
+        targets_NL = np.concatenate([_targets(group, names, encode) for group in groups])
+        wanted = [task.name for task in self.tasks]
+        self.targets_NL = np.concatenate([own for task, own in known.split(targets_NL) if task.name in wanted], axis=1)
 
     def batches(self, order: Iterable[list[int]], workers: int) -> Generator[CachedBatch]:
         """As ProductDataset.batches; nothing is left for workers to do."""
@@ -134,11 +139,12 @@ def _problems(ids: Sequence[str], readable_B: Tensor) -> list[str]:
     return [f"{ids[row]}: could not be read when it was cached" for row in (~readable_B).nonzero().flatten().tolist()]
 
 
-def _targets(group: Mapping[str, list[Any]], tasks: TaskSet) -> np.ndarray:
+def _targets(
+    group: Mapping[str, list[Any]], names: Sequence[str], encode: Callable[[Mapping[str, Any]], np.ndarray]
+) -> np.ndarray:
     """Of a row group's products, int8 [N, L]; few products have labels that no other has."""
-    names = [task.name for task in tasks.labelled]
     keys = [tuple(map(repr, labels)) for labels in zip(*(group[name] for name in names), strict=True)]
     examples = dict(zip(keys, range(len(keys)), strict=True))
     rows = {key: {name: group[name][place] for name in ("id", *names)} for key, place in examples.items()}
-    known = {key: tasks.encode(row).astype(np.int8) for key, row in rows.items()}
+    known = {key: encode(row).astype(np.int8) for key, row in rows.items()}
     return np.stack([known[key] for key in keys])

@@ -10,6 +10,7 @@ from dataset.resume import beside
 from model.cma_clip import CMAClip, Network
 from model.config import PreprocessConfig
 from model.networks import StageName
+from model.tasks import TaskSet
 from train.cache.layout import CacheInfo, Kind, cache_info, columns_of
 from train.cache.rows import CachedProducts, CachedUnderWrongTitles
 from train.data import ProductDataset
@@ -63,18 +64,19 @@ def as_cached(
     split: str,
     original: ProductDataset,
     judges: bool = False,
-    labels: Mapping[str, Mapping[str, Any]] | None = None,
+    tasks: TaskSet | None = None,
+    labels: Mapping[str, Any] | None = None,
 ) -> CachedProducts:
     """A split as the cache has it.
 
     Args:
         judges: the network is judged by it, so a mismatch needs wrong titles.
-        labels: as CachedProducts.
+        tasks, labels: as CachedProducts.
     """
     info = CacheInfo.read(directory)
     columns = columns_of(info.kind, network, info.preprocess.context_length)
     kind = CachedUnderWrongTitles if judges and original.tasks.is_mismatch_C.any() else CachedProducts
-    return kind(original, directory, split, info, columns, labels)
+    return kind(original, directory, split, info, columns, tasks, labels)
 
 
 def _say(job: StageJob, line: str) -> None:
