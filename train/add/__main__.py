@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fitted = fit.run(args.epochs, args.batch_size)
     fitted = fitted._replace(task=fitted.task.model_copy(update={"only_if": condition}))
     trained = {"data_hash": DatasetInfo.read(args.data).hash, "products": len(fit.labelled), **fit.trained_by()}
-    config, grown = bundle_with(bundle, fitted, fit.network, trained)
+    config, grown = bundle_with(bundle, fit, fitted, trained)
     save_bundle(args.output, config, grown)
     alone = TaskSet([fitted.task.model_copy(update={"only_if": None})])
     for split in [name for name in SPLITS if name in splits and name != "train"]:

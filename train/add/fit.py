@@ -41,13 +41,11 @@ class Fitted(NamedTuple):
 
     Attributes:
         task: with all that validation decides.
-        answers: to validation.
         loss, epoch: of validation, and which it was.
         weights: the tensors that are the task's own.
     """
 
     task: Task
-    answers: Predictions
     loss: float
     epoch: int
     weights: list[Tensor]
@@ -135,17 +133,17 @@ class TaskFit:
         weights = [own.detach().clone() for own in self._own()]
         if strengths_21 is not None:
             weights[-1] = strengths_21[:, 0]
-        return Fitted(tasks[0], answers, loss, epoch, weights)
+        return Fitted(tasks[0], loss, epoch, weights)
 
     def _own(self) -> list[Tensor]:
         """What an epoch, or validation after it, changes."""
         wide = self.network.wide
         return self.network.modality_heads.of_task(0) + ([] if wide is None else [wide.strengths[:, 0]])
 
-    def answers(self, products: CachedProducts) -> Predictions:
-        """What the network says of a split."""
-        self.network.eval()
-        return self._predicted(products, lambda batch: batch.classified_by(self.network, batch.present_B2)[0])
+    def answers(self, products: CachedProducts, network: CMAClip | None = None) -> Predictions:
+        """What the network, or another one over the same frozen parts, says of a split."""
+        asked = (network or self.network).to(self.device).eval()
+        return self._predicted(products, lambda batch: batch.classified_by(asked, batch.present_B2)[0])
 
     def trained_by(self) -> dict[str, Any]:
         """For the provenance."""

@@ -10,30 +10,32 @@ from model.cma_clip import CMAClip
 from model.config import BundleConfig
 from model.reference import Reference, TaskReference
 from model.tasks import Task, TaskSet
-from train.add.fit import Fitted
+from train.add.fit import Fitted, TaskFit
 from train.add.regrouped import regrouped
 from train.reference import reference_of
 
 
 def bundle_with(
-    bundle: Bundle, fitted: Fitted, alone: CMAClip, trained: Mapping[str, Any]
+    bundle: Bundle, fit: TaskFit, fitted: Fitted, trained: Mapping[str, Any]
 ) -> tuple[BundleConfig, CMAClip]:
     """Configuration and network with the task behind all others, or in the place of the one of its name.
 
     Args:
-        alone: the network of the task.
+        fitted: what came of `fit`; its task with the condition that it is to have.
         trained: for the provenance, by what the task was trained.
     """
     network, task, old = bundle.network, fitted.task, list(bundle.config.tasks)
     assert isinstance(network, CMAClip)
     sources = [(network, place) for place in range(len(old))]
     place = next((place for place, other in enumerate(old) if other.name == task.name), len(old))
-    old[place : place + 1], sources[place : place + 1] = [task], [(alone, 0)]
-    readable = sorted({*range(len(fitted.answers.logits_NC))} - {*fitted.answers.unreadable})
-    counted = reference_of(fitted.answers.of(readable), TaskSet([task])).tasks
+    old[place : place + 1], sources[place : place + 1] = [task], [(fit.network, 0)]
     said = {"task": task.name, "epoch": fitted.epoch, "validation_loss": fitted.loss, **trained}
-    config = with_tasks(bundle.config, old, counted, "added", said)
-    return config, regrouped(config, network, old, sources)
+    grown = regrouped(bundle.config, network, old, sources)
+    # All tasks answer: whether one with a condition is asked hangs on the others.
+    answers = fit.answers(fit.validation, grown)
+    readable = sorted({*range(len(answers.logits_NC))} - {*answers.unreadable})
+    counted = reference_of(answers.of(readable), TaskSet(old)).tasks
+    return with_tasks(bundle.config, old, {task.name: counted[task.name]}, "added", said), grown.cpu()
 
 
 def bundle_without(bundle: Bundle, name: str) -> tuple[BundleConfig, CMAClip]:
