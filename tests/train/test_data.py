@@ -16,7 +16,7 @@ from dataset.format import DatasetInfo
 from model.clip_towers import create_clip, preprocess_config
 from model.images import image_to_pixels
 from model.preprocess import TitleTokenizer
-from model.tasks import MISSING, MultiLabel, SingleLabel, TaskSet
+from model.tasks import MISSING, NOT_ASKED, Condition, MultiLabel, SingleLabel, TaskSet
 from model.tokenizer import build_tokenizer
 from train.data import ProductDataset
 from train.sampler import OrderedBatches, ShuffledBatches
@@ -74,6 +74,23 @@ def test_R10_missing_labels_are_masked_and_unknown_ones_named():
     assert tasks.encode({"id": "p1", "color": "blue", "tags": []}).tolist() == [0, 1, 0, 0, 0]
     with pytest.raises(ValueError, match="p1: label 'green' is not among color's 2 labels"):
         tasks.encode(row | {"color": "green"})
+
+
+def test_which_products_are_asked_is_for_the_data_set_to_say(copy: Path):
+    """A bundle of before, without conditions, is judged by those of the data; its own tasks stay what they are."""
+    info = DatasetInfo.read(copy)
+    color, pattern = info.tasks
+    asked = pattern.model_copy(update={"only_if": Condition(task="color", labels=color.labels[:9])})
+    (copy / "dataset.json").write_text(info.model_copy(update={"tasks": TaskSet([color, asked])}).model_dump_json())
+    own, theirs = open_split(copy), ProductDataset(copy, "test", PREPROCESS, TOKENIZER, tasks=info.tasks)
+    assert own.tasks == TaskSet([color, asked]) and theirs.tasks == info.tasks
+    colors, count = own.columns("color")["color"], len(color.labels)
+    unasked_N = np.array([name not in color.labels[:9] for name in colors])
+    assert 0 < unasked_N.sum() < len(colors)
+    for dataset in (own, theirs):
+        targets = np.stack([dataset[n].targets for n in range(len(dataset))])
+        assert ((targets[:, count:] == NOT_ASKED).all(axis=1) == unasked_N).all() and targets[:, :count].min() == 0
+    assert own.not_asked(own.product(int(unasked_N.argmax()))) == {"pattern"}
 
 
 def test_every_update_holds_the_same_products_for_any_number_of_ranks():

@@ -102,7 +102,7 @@ def changes(before: Answers, after: Answers, seed: int = 0) -> list[Change]:
 
 
 def turned(before: Answers, after: Answers) -> Turned:
-    """Whom one of the two is not judged by, it rightly tells that the task is not applicable."""
+    """Of a product that one of the two is not judged by, it rightly tells that the task is not applicable."""
     rows = rows_of(before, after)
     was_M, is_M = (_spread(answers.right(), row_M, True) for answers, row_M in zip((before, after), rows, strict=True))
     old_ML, new_ML = (
