@@ -34,6 +34,7 @@ from serve.engines import Run
 from serve.export.parity import Inputs, random_inputs
 from serve.export.publish import export
 from serve.runtimes import RUNTIMES, engine_class, load_engine, row_of
+from serve.sets import served_set
 from serve.stamp import EngineStamp
 
 ROUNDS, SECONDS = 5, 10.0
@@ -100,7 +101,8 @@ def exported(bundle: Bundle, deploy: Path, runtime: str) -> dict[str, Any]:
     Raises:
         ValueError: there is none, it is damaged, of another bundle, or does not fit this machine.
     """
-    file, served = deploy / "engine/1" / row_of(runtime).file, deploy / "bundle.json"
+    steps = served_set(deploy)
+    file, served = steps.folder("engine") / "1" / row_of(runtime).file, steps.bundle
     stamp = EngineStamp.read(file)
     if BundleConfig.read(served) != bundle.config:
         raise ValueError(f"{served}: is of another bundle; export this one, or leave out --deploy")

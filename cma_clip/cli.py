@@ -39,6 +39,7 @@ COMMANDS = {
     "study-report": Command("train.study.report", "train", "tables and plots of a study's runs"),
     "irrelevant": Command("train.study.irrelevant", "train", "how far a wrong title or image leads a bundle astray"),
     "export": Command("serve.export.__main__", "train", "build an engine from a bundle and publish it in deploy/"),
+    "publish": Command("serve.publish.__main__", "train", "a new bundle into a running server, and back"),
     "serve": Command("serve.launch", "serve", "check the machine, then start tritonserver with a profile"),
     "local-server": Command("serve.local_server", "local-server", "put a tritonserver for demos beside python"),
     "classify": Command("client.classify", "", "ask the server about one product"),

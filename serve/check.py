@@ -16,12 +16,13 @@ from model.config import BundleConfig
 from serve.engine_pace import MOST_AHEAD
 from serve.host import compute_capabilities, tensorrt_version
 from serve.runtimes import RUNTIMES
+from serve.sets import served_bundle, served_set
 from serve.stamp import EngineStamp
 
 
 def check_exported(repository: Path) -> None:
-    """There is a bundle.json."""
-    bundle = repository / "bundle.json"
+    """There is a bundle.json, that of the set that is served."""
+    bundle = served_bundle(repository)
     if not bundle.is_file():
         raise ValueError(f"{bundle}: no such file; export: python -m serve.export BUNDLE --deploy {repository}")
 
@@ -29,12 +30,12 @@ def check_exported(repository: Path) -> None:
 def check_models(repository: Path, config_name: str | None) -> None:
     """bundle.json fits; every folder is a model whose configuration parses and whose file is there."""
     check_exported(repository)
-    BundleConfig.read(repository / "bundle.json")
+    BundleConfig.read(served_set(repository).bundle)
     for folder in sorted(path for path in repository.iterdir() if path.is_dir()):
         _check_is_no_volume(folder)
         config, version = read_config(folder, config_name), served_version(folder)
         file = config.default_model_filename
-        if file and folder.name != "engine" and not (version / file).is_file():
+        if file and folder.name.partition("_")[0] != "engine" and not (version / file).is_file():
             raise ValueError(f"{version / file}: no such file, though {folder.name}'s configuration names it")
 
 
@@ -54,13 +55,14 @@ def check_engine(repository: Path, config_name: str | None) -> None:
 
     The libraries of a python step are compared by itself as it loads.
     """
-    folder = repository / "engine"
+    served = served_set(repository)
+    folder = served.folder("engine")
     runtime, _ = engine_runtime(folder, config_name)
     engine = served_version(folder) / RUNTIMES[runtime].file
     if not engine.is_file():
         cure = f"export: python -m serve.export BUNDLE --deploy {repository} --runtime {runtime}"
         raise ValueError(f"{engine}: no such file; {cure}")
-    stamp, bundle = EngineStamp.read(engine), file_sha256(repository / "bundle.json")
+    stamp, bundle = EngineStamp.read(engine), file_sha256(served.bundle)
     versions = _tensorrt_as_in(stamp) if runtime == "tensorrt" else stamp.versions
     gpus: list[str | None] = [*compute_capabilities()] if stamp.compute_capability else []
     for gpu in gpus or [None]:
@@ -97,12 +99,16 @@ def engine_runtime(folder: Path, config_name: str | None) -> tuple[str, dict[str
     Raises:
         ValueError: as `read_config`, or there is no such runtime.
     """
-    config = read_config(folder, config_name)
+    return runtime_of(read_config(folder, config_name), _config_path(folder, config_name))
+
+
+def runtime_of(config: model_config_pb2.ModelConfig, where: object) -> tuple[str, dict[str, str]]:
+    """The same of a configuration that has been read; `where` is named in the error."""
     parameters = {name: value.string_value for name, value in config.parameters.items() if name != MOST_AHEAD}
     runtime = parameters.pop("runtime", "tensorrt" if config.platform == "tensorrt_plan" else "")
     if runtime not in RUNTIMES:
         expected = f"expected one of {', '.join(RUNTIMES)}"
-        raise ValueError(f"{_config_path(folder, config_name)}: runtime is {runtime!r}, {expected}")
+        raise ValueError(f"{where}: runtime is {runtime!r}, {expected}")
     return runtime, parameters
 
 

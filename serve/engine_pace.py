@@ -49,6 +49,7 @@ class Pace:
         new.write_bytes(np.array([0, 0, most, round(1000 * lost_after_s), 0], np.int64).tobytes())
         new.replace(path)  # a killed server's of the same process id may still be mapped
         self._numbers = np.memmap(path, np.int64, "r+")
+        self._inode = path.stat().st_ino
 
     @contextmanager
     def working(self, count: int) -> Iterator[None]:
@@ -63,7 +64,9 @@ class Pace:
             self._numbers[SPENT_US] += round(1e6 * (time.monotonic() - began))
 
     def close(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """The file goes, but for that of the same step loaded anew, which begins before this one ends."""
+        if self.path.is_file() and self.path.stat().st_ino == self._inode:
+            self.path.unlink()
 
 
 class Ahead:

@@ -23,7 +23,9 @@ from cma_clip.command import EXIT_FAILED, Failure, command, split_at_dashes
 from serve import check, host
 from serve.local_server import NVIDIA_SERVER, check_ports
 from serve.profiles import IMAGE, OLDEST, PRODUCTION, PROFILES, Credentials, Version, flag_name, render, replaced
+from serve.repository import Repository
 from serve.runtimes import RUNTIMES
+from serve.sets import served_set
 
 ADMIN_KEY = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     credentials = read_credentials(options)
     server = Path("tritonserver") if options.server_version else find_server()
     version = Version.parse(options.server_version or server_version(server))
-    flags, dropped = replaced(render(options.profile, version, credentials), further)
+    flags, dropped = replaced(render(options.profile, version, credentials, options.publish), further)
     config = [f"--model-config-name={options.config_name}"] if options.config_name else []
     line = [str(server), f"--model-repository={options.repository}", *config, *flags, *further]
     if options.print:
@@ -58,9 +60,20 @@ def _check_and_start(options: argparse.Namespace, version: Version, line: list[s
     if options.check:
         print(f"tritonserver {version} can serve {options.repository} here, profile {options.profile}")
         return 0
+    if options.publish:
+        _seal(options.repository)
     for name in host.remove_stale_regions():
         _say(f"removed shared memory that a killed server left: {name}")
     os.execv(line[0], line)
+
+
+def _seal(repository: Path) -> None:
+    try:
+        Repository(repository).seal(served_set(repository).suffix)
+    except OSError as error:
+        _say(
+            f"warning: {error}: the first cma-clip publish --rollback will load the set of now again, which takes longer"
+        )
 
 
 def find_server() -> Path:
@@ -117,6 +130,8 @@ def read_credentials(options: argparse.Namespace) -> Credentials:
         raise ValueError("--tls-certificate and --tls-key belong together, --tls-client-ca needs both")
     if options.profile != PRODUCTION and (certificate or options.admin_key_file):
         raise ValueError(f"--tls-… and --admin-key-file are for --profile {PRODUCTION}")
+    if options.profile == PRODUCTION and options.publish and not options.admin_key_file:
+        raise ValueError(f"--publish with --profile {PRODUCTION} needs --admin-key-file: else nobody could publish")
     for file in (certificate, key, ca, options.admin_key_file):
         if file is not None and not os.access(file, os.R_OK):
             raise ValueError(f"{file}: cannot be read by user {os.geteuid()}")
@@ -187,6 +202,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", choices=PROFILES, required=True)
     parser.add_argument("--repository", type=Path, default=Path("deploy"), help="an exported deploy/ (default)")
     parser.add_argument("--config-name", help=f"{', '.join(filter(None, configs))}; without it: TensorRT")
+    parser.add_argument("--publish", action="store_true", help="allow cma-clip publish to change what is served")
     parser.add_argument("--tls-certificate", type=Path, help="PEM file: gRPC speaks TLS")
     parser.add_argument("--tls-key", type=Path, help="PEM file")
     parser.add_argument("--tls-client-ca", type=Path, help="PEM file: callers need a certificate signed by it")

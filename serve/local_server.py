@@ -122,7 +122,7 @@ def _known_options(arguments: list[str]) -> argparse.Namespace:
 def _check_repositories(options: argparse.Namespace) -> None:
     for repository in options.model_repository:
         check_exported(repository)
-        if options.model_config_name is None and (repository / f"engine/configs/{CPU_CONFIG}.pbtxt").is_file():
+        if options.model_config_name is None and any(repository.glob(f"engine*/configs/{CPU_CONFIG}.pbtxt")):
             raise ValueError(f"there is no TensorRT in this server; add --model-config-name={CPU_CONFIG}")
 
 

@@ -7,6 +7,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from serve.sets import ENSEMBLE
+
 DEMO, PRODUCTION = "demo", "production"
 PROFILES = (DEMO, PRODUCTION)
 # What an operator may ask, not a caller; Triton's names of its protocols.
@@ -128,16 +130,31 @@ TABLE = {
     ],
 }
 
+# In place of a profile's own where `cma-clip publish` may change what is served.
+PUBLISHING = [
+    Flag(
+        "model-control-mode",
+        "explicit",
+        "cma-clip publish loads bundles; in production behind the admin key",
+    ),
+    Flag("load-model", ENSEMBLE, "and with it the steps that it names"),
+    Flag("strict-readiness", "false", "ready while a model loads: the others answer"),
+]
 
-def render(profile: str, version: Version, credentials: Credentials) -> list[str]:
+
+def render(profile: str, version: Version, credentials: Credentials, publishing: bool = False) -> list[str]:
     """The flags `--name=value` of a profile that a server of this version knows.
 
+    Args:
+        publishing: with PUBLISHING.
     Raises:
         ValueError: unknown profile.
     """
     if profile not in TABLE:
         raise ValueError(f"profile {profile!r}: expected one of {', '.join(PROFILES)}")
-    rows = [flag for flag in TABLE[profile] if version >= flag.since]
+    more = PUBLISHING if publishing else []
+    own = [flag for flag in TABLE[profile] if flag.name not in {row.name for row in more}]
+    rows = [flag for flag in own + more if version >= flag.since]
     values = [(flag.name, _filled(flag.value, credentials)) for flag in rows]
     return [f"--{name}={value}" for name, value in values if value is not None]
 

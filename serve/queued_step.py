@@ -44,7 +44,7 @@ class QueuedStep(TritonStep):
         except (KeyError, ValueError) as error:
             raise ValueError(f"config.pbtxt of {self.name}: parameters {', '.join(PARAMETERS)}: {error}") from None
         self.timeout_s, self.shed = timeout_ms / 1000, 0
-        self.ahead = Ahead([pace_file(step) for step in SPEAKERS])
+        self.ahead = Ahead([pace_file(self.set.name(step)) for step in SPEAKERS])
         self.queue = WorkQueue(
             usable_cores(), size, wait_ms / 1000, memory_mb << 20, self.ahead.is_full, self.ahead.wait_s
         )

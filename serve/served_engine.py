@@ -14,6 +14,7 @@ from serve.batching import Arrays, run_together
 from serve.engine_outputs import check_present
 from serve.engines import OUTPUTS, Run
 from serve.runtimes import engine_class, load_engine, row_of
+from serve.sets import StepSet
 from serve.stamp import EngineStamp
 
 
@@ -36,7 +37,7 @@ class ServedEngine:
         """
         row = row_of(runtime)
         path, machine = version / row.file, engine_class(runtime).machine()
-        stamp, bundle_sha256 = EngineStamp.read(path), file_sha256(version.parents[1] / "bundle.json")
+        stamp, bundle_sha256 = EngineStamp.read(path), file_sha256(StepSet.of(version.parent).bundle)
         if reason := stamp.mismatch(path, bundle_sha256, *machine) or stamp.damage(path):
             raise ValueError(reason)
         engine = cls(load_engine(runtime, path, parameters), bundle, row.call_cost)

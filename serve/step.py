@@ -19,11 +19,12 @@ from model.config import BundleConfig
 from model.refusal import Refusal
 from serve.batching import Arrays
 from serve.engine_pace import MOST_AHEAD, Pace, pace_file
+from serve.sets import StepSet
 from serve.step_metrics import StepMetrics
+from serve.work import URGENT as URGENT
 
 # B rows of one request; a product is one row, a request usually one product
 
-URGENT = "canary"  # the id of a request that passes the queue and is not counted; client.canary sends it
 Outcome = Any  # outputs (Arrays), or the pb_utils.TritonError of a request that failed
 
 
@@ -37,7 +38,8 @@ class TritonStep:
     Attributes:
         inputs, outputs: tensor names as in config.pbtxt, in the order of `answer`.
         bundle: tasks and preprocessing, from bundle.json.
-        repository: the model repository's root, where export puts bundle.json and tokenizer.json.
+        repository: the model repository's root.
+        set: the steps that it answers with, and the files that they share.
         version_folder: where the step's own file lies.
         name: the model's, as in config.pbtxt.
         worker: the name of this instance of it; there may be several.
@@ -60,7 +62,8 @@ class TritonStep:
         self.name, self.worker, self.metrics = model_folder.name, args["model_instance_name"], StepMetrics()
         self.gpu = args["model_instance_device_id"] if args["model_instance_kind"] == "GPU" else None
         try:
-            self.bundle = BundleConfig.read(self.repository / "bundle.json")
+            self.set = StepSet.of(model_folder)
+            self.bundle = BundleConfig.read(self.set.bundle)
             self.load()
         except ValueError as error:
             cure = f"export again: python -m serve.export BUNDLE --deploy {self.repository}"

@@ -9,6 +9,7 @@ from model.config import PreprocessConfig
 from model.image_header import Header
 from model.refusal import Code, Refusal
 
+URGENT = "canary"  # the id of a request that passes the queue and is not counted; client.canary sends it
 # A unit is about 5 ns of one core. What an image may have at most is chosen so that it costs a second (image_limits).
 SECOND = 200_000_000
 PRODUCT, BYTE = 100_000, 4

@@ -17,6 +17,7 @@ from model.config import BundleConfig
 from model.preprocess import TitleTokenizer, pixels_and_presence
 from serve.check import engine_runtime
 from serve.served_engine import ServedEngine
+from serve.sets import served_set
 
 
 class InProcess:
@@ -30,10 +31,11 @@ class InProcess:
     """
 
     def __init__(self, deploy: Path, config: str = "cpu") -> None:
-        self.bundle = BundleConfig.read(deploy / "bundle.json")
-        self.tokenizer = TitleTokenizer.load(deploy / "tokenizer.json", self.bundle.preprocess)
-        runtime, parameters = engine_runtime(deploy / "engine", config)
-        self.engine = ServedEngine.load(runtime, deploy / "engine/1", self.bundle, parameters)
+        served = served_set(deploy)
+        self.bundle = BundleConfig.read(served.bundle)
+        self.tokenizer = TitleTokenizer.load(served.tokenizer, self.bundle.preprocess)
+        runtime, parameters = engine_runtime(served.folder("engine"), config)
+        self.engine = ServedEngine.load(runtime, served.folder("engine") / "1", self.bundle, parameters)
         self.pool = ThreadPoolExecutor(usable_cores())
 
     def answer(self, products: Sequence[TitleAndImage]) -> list[str]:

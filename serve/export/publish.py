@@ -14,7 +14,9 @@ from cma_clip.files import new_directory, write_atomically
 from model.bundle import Bundle, load_bundle
 from serve.export.built import Candidate, Order
 from serve.export.parity import compare, product_cases, random_cases
-from serve.runtimes import RUNTIMES, builder, row_of
+from serve.repository import Repository, engine_files
+from serve.runtimes import builder, row_of
+from serve.sets import StepSet
 from serve.stamp import EngineStamp, stamp_path
 
 REPOSITORY = Path(__file__).parents[2] / "deploy"
@@ -34,7 +36,7 @@ def export(
     Args:
         bundle_dir: as written by training.
         deploy: the repository; made as a copy of the project's where it does not exist. Engines of other
-            runtimes in it stay if they were exported from the same bundle.
+            runtimes in it stay if they were exported from the same bundle; published sets go.
         runtime: one of RUNTIMES.
         precision: of the matrix products, one of the runtime's; None is the first of them.
         data: data set directory. Its validation split is compared too, on its training split int8 is calibrated.
@@ -45,25 +47,61 @@ def export(
         ValueError: the bundle is unfit, the graph is invalid, or the runtime cannot be built here.
         Failure: the engine is too far from torch. What `deploy` served before stays, in both cases.
     """
-    row = row_of(runtime)
-    if precision not in (None, *row.precisions):
-        raise ValueError(f"--precision {precision}: {runtime} has {', '.join(row.precisions)}")
-    build, bundle = builder(runtime), load_bundle(bundle_dir)
+    precision = checked_precision(runtime, precision)
+    bundle = bundle_to_serve(bundle_dir, refuse_mismatches)
+    prepare_repository(deploy)
+    repository, plain = Repository(deploy), StepSet(deploy)
+    version = repository.template() / "engine" / "1"
+    with new_directory(version) as partial:
+        reports = build_engine(bundle, partial, runtime, precision, data)
+        _keep(version, partial, served_sha256(bundle))
+    # The engine refuses to load beside another bundle.json: a kill between the renames shows.
+    write_atomically(plain.tokenizer, (bundle_dir / "tokenizer.json").read_bytes())
+    write_atomically(plain.bundle, served_config(bundle))
+    repository.serve_plain()
+    return reports
+
+
+def checked_precision(runtime: str, precision: str | None) -> str:
+    """One of the runtime's; None is the first of them.
+
+    Raises:
+        ValueError: it has no such precision, or cannot be built here.
+    """
+    known, _ = row_of(runtime).precisions, builder(runtime)
+    if precision not in (None, *known):
+        raise ValueError(f"--precision {precision}: {runtime} has {', '.join(known)}")
+    return precision or known[0]
+
+
+def bundle_to_serve(bundle_dir: Path, refuse_mismatches: bool) -> Bundle:
+    """Raises ValueError as load_bundle, or where there are no mismatches to refuse."""
+    bundle = load_bundle(bundle_dir)
     if refuse_mismatches:
         bundle.config = bundle.config.model_copy(update={"tasks": bundle.config.tasks.refusing()})
-    prepare_repository(deploy)
-    served_config = bundle.config.model_dump_json(indent=2) + "\n"
-    bundle_sha256 = hashlib.sha256(served_config.encode()).hexdigest()
-    with new_directory(deploy / "engine" / "1") as partial:
-        built = build(Order(bundle, partial / row.file, runtime, precision or row.precisions[0], data))
-        served = built.candidates[-1]
-        reports = {each.name: judge(bundle, each, data if each is served else None) for each in built.candidates}
-        # The engine refuses to load beside another bundle.json: a kill between the renames shows.
-        known = {"runtime": runtime, "precision": built.precision, "bundle_sha256": bundle_sha256, "parity": reports}
-        EngineStamp(**known, **built.target._asdict()).write(partial / row.file)
-        _keep(deploy / "engine" / "1", partial, bundle_sha256)
-    write_atomically(deploy / "tokenizer.json", (bundle_dir / "tokenizer.json").read_bytes())
-    write_atomically(deploy / "bundle.json", served_config)
+    return bundle
+
+
+def served_config(bundle: Bundle) -> str:
+    """The content of the bundle.json beside its engine."""
+    return bundle.config.model_dump_json(indent=2) + "\n"
+
+
+def served_sha256(bundle: Bundle) -> str:
+    return hashlib.sha256(served_config(bundle).encode()).hexdigest()
+
+
+def build_engine(bundle: Bundle, folder: Path, runtime: str, precision: str, data: Path | None) -> dict[str, Any]:
+    """Write an engine and its stamp into a version folder, which lies in an engine's with its configurations.
+
+    Returns, raises: as `export`.
+    """
+    file = folder / row_of(runtime).file
+    built = builder(runtime)(Order(bundle, file, runtime, precision, data))
+    served = built.candidates[-1]
+    reports = {each.name: judge(bundle, each, data if each is served else None) for each in built.candidates}
+    known = {"runtime": runtime, "precision": built.precision, "bundle_sha256": served_sha256(bundle)}
+    EngineStamp(**known, parity=reports, **built.target._asdict()).write(file)
     return reports
 
 
@@ -96,17 +134,13 @@ def _keep(version: Path, partial: Path, bundle_sha256: str) -> None:
                 os.link(file, partial / file.name)
 
 
-def engine_files() -> list[str]:
-    return sorted({row.file for row in RUNTIMES.values()})
-
-
 def prepare_repository(deploy: Path) -> None:
     """Make `deploy` a copy of the project's model repository unless it is one already.
 
     Raises:
         ValueError: `deploy` holds something else, or there is nothing to copy from.
     """
-    if (deploy / "engine" / "config.pbtxt").is_file():
+    if (Repository(deploy).template() / "engine" / "config.pbtxt").is_file():
         return
     if deploy.exists() and any(deploy.iterdir()):
         raise ValueError(f"{deploy}: neither empty nor a model repository of this project")

@@ -17,7 +17,8 @@ from model.bundle import load_bundle, save_bundle
 from serve import check
 from serve.engines import INPUTS, OUTPUTS
 from serve.export.parity import random_inputs
-from serve.export.publish import engine_files, export
+from serve.export.publish import export
+from serve.repository import engine_files
 from serve.runtimes import RUNTIMES, Runtime, builder, engine_class, load_engine, row_of
 from serve.served_engine import ServedEngine
 from serve.stamp import EngineStamp

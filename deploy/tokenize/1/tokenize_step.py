@@ -12,9 +12,8 @@ class TritonPythonModel(TritonStep):
     outputs = ("input_ids",)
 
     def load(self) -> None:
-        path = self.repository / "tokenizer.json"
-        self.bundle.check_tokenizer(path)
-        self.tokenizer = TitleTokenizer.load(path, self.bundle.preprocess)
+        self.bundle.check_tokenizer(self.set.tokenizer)
+        self.tokenizer = TitleTokenizer.load(self.set.tokenizer, self.bundle.preprocess)
 
     def answer(self, titles_B1: np.ndarray, present_B2: np.ndarray) -> Arrays:
         titles = [title if here else b"" for title, here in zip(titles_B1[:, 0], present_B2[:, 0], strict=True)]

@@ -1,0 +1,1 @@
+"""`cma-clip publish`: a new bundle into a running server."""
