@@ -71,9 +71,7 @@ def _seal(repository: Path) -> None:
     try:
         Repository(repository).seal(served_set(repository).suffix)
     except OSError as error:
-        _say(
-            f"warning: {error}: the first cma-clip publish --rollback will load the set of now again, which takes longer"
-        )
+        _say(f"warning: {error}: the first cma-clip publish --rollback will load today's set again, which takes longer")
 
 
 def find_server() -> Path:

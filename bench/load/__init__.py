@@ -1,1 +1,1 @@
-"""Load on a running server: `python -m bench.load sweep | overload | soak | compare`."""
+"""Load on a running server: `python -m bench.load sweep | overload | soak | publish | compare`."""

@@ -4,6 +4,7 @@ python -m bench.load sweep    --data data/apa_mini                       latency
 python -m bench.load overload --data data/apa_mini                       three times what it can do, then calm
 python -m bench.load overload --data data/apa_mini --photographs --concurrency 4       the same with 12 megapixels each
 python -m bench.load soak     --data data/apa_mini --pid SERVER          100,000 requests, 5 % bad, leaks watched
+python -m bench.load publish  --data data/apa_mini --deploy deploy runs/a/bundle runs/b/bundle   new bundles under load
 python -m bench.load compare  --data data/apa_mini a=localhost:8001 b=deploy   two servers, or one and this process
 
 Each writes table.md, result.json and plot.png, and ends with 1 where what it must show does not hold.
@@ -23,10 +24,12 @@ from bench.harness import Report
 from bench.load import experiments, plots, tables
 from bench.load.calls import closed_loop
 from bench.load.in_process import InProcess
+from bench.load.publishing import known_answers, publishing, turns
 from bench.load.requests import TitleAndImage, bad_requests, from_data_set, good_requests, mixture, photographs
 from bench.load.summary import is_queue_limit
 from client.classifier import Classifier
 from cma_clip.command import Failure, command
+from model.bundle import load_bundle
 
 LARGEST_BATCH = 16  # in this process
 
@@ -69,6 +72,16 @@ def _soak(options: argparse.Namespace, products: list[TitleAndImage], report: Re
     report.save(server=server, rate=rate, **figures)
 
 
+def _publish(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
+    server = _server(options.url, options.wait)
+    bundles = [load_bundle(directory) for directory in options.bundles]
+    told = known_answers(bundles, products)
+    rate = options.share * experiments.capacity(options.url, good_requests(told.products), options.concurrency)
+    words = ["--deploy", str(options.deploy), "--url", options.url]
+    actions = turns([str(directory) for directory in options.bundles], options.times, words)
+    report.save(server=server, rate=rate, **publishing(options.url, told, rate, actions, options.pause))
+
+
 def _compare(options: argparse.Namespace, products: list[TitleAndImage], report: Report) -> None:
     loads = {name: _load(where, options.wait, products) for name, where in options.sides}
     report.save(sides=dict(options.sides), seconds=options.seconds, rounds=options.rounds)
@@ -80,6 +93,7 @@ COMMANDS = {
     "sweep": (_sweep, tables.sweep_table, plots.draw_sweep),
     "overload": (_overload, tables.overload_table, plots.draw_overload),
     "soak": (_soak, tables.soak_table, plots.draw_soak),
+    "publish": (_publish, tables.publish_table, plots.draw_publish),
     "compare": (_compare, tables.compare_table, plots.draw_compare),
 }
 
@@ -142,6 +156,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     soak.add_argument("--bad", type=float, default=0.05, help="share of bad requests (%(default)s)")
     soak.add_argument("--pid", type=int, required=True, help="of tritonserver")
     soak.add_argument("--rate", help="0.7x: at a fixed rate, times capacity, instead of as fast as it answers")
+
+    publish = commands.add_parser("publish", parents=[common, server, callers])
+    publish.add_argument("bundles", type=Path, nargs="+", help="published in turn, each other than the one before")
+    publish.add_argument("--deploy", type=Path, required=True, help="the repository that the server runs over")
+    publish.add_argument("--times", type=int, default=10, help="a bundle is published and taken back (%(default)s)")
+    publish.add_argument("--share", type=float, default=0.7, help="of capacity, asked for all the time (%(default)s)")
+    publish.add_argument("--pause", type=float, default=5.0, metavar="S", help="between two commands (%(default)s)")
 
     compare = commands.add_parser("compare", parents=[common])
     compare.add_argument("sides", type=_side, nargs=2, metavar="NAME=WHERE", help="HOST:PORT, or a filled deploy/")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -33,6 +33,7 @@ class Call(NamedTuple):
         done_s: when its answer was there.
         code: OK or gRPC's status name.
         message: what the server said of a failure.
+        answer: of a watched load, what `look` made of the response.
     """
 
     request: int
@@ -41,6 +42,7 @@ class Call(NamedTuple):
     done_s: float
     code: str
     message: str
+    answer: Any = None
 
     @property
     def latency_s(self) -> float:
@@ -84,18 +86,29 @@ def closed_loop(
 
 
 def open_loop(
-    url: str, requests: Sequence[Request], rate: float, seconds: float, timeout_s: float = TIMEOUT_S
+    url: str,
+    requests: Sequence[Request],
+    rate: float,
+    seconds: float,
+    timeout_s: float = TIMEOUT_S,
+    look: Callable[[bytes], Any] | None = None,
+    until: Callable[[float], bool] = lambda now_s: False,
 ) -> list[Call]:
     """`rate` requests a second at even distances for `seconds`, however many are unanswered.
 
+    Args:
+        look: makes of each response, serialised, what its Call keeps.
+        until: asked with the seconds since the load began; True ends it early.
     Raises:
         Failure: no server is there.
     """
 
     async def run() -> list[Call]:
-        async with _Caller(url, requests, timeout_s) as caller, asyncio.TaskGroup() as tasks:
-            for number in range(round(rate * seconds)):
+        async with _Caller(url, requests, timeout_s, look) as caller, asyncio.TaskGroup() as tasks:
+            for number in range(round(rate * seconds) if seconds < math.inf else 1 << 62):
                 due_s = number / rate
+                if until(caller.now()):
+                    break
                 await asyncio.sleep(max(0.0, due_s - caller.now()))
                 tasks.create_task(caller.call(number, due_s))
         return caller.calls
@@ -106,8 +119,10 @@ def open_loop(
 class _Caller:
     """One connection, and a clock that starts with it."""
 
-    def __init__(self, url: str, requests: Sequence[Request], timeout_s: float) -> None:
-        self.url, self.requests, self.timeout_s = url, requests, timeout_s
+    def __init__(
+        self, url: str, requests: Sequence[Request], timeout_s: float, look: Callable[[bytes], Any] | None = None
+    ) -> None:
+        self.url, self.requests, self.timeout_s, self.look = url, requests, timeout_s, look
         self.calls: list[Call] = []
 
     async def __aenter__(self) -> _Caller:
@@ -128,9 +143,10 @@ class _Caller:
 
     async def call(self, number: int, due_s: float | None = None) -> None:
         """Record what becomes of a request that was due at `due_s`, or is due now."""
-        index, code, message, sent_s = number % len(self.requests), OK, "", self.now()
+        index, code, message, answer, sent_s = number % len(self.requests), OK, "", None, self.now()
         try:
-            await self.infer(self.requests[index].payload, timeout=self.timeout_s)
+            response = await self.infer(self.requests[index].payload, timeout=self.timeout_s)
+            answer = self.look(response) if self.look else None
         except grpc.aio.AioRpcError as error:
             code, message = error.code().name, error.details() or ""
-        self.calls.append(Call(index, sent_s if due_s is None else due_s, sent_s, self.now(), code, message))
+        self.calls.append(Call(index, sent_s if due_s is None else due_s, sent_s, self.now(), code, message, answer))

@@ -37,6 +37,17 @@ def draw_sweep(result: dict[str, Any], figure: Figure) -> None:
     stack.legend(fontsize=7)
 
 
+def draw_publish(result: dict[str, Any], figure: Figure) -> None:
+    """Latency over time, a band for each command."""
+    axes = figure.subplots()
+    axes.semilogy(
+        *zip(*[(due, ms) for due, ms, _ in result["timeline"]], strict=True), ".", markersize=2, color=OK_COLOR
+    )
+    for name, start_s, end_s in result["actions"]:
+        axes.axvspan(start_s, end_s, color=REFUSED_COLOR if name == "publish" else "#ddcc77", alpha=0.3)
+    axes.set(xlabel="due at, s", ylabel="latency, ms", title="publish (red) and --rollback (yellow)")
+
+
 def draw_overload(result: dict[str, Any], figure: Figure) -> None:
     """Latency of each call during the overload over the time at which it was due."""
     axes = figure.subplots()

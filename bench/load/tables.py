@@ -48,6 +48,19 @@ def soak_table(result: dict[str, Any]) -> str:
     return "\n".join([head, *wrong, *([result["fault"]] if result["fault"] else []), "", table])
 
 
+def publish_table(result: dict[str, Any]) -> str:
+    rows = []
+    for name in ("at rest", "publish", "rollback"):
+        figures, seconds = result[name], result["seconds"].get(name, [])
+        took = f"{number(min(seconds))} to {number(max(seconds))}" if seconds else "-"
+        cells = [name, len(seconds) or "-", took, figures["sent"], *_numbers(figures, "p50_ms", "p99_ms")]
+        rows.append([*cells, _failures(figures)])
+    head = ["while", "times", "seconds each", "requests", "p50 ms", "p99 ms", "failures"]
+    said = ", ".join(f"{count} of {name}" for name, count in result["answers"].items())
+    first = f"{number(result['rate'])} requests/s; answers of label sets: {said}; mixed {result['mixed']}; "
+    return "\n".join([f"{first}furthest from torch {result['furthest']:.1e}", "", markdown(head, rows)])
+
+
 def compare_table(result: dict[str, Any]) -> str:
     first, second = result["sides"]
     head = ["callers", *(f"{name} {what}" for name in (first, second) for what in ("requests/s", "p50 ms"))]

@@ -12,6 +12,7 @@ import torch
 from cma_clip.command import Failure
 from model.bundle import Bundle
 from serve.export.publish import bundle_to_serve, checked_precision
+from serve.publish.back import roll_back
 from serve.publish.build import build_set, suffix_of
 from serve.publish.order import Expected, bring_in, canaries
 from serve.publish.server import Server
@@ -29,7 +30,7 @@ def publish(repository: Repository, server: Server, served: Served, options: arg
         print(f"{server.url} serves {options.bundle} already")
         return
     if suffix == served.previous:
-        raise Failure(f"{options.bundle} was served before the one of now: cma-clip publish --rollback")
+        return roll_back(repository, server, served)
     reports = build_set(repository, suffix, bundle, tokenizer, runtime, precision, options.data)
     print(f"set {suffix[1:]} is built and answers as torch does", flush=True)
     if served.previous is not None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import time
 
-from cma_clip.command import Failure
-from model.config import BundleConfig
 from serve.check import check_exported
 from serve.launch import read_key
-from serve.publish.order import Expected, alone, bring_in, settle
+from serve.publish.back import roll_back
+from serve.publish.order import alone, settle
 from serve.publish.server import Server, Tls
 from serve.repository import Repository
-from serve.sets import Served
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,13 +27,3 @@ def run(options: argparse.Namespace) -> None:
 
             publish(repository, server, served, options)
     server.close()
-
-
-def roll_back(repository: Repository, server: Server, served: Served) -> None:
-    """Raises Failure where nothing was served before."""
-    if served.previous is None or not repository.is_whole(served.previous):
-        raise Failure(f"{repository.root}: there is no bundle before the one that is served")
-    began, config = time.monotonic(), BundleConfig.read(repository.bundle(served.previous))
-    bring_in(repository, server, served.previous, Expected(config))
-    took = f"{time.monotonic() - began:.1f} s"
-    print(f"{server.url} serves label set {config.tasks.label_set_hash}, {took}; --rollback again: the other one")
