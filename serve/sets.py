@@ -34,9 +34,7 @@ class StepSet(NamedTuple):
         """
         match = STEP_NAME.fullmatch(folder.name)
         if match is None:
-            raise ValueError(
-                f"{folder}: expected the name of a step ({', '.join(STEPS)}), with or without _ and 12 hex"
-            )
+            raise ValueError(f"{folder}: expected {', '.join(STEPS)}, or one of them with _ and 12 hex digits")
         return cls(folder.parent, match[2])
 
     def name(self, step: str) -> str:
