@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -34,6 +35,8 @@ GAUGES = {
     "cma_clip_population_stability_index": "How far the last answers are from validation's, by task and kind",
     "cma_clip_population_stability_by_chance": "What that rarely exceeds while nothing has changed",
 }
+# After so many seconds without an answer the gauges go until the next: a set that is kept for a rollback says nothing.
+IDLE_S = 3600.0
 
 
 class StepMetrics:
@@ -41,15 +44,17 @@ class StepMetrics:
 
     Args:
         period_s: seconds between two hand-overs.
+        clock: seconds, only forward.
     """
 
-    def __init__(self, period_s: float = 1.0) -> None:
+    def __init__(self, period_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._pending: defaultdict[Key, float] = defaultdict(float)
         self._population: Population | None = None
+        self._answered = 0.0
         self._worker = ""
         self._families: dict[str, Any] = {}
         self._metrics: dict[Key, Any] = {}
-        self._lock, self._closing, self._period_s = threading.Lock(), threading.Event(), period_s
+        self._lock, self._closing, self._period_s, self._clock = threading.Lock(), threading.Event(), period_s, clock
         self._thread = threading.Thread(target=self._hand_over_regularly, daemon=True)
         self._thread.start()
 
@@ -106,9 +111,13 @@ class StepMetrics:
         for key, amount in pending.items():
             self._tell(key, "increment", amount)
         if self._population and pending:
+            self._answered = self._clock()
             self._population.take(pending)
             for key, value in self._gauges(self._population):
                 self._tell(key, "set", value)
+        elif self._clock() - self._answered > IDLE_S:
+            for key in [key for key in self._metrics if key[0] in GAUGES]:
+                del self._metrics[key]
 
     def _tell(self, key: Key, change: str, amount: float) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from server_process import free_ports
 
 from cma_clip.command import Failure
 from serve import host, launch
-from serve.profiles import PRODUCTION, TABLE
+from serve.profiles import PRODUCTION, PUBLISHING, TABLE
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -25,7 +26,10 @@ def repository(tmp_path):
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Path:
     """A tritonserver 2.75.0 that knows the flags of the table and says so."""
-    names = {flag.name for rows in TABLE.values() for flag in rows} | {"model-repository", "model-config-name"}
+    names = {flag.name for rows in (*TABLE.values(), PUBLISHING) for flag in rows} | {
+        "model-repository",
+        "model-config-name",
+    }
     names |= {f"{service}-port" for service in ("http", "grpc", "metrics")}
     text = "\n".join(f"  --{name} <string>" for name in sorted(names))
     path = write_command(tmp_path / "opt/bin/tritonserver", f"echo '{text}'")
@@ -100,6 +104,17 @@ def test_print_shows_the_command_of_another_version_and_hides_the_key(capsys, ke
     assert old[:2] == ["tritonserver", "--model-repository=/models"]
     assert set(new) - set(old) == {"--http-max-input-size=65536", "--allow-client-shm=false"} and set(old) < set(new)
     assert not any(KEY in flag for flag in new) and sum("admin-key=ADMIN_KEY" in flag for flag in new) == 2
+
+
+def test_publish_needs_a_key_in_production_and_dates_the_served_set_ahead(capsys, repository, executed, key_file):
+    assert "--admin-key-file: else nobody could publish" in refusal(
+        capsys, executed, arguments(repository, "--publish"), code=2
+    )
+    config = repository / "engine/config.pbtxt"
+    launch.main(arguments(repository, "--publish", "--admin-key-file", key_file))
+    assert {"--model-control-mode=explicit", "--load-model=cma_clip"} <= set(executed[1])
+    assert config.stat().st_mtime > time.time() + 1e9
+    assert config.stat().st_mtime == (repository / "decode/config.pbtxt").stat().st_mtime
 
 
 def test_another_version_is_for_printing_only(capsys):

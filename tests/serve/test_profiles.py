@@ -57,6 +57,15 @@ def test_the_server_of_each_version_knows_its_flags(bundled, profile, minor):
     assert not {flag.name for flag in TABLE[profile]} & known - flags(profile, version).keys(), "left out, though known"
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_server_that_is_published_into_starts_with_the_ensemble_and_loads_more(bundled, profile):
+    usual, publishing = flags(profile, OLDEST), render(profile, OLDEST, TLS, publishing=True)
+    changed = dict(flag.removeprefix("--").split("=", 1) for flag in publishing)
+    assert len(changed) == len(publishing) and {"load-model", "strict-readiness"} <= bundled
+    own = {"model-control-mode": "explicit", "load-model": "cma_clip", "strict-readiness": "false"}
+    assert changed == usual | own
+
+
 @pytest.mark.parametrize("version", [Version(2, 51), OLDEST, Version(2, 75)])
 def test_F10_only_health_is_open_over_http_and_no_admin_protocol_over_grpc(version):
     rendered = flags(PRODUCTION, version)

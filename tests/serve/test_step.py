@@ -22,6 +22,7 @@ from model.reference import INAPPLICABLE, NONE, OTHER, Reference, TaskReference
 from model.refusal import Code, Refusal
 from model.tasks import Condition, MultiLabel, SingleLabel, TaskSet
 from serve.served_engine import ServedEngine
+from serve.sets import StepSet
 from train.predict import Predictions
 from train.reference import reference_of
 
@@ -213,6 +214,18 @@ def test_initialize_reads_bundle_and_parameters(log, tmp_path):
     assert step.gpu == "3"
 
 
+def test_a_step_of_a_published_set_reads_that_sets_files(log, tmp_path):
+    suffix, other = "_0123456789ab", CONFIG.model_copy(update={"tasks": TaskSet(TASKS[:1])})
+    (tmp_path / "bundle.json").write_text(CONFIG.model_dump_json())
+    (tmp_path / f"bundle{suffix}.json").write_text(other.model_dump_json())
+    config = json.dumps({"parameters": {"most_ahead": {"string_value": "64"}}})
+    step = load_step("decode", "decode_step")
+    step.initialize(arguments(tmp_path, model_config=config, model_repository=str(tmp_path / f"decode{suffix}")))
+    assert [task.name for task in step.bundle.tasks] == ["colour"] and step.set.suffix == suffix
+    assert step.pace.path.name.endswith(f"decode{suffix}"), "sets in one server do not share how far they are"
+    step.finalize()
+
+
 def preprocess(cheap: int | None = None, **limits: int):
     """
     Args:
@@ -220,6 +233,7 @@ def preprocess(cheap: int | None = None, **limits: int):
         limits: other than these.
     """
     step = load_step("preprocess", "preprocess_step")
+    step.set = StepSet(DEPLOY)
     limits = {"max_queue_size": 192, "max_wait_ms": 1500, "timeout_ms": 10_000, "max_memory_mb": 1024} | limits
     step.parameters = {name: str(limit) for name, limit in limits.items()}
     step.load()
@@ -398,6 +412,25 @@ def test_products_as_in_validation_have_a_stability_index_of_nothing(log):
     assert MetricFamily.values["cma_clip_unlabelled_total", (("task", "colour"),)] == 0
     assert MetricFamily.values["cma_clip_score_bins_total", (("bin", "0.9"), ("task", "colour"))] == 1000
     assert MetricFamily.values["cma_clip_text_share_bins_total", (("bin", "0.5"), ("task", "colour"))] == 500
+
+
+def test_a_step_that_answers_no_more_shows_no_index(log, monkeypatch):
+    """Such as the set before the served one, which is kept for a rollback."""
+    module, clock = importlib.import_module("serve.step_metrics"), SimpleNamespace(now=0.0)
+    metrics = module.StepMetrics(period_s=3600, clock=lambda: clock.now)
+    metrics.watch(REFERENCE, "decode_0")
+    said = {"labels": ["red"], "accepted": True, "top": [["red", 1.0]], "text_share": 1.0}
+    for _ in range(1000):
+        metrics.count({"colour": said})
+    metrics.hand_over()
+    shown = {key for key in metrics._metrics if key[0] in module.GAUGES}
+    assert shown
+    clock.now = module.IDLE_S + 1
+    metrics.hand_over()
+    assert not shown & metrics._metrics.keys() and metrics._metrics
+    metrics.count({"colour": said})
+    metrics.close()
+    assert shown <= metrics._metrics.keys()
 
 
 def test_one_kind_of_product_alone_has_a_high_one(log):

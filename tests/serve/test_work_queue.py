@@ -223,6 +223,8 @@ def test_no_more_is_let_go_than_the_engine_takes(tmp_path, clock):
     with again.working(0):
         ahead.add()
         assert ahead.is_full(), "that of another server is seen"
+    engine.close()
+    assert paths[0].exists(), "a step that is loaded anew begins before the old one ends"
     again.close()
     assert not paths[0].exists()
 
