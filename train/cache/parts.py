@@ -144,12 +144,12 @@ def _opened(making: Making, split: str) -> tuple[CMAClip, ProductDataset, torch.
     preprocess = making.info.preprocess
     tokenizer = TitleTokenizer(build_tokenizer(preprocess.vocab_size), preprocess)
     dataset = ProductDataset(making.data, split, preprocess, tokenizer, IN_ORDER)
-    return _network(making.source, making.data).to(device), dataset, device
+    return _network(making).to(device), dataset, device
 
 
 @lru_cache(maxsize=1)
-def _network(source: Path, data: Path) -> CMAClip:
-    return open_source(source, data)[0]
+def _network(making: Making) -> CMAClip:
+    return open_source(making.source, making.data)[0]
 
 
 def _values(network: CMAClip, batch: Batch, info: CacheInfo) -> dict[str, np.ndarray]:

@@ -55,13 +55,15 @@ class CachedProducts(ProductDataset):
         known = original.tasks if labels is None else self.tasks
         encode = original.encode if labels is None else known.encode
         names = [task.name for task in known.labelled]
-        groups = list(self.in_groups("id", *(names if labels is None else ())))
-        if labels is not None:
-            groups = [{**group, names[0]: [labels.get(id) for id in group["id"]]} for group in groups]
-        self.ids = pa.chunked_array([pa.array(group["id"], pa.string()) for group in groups])
-        targets_NL = np.concatenate([_targets(group, names, encode) for group in groups])
-        wanted = [task.name for task in self.tasks]
-        self.targets_NL = np.concatenate([own for task, own in known.split(targets_NL) if task.name in wanted], axis=1)
+        ids, targets = [], []
+        for group in self.in_groups("id", *(names if labels is None else ())):
+            ids.append(pa.array(group["id"], pa.string()))
+            if labels is not None:
+                group[names[0]] = [labels.get(id) for id in group["id"]]
+            targets.append(_targets(group, names, encode))
+        wanted, of_all_NL = [task.name for task in self.tasks], known.split(np.concatenate(targets))
+        self.ids = pa.chunked_array(ids)
+        self.targets_NL = np.concatenate([own_NL for task, own_NL in of_all_NL if task.name in wanted], axis=1)
 
     def batches(self, order: Iterable[list[int]], workers: int) -> Generator[CachedBatch]:
         """As ProductDataset.batches; nothing is left for workers to do."""
