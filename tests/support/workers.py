@@ -35,6 +35,7 @@ GROUPS = (
         "deploy/test_containers.py",
         "serve/test_launch_production.py",
         "serve/test_launch_demo.py",
+        "serve/publish/test_published.py",
         "bench/test_load_served.py",
         "bench/test_load_overload.py",
         "client/test_canary.py",

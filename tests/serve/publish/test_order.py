@@ -17,7 +17,7 @@ from told_server import ToldServer, whole_root
 from cma_clip.command import Failure
 from model.bundle import load_bundle, save_bundle
 from model.tasks import SingleLabel
-from serve.export.publish import served_sha256
+from serve.export.publish import export, served_sha256
 from serve.publish import forward
 from serve.publish.__main__ import _parse
 from serve.publish.back import roll_back
@@ -51,6 +51,7 @@ def repository(tmp_path: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPa
         return {"graph": {"limit": 1e-3}}
 
     monkeypatch.setattr("serve.publish.build.build_engine", build_engine)
+    monkeypatch.setattr("serve.export.publish.build_engine", build_engine)
     monkeypatch.setattr("serve.export.publish.load_bundle", cache(load_bundle))
     root = write_repository(tmp_path / "deploy")
     shutil.copy(bundles[0] / "tokenizer.json", root)
@@ -125,6 +126,17 @@ def test_what_is_served_or_was_before_is_not_built_again(repository, server, bun
     publish(repository, server, bundles[1])
     answers_as(server, bundles[1])
     assert "--rollback again" in capsys.readouterr().out
+
+
+def test_an_export_makes_the_repository_plain_again(repository, server, bundles):
+    names = {path.name for path in repository.root.iterdir()}
+    for bundle in bundles[1:]:
+        publish(repository, server, bundle)
+    assert not repository.is_whole("") and not (repository.root / "engine").exists()
+    export(bundles[1], repository.root)
+    answers_as(ToldServer(repository), bundles[1])
+    assert repository.served() == Served("") and {path.name for path in repository.root.iterdir()} == names
+    assert not repository.aside.exists() and "previous" not in (repository.root / "cma_clip/config.pbtxt").read_text()
 
 
 @pytest.mark.parametrize("refused", ["preprocess_", "engine_", "decode_", "cma_clip"])

@@ -26,7 +26,7 @@ from serve.sets import Served
 pytestmark = pytest.mark.alone
 
 RATE = 15  # requests a second: the servers share their cores with the tests, and this one loads two bundles
-LABELS = (["red", "blue"], ["black", "red"], ["rot", "blau", "gruen"])
+LABELS = (["red", "blue"], ["black", "red"])
 
 
 def bundle(path: Path, labels: list[str]) -> Path:
@@ -70,35 +70,30 @@ def served_labels(url: str) -> str | None:
 def test_under_load_nothing_is_lost_or_mixed(told: Launched, deploy: Path, products):
     """The second bundle is as wide as the first, so that only names and numbers tell them apart."""
     folder = deploy.parent
-    bundles: list[Bundle] = [load_bundle(folder / f"b{number}") for number in range(3)]
+    bundles: list[Bundle] = [load_bundle(folder / f"b{number}") for number in range(2)]
     known = known_answers(bundles, [(title.encode(), image) for title, image in products])
-    steps = [
-        (PUBLISH, str(folder / "b1")),
-        (ROLLBACK, "--rollback"),
-        (ROLLBACK, "--rollback"),
-        (PUBLISH, str(folder / "b2")),
-    ]
+    steps = [(PUBLISH, str(folder / "b1")), (ROLLBACK, "--rollback"), (ROLLBACK, "--rollback")]
     actions = [Action(name, lambda word=word: command(deploy, told.grpc, word)) for name, word in steps]
     figures = publishing(f"127.0.0.1:{told.grpc}", known, RATE, actions, pause_s=0.5, timeout_s=60)
-    first, second, third = (each.config.tasks.label_set_hash for each in bundles)
-    assert {name for name, count in figures["answers"].items() if count} == {first, second, third}
+    assert figures["answers"].keys() == {each.config.tasks.label_set_hash for each in bundles}
     failures = {name: figures[name]["failures"] for name in ("at rest", PUBLISH, ROLLBACK)}
     assert not any(failures.values()), failures
     assert figures["mixed"] == 0 and figures["furthest"] < 1e-3
     assert max(figures["seconds"][ROLLBACK]) < 10
     log = (deploy.parent / "server.log").read_text()
-    assert log.count("successfully loaded 'cma_clip'") == 5
+    assert log.count("successfully loaded 'cma_clip'") == 4
     names = [line.split("'")[1] for line in log.splitlines() if "successfully loaded 'engine" in line]
-    assert len(names) == len(set(names)) == 3, "no step is loaded twice: rolling back is one switch"
+    assert len(names) == len(set(names)) == 2, "no step is loaded twice: rolling back is one switch"
 
 
 def test_a_client_that_pins_labels_is_told(told: Launched, deploy: Path):
-    before = load_bundle(deploy.parent / "b1").config.tasks.label_set_hash
+    before = load_bundle(deploy.parent / "b0").config.tasks.label_set_hash
     with Classifier(f"127.0.0.1:{told.grpc}", timeout_s=30, expect_label_set=before) as classifier:
         with pytest.raises(ClassifierError, match="expected label set"):
             classifier.classify("a dress")
         command(deploy, told.grpc, "--rollback")
         assert classifier.classify("a dress").label_set == before
+    command(deploy, told.grpc, "--rollback")
 
 
 def test_what_it_leaves_is_a_repository_that_any_server_serves(told: Launched, deploy: Path, tmp_path: Path):
@@ -110,17 +105,6 @@ def test_what_it_leaves_is_a_repository_that_any_server_serves(told: Launched, d
         assert log.count("successfully loaded '") == 5 and "ignore version directory 'aside'" in log
         with pytest.raises(Failure, match=r"it serves the models of its start only.*cma-clip serve --publish"):
             command(copy, int(server.url.split(":")[1]), "--rollback")
-    before = Repository(copy).served()
-    assert before.previous is not None
-    export(deploy.parent / "b2", copy)
-    assert Repository(copy).served() == Served("") and not Repository(copy).aside.exists()
-    assert {path.name for path in copy.iterdir() if path.is_dir()} == {
-        "cma_clip",
-        "preprocess",
-        "tokenize",
-        "engine",
-        "decode",
-    }
 
 
 def test_another_folders_server_and_none_are_one_line(told: Launched, deploy: Path, tmp_path, free_port, monkeypatch):
