@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cma_clip.command import command
 
-LOW_PRIORITY = 10  # about a tenth of a core that is busy otherwise; at 19 it gets a hundredth, and takes an hour
+LOW_PRIORITY = 10  # a few hundredths of a busy core; at 19 it would be one, and take an hour
 
 
 @command
