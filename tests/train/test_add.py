@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,14 @@ def labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def added(bundle_dir: Path, data: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("added")
     options = ["--data", str(data), "--csv", str(labels), "--task", "kind_of:single_label", "--epochs", "60"]
-    assert main([str(bundle_dir), *options, "--cache", str(folder / "cache"), "--output", str(folder / "bundle")]) == 0
+    options += ["--cache", str(folder / "cache"), "--output", str(folder / "bundle")]
+    with redirect_stdout((folder / "said").open("w")):
+        assert main([str(bundle_dir), *options]) == 0
     return folder
 
 
 def test_a_bundle_takes_up_a_task(added: Path, bundle_dir: Path, products: list[tuple[str, bytes]]):
+    assert "note: 1 labelled ids are no products of" in (added / "said").read_text()
     old, new = load_bundle(bundle_dir), load_bundle(added / "bundle")
     assert [task.name for task in new.config.tasks] == ["color", "pattern", "kind_of"]
     assert list(new.config.tasks)[:2] == list(old.config.tasks)
@@ -204,6 +208,8 @@ def test_what_does_not_fit_is_one_line(added: Path, bundle_dir: Path, data: Path
     task = ("--task", "kind_of:single_label")
     assert refused("--task", "color") == "--task color: the bundle has it; --replace trains it anew"
     assert refused("--task", "kind_of").endswith("has labels of color, pattern only; --csv FILE gives others by id")
+    said = refused("--task", "color:multi_label", "--replace")
+    assert said.startswith("--task color:multi_label: it is single_label in")
     assert refused("--task", "kind_of", table=[["1", "a"]]).startswith("--task kind_of: expected [NAME=]COLUMN:KIND")
     said = refused(*task, "--replace", table=[["1", "a"], ["2", "b"]])
     assert said == "--replace: the bundle has no task kind_of; it has color, pattern"

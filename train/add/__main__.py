@@ -88,11 +88,13 @@ def new_task(option: str, data: Path, table: Path | None) -> tuple[Task, Labels 
     """
     if table:
         return read_labels(table, parse_task(option))
-    name, tasks = option.partition(":")[0], DatasetInfo.read(data).tasks
+    (name, _, kind), tasks = option.partition(":"), DatasetInfo.read(data).tasks
     found = next((task for task in tasks if task.name == name), None)
     if found is None:
         has = ", ".join(task.name for task in tasks)
         raise ValueError(f"--task {option}: {data} has labels of {has} only; --csv FILE gives others by id")
+    if kind not in ("", found.kind):
+        raise ValueError(f"--task {option}: it is {found.kind} in {data}")
     return found, None
 
 
@@ -132,6 +134,9 @@ def labelled_splits(
                 f"{data}: {labelled} products of the {split} split have a label of {task.name}, {FEWEST} are needed"
             )
         print(f"{task.name}: {labelled:,} labelled products in the {split} split")
+    met = sum(len(set(labels or ()).intersection(split.ids.to_pylist())) for split in splits.values())
+    if met < len(labels or ()):
+        print(f"note: {len(labels or ()) - met:,} labelled ids are no products of {data}")
     return splits
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from dataset.cells import text_of
 from dataset.labels import LabelRules, TaskColumn, labels_of, make_tasks
 from dataset.products import Reject
-from dataset.remarks import some_of
 from dataset.table import CsvSource, ParquetSource
 from model.refusal import Refusal
 from model.tasks import Task
@@ -46,9 +45,3 @@ def read_labels(path: Path, column: TaskColumn) -> tuple[Task, Labels]:
             raise ValueError(f"{path}: row {row.number}: id {id!r} has another label in a row before; keep one of them")
         counts.update(labels)
     return make_tasks([column], {column.name: LabelRules().chosen(counts)}, LabelRules())[0], found
-
-
-def said_of(labels: Labels, known: int, unknown: list[str]) -> str:
-    """For people: how many of the ids are products of the data set."""
-    said = f"{known:,} of {len(labels):,} labelled ids are products of the data set"
-    return said + (f"; not there: {some_of(map(repr, unknown))}" if unknown else "")
