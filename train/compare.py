@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     held = hold_against(str(args.before), before.by_task(), now.by_task())._replace(speed=speed(before, now))
     print(table(held.changed, args.limit))
     print("\n".join(answers_that_changed(*of_task) for of_task in held.turned.items()))
-    print(held.speed)
+    for lines in (only_in(args.bundle, now, before), only_in(args.before, before, now), [held.speed]):
+        print("\n".join(lines), end="\n" if lines else "")
     if args.output:
         write_atomically(args.output, now.report(DatasetInfo.read(args.data), args.split, before=held))
         print(f"report: {args.output}")
@@ -60,6 +61,13 @@ def table(changed: Mapping[str, Sequence[Change]], limit: float) -> str:
             verdict = "WORSE" if one.is_worse(limit) else "" if not one.is_sure or one.is_worse() else "better"
             rows.append((task, one.figure, *figures, f"{one.low:+.3f} to {one.high:+.3f}", verdict))
     return aligned(rows)
+
+
+def only_in(name: Path, judged: Judged, other: Judged) -> list[str]:
+    """A line for each task that only the first of the two answers."""
+    theirs = other.bundle.config.tasks.by_name
+    alone = [task.name for task in judged.bundle.config.tasks if task.name not in theirs]
+    return [f"{task}: only {name} answers it, so there is nothing to compare" for task in alone]
 
 
 def answers_that_changed(task: str, which: Turned) -> str:

@@ -155,15 +155,13 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
     """Load a bundle onto the GPU, or the CPU where there is none.
 
     Raises:
-        ValueError: a file of the bundle does not fit, or the data set has other tasks or labels.
+        ValueError: a file of the bundle does not fit, or the data set has not its tasks and labels, other tasks or not.
     """
     bundle = load_bundle(directory)
-    theirs = DatasetInfo.read(data).tasks
-    ours = bundle.config.tasks.labelled
-    if theirs.label_set_hash != ours.label_set_hash:
+    if difference := _difference(DatasetInfo.read(data).tasks, bundle.config.tasks.labelled):
         raise ValueError(
             f"{data}: its tasks or labels are not those of the bundle {directory}:"
-            f" {_difference(theirs, ours)}; --labels-of {directory} of train.prepare catalog prepares a"
+            f" {difference}; --labels-of {directory} of train.prepare catalog prepares a"
             " table for it"
         )
     bundle.network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,12 +169,15 @@ def open_bundle(directory: Path, data: Path) -> Bundle:
 
 
 def _difference(theirs: TaskSet, ours: TaskSet) -> str:
-    """What a data set has other than a bundle, the first task by which they differ."""
+    """What a data set lacks that a bundle has, or has otherwise, by the first such task; empty where nothing is."""
     names = [[task.name for task in tasks] for tasks in (theirs, ours)]
-    if names[0] != names[1]:
+    if not {*names[0]} >= {*names[1]}:
         return f"tasks {', '.join(names[0])} in place of {', '.join(names[1])}"
-    pairs = zip(theirs, ours, strict=True)
-    task, own = next(pair for pair in pairs if (pair[0].kind, pair[0].labels) != (pair[1].kind, pair[1].labels))
+    pairs = ((theirs.by_name[own.name], own) for own in ours)
+    other = [pair for pair in pairs if (pair[0].kind, pair[0].labels) != (pair[1].kind, pair[1].labels)]
+    if not other:
+        return ""
+    task, own = other[0]
     if task.kind != own.kind:
         return f"{task.name} is {task.kind} in place of {own.kind}"
     more, fewer = sorted({*task.labels} - {*own.labels}), sorted({*own.labels} - {*task.labels})

@@ -53,6 +53,24 @@ def test_a_bundle_that_is_worse_ends_with_1_and_one_that_is_not_with_0(bundles, 
     assert main([str(right), str(wrong), "--data", str(data), "--limit", "1"]) == 0
 
 
+def test_a_task_of_one_bundle_alone_is_named_and_the_others_are_compared(bundles, tmp_path, capsys):
+    _, right, _ = bundles
+    tasks = [SingleLabel(name="size", labels=["s", "m"]), COLOR]
+    rows = [
+        Product(f"{split}-{n}", picture(n), f"dress {n}", {"color": "red", "size": "s"}, split)
+        for split in ("train", "validation", "test")
+        for n in range(4)
+    ]
+    write_rows(NewDataset(tmp_path / "data", tasks, source="drawn", settings={}), rows)
+    network = tiny_network(tasks=tasks)
+    save_bundle(tmp_path / "two", tiny_bundle_config(tasks=tasks), network)
+    for pair in ([right, tmp_path / "two"], [tmp_path / "two", right]):
+        assert main([*map(str, pair), "--data", str(tmp_path / "data"), "--limit", "1"]) == 0
+        said = capsys.readouterr().out
+        assert f"size: only {tmp_path / 'two'} answers it, so there is nothing to compare" in said
+        assert "color  right" in said and "size  right" not in said
+
+
 def test_worse_is_what_is_sure_and_more_than_the_limit_whichever_way_is_good():
     found = {
         "color": [

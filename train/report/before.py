@@ -78,9 +78,9 @@ class Before(NamedTuple):
 
 
 def hold_against(name: str, before: Sequence[Answers], after: Sequence[Answers]) -> Before:
-    """What has changed in each labelled task since another bundle answered the same products."""
+    """What has changed in each labelled task that both have since another bundle answered the same products."""
     earlier = {one.task.name: one for one in before}
-    now = [one for one in after if one.task.is_labelled and len(one.targets_NL)]
+    now = [one for one in after if one.task.is_labelled and len(one.targets_NL) and one.task.name in earlier]
     pairs = {one.task.name: (earlier[one.task.name], one) for one in now}
     changed = {task: changes(*pair) for task, pair in pairs.items()}
     return Before(name, changed, {task: turned(*pair) for task, pair in pairs.items()})
