@@ -16,13 +16,13 @@ from model.config import BundleConfig
 from serve.engine_pace import MOST_AHEAD
 from serve.host import compute_capabilities, tensorrt_version
 from serve.runtimes import RUNTIMES
-from serve.sets import served_bundle, served_set
+from serve.sets import served_set
 from serve.stamp import EngineStamp
 
 
 def check_exported(repository: Path) -> None:
     """There is a bundle.json, that of the set that is served."""
-    bundle = served_bundle(repository)
+    bundle = served_set(repository).bundle
     if not bundle.is_file():
         raise ValueError(f"{bundle}: no such file; export: python -m serve.export BUNDLE --deploy {repository}")
 

@@ -85,10 +85,10 @@ def ensemble_config(repository: Path) -> Path:
 
 
 def served_set(repository: Path) -> StepSet:
-    """The set that a server over this repository answers with; raises as Served.read."""
-    return StepSet(repository, Served.read(repository).current)
+    """The set that a server over this repository answers with; where nothing has been exported yet, the one that will.
 
-
-def served_bundle(repository: Path) -> Path:
-    """That set's bundle.json; where nothing has been exported yet, where it will be."""
-    return (served_set(repository) if ensemble_config(repository).is_file() else StepSet(repository)).bundle
+    Raises:
+        ValueError: as Served.read.
+    """
+    there = ensemble_config(repository).is_file()
+    return StepSet(repository, Served.read(repository).current if there else "")

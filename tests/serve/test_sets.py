@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tiny import ROOT
 from tritonclient.grpc import model_config_pb2
 
-from serve.sets import STEPS, Served, StepSet, ensemble_config, served_bundle, served_set
+from serve.sets import STEPS, Served, StepSet, ensemble_config, served_set
 
 COMMITTED = ensemble_config(ROOT / "deploy").read_text()
 NEW, OLD = "_0123456789ab", "_ba9876543210"
@@ -66,6 +66,6 @@ def test_steps_of_two_sets_are_refused(tmp_path: Path):
 
 
 def test_a_repository_to_be_has_a_plain_bundle(tmp_path: Path):
-    assert served_bundle(tmp_path / "deploy") == tmp_path / "deploy/bundle.json"
+    assert served_set(tmp_path / "deploy").bundle == tmp_path / "deploy/bundle.json"
     with pytest.raises(ValueError, match=r"cma_clip/config.pbtxt: No such file"):
         Served.read(tmp_path)

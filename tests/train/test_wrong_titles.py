@@ -93,7 +93,7 @@ def test_training_tells_of_complete_products_whether_they_were_exchanged():
     torch.manual_seed(3)
     result = objective(inputs)
     seen: list[torch.Tensor] = []
-    network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network.towers.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     torch.manual_seed(3)
     objective(inputs)
     other_title_B = (seen[0] != inputs.input_ids_BT).any(dim=1)

@@ -16,7 +16,7 @@ from cma_clip.command import NoMemory
 from cma_clip.files import write_atomically
 from dataset.format import DatasetInfo
 from model.config import BundleConfig
-from serve.sets import served_bundle
+from serve.sets import served_set
 from train.children import Children, free_port
 from train.fit.plan import LOGS, RECIPE_FILE, RIVALS, SCORE, Plan, duration
 from train.rivals.table import RIVALS as ALL_RIVALS
@@ -59,7 +59,7 @@ def steps(plan: Plan, output: Path, deploy: Path) -> Iterator[Step]:
     is_done = metrics.exists() and metrics.stat().st_mtime > config.stat().st_mtime
     yield Step("score", ["train.score", str(bundle), "--data", data, *judged, "--output", str(output / SCORE)], is_done)
     if "export" in plan.seconds:
-        served = served_bundle(deploy)
+        served = served_set(deploy).bundle
         is_done = served.exists() and answers_of(served) == answers_of(config)
         yield Step("export", ["serve.export", str(bundle), "--deploy", str(deploy)], is_done, tells=True)
 
