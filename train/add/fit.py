@@ -29,7 +29,7 @@ from train.thresholds import fit_thresholds
 
 # B batch, N products, C columns and L labels of the new task
 
-UPDATES, FEWEST_EPOCHS = 1500, 8
+UPDATES, FEWEST_EPOCHS = 1000, 8
 SMALLEST, LARGEST = 64, 1024  # batches
 PRODUCTS_OF_AN_UPDATE = 1 / 64  # of all, in between
 LEARNING_RATE = 1e-3
