@@ -1,4 +1,4 @@
-"""A new bundle into a running server without a lost request, and back.
+"""A new bundle into a running server, beside the one that answers, and back.
 
     cma-clip serve --publish --profile demo --config-name cpu          a server that allows it
     cma-clip publish BUNDLE --deploy deploy --url localhost:8001
