@@ -73,6 +73,7 @@ def test_it_answers_as_titles_and_images_do(form: str, bundle: Path, data: Path,
     ours, theirs = cached.batch(places, places), live.collate([live[place] for place in places])
     assert ours.ids == theirs.ids and torch.equal(ours.targets_BC, theirs.targets_BC)
     assert torch.equal(ours.input_ids_BT, theirs.input_ids_BT) and torch.equal(ours.present_B2, theirs.present_B2)
+    answers: list[torch.Tensor] = []
     for hidden in (None, 0, 1):  # as modality_dropout hides a side
         present = theirs.present_B2.clone()
         if hidden is not None:
@@ -80,7 +81,8 @@ def test_it_answers_as_titles_and_images_do(form: str, bundle: Path, data: Path,
         found = ours.classified_by(network, present)[0].logits_BC
         # Statistics and small images lie in 16 bits too.
         torch.testing.assert_close(found, answers_of_rounded(network, kind, theirs, present), atol=2e-3, rtol=1e-3)
-        assert not torch.equal(found, ours.classified_by(network, ~present)[0].logits_BC)
+        answers.append(found)
+    assert all(not torch.allclose(answers[0], other, atol=1e-2) for other in answers[1:])
 
 
 @torch.no_grad()
