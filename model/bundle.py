@@ -43,16 +43,23 @@ class Bundle:
         return self.tokenizer.encode_batch([title for title, _ in products]), np.stack(pixels), np.array(present)
 
     @torch.inference_mode()
-    def classify(self, products: Sequence[tuple[str | bytes, bytes]]) -> list[dict[str, Any]]:
-        """The answers that the server gives for these products, computed in this process.
+    def scores(self, products: Sequence[tuple[str | bytes, bytes]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores [B, L] of all tasks side by side, λ [B, K], and present [B, 2], of products as `prepare` takes them.
 
         Raises:
             Refusal: as `prepare`.
         """
         inputs = self.prepare(products)
         logits, text_share = self.network(*(torch.from_numpy(array) for array in inputs))
-        tasks = self.config.tasks
-        return tasks.predictions(tasks.scores(logits.float().numpy()), text_share.numpy(), inputs[2])
+        return self.config.tasks.scores(logits.float().numpy()), text_share.numpy(), inputs[2]
+
+    def classify(self, products: Sequence[tuple[str | bytes, bytes]]) -> list[dict[str, Any]]:
+        """The answers that the server gives for these products, computed in this process.
+
+        Raises:
+            Refusal: as `prepare`.
+        """
+        return self.config.tasks.predictions(*self.scores(products))
 
 
 def save_bundle(directory: Path, config: BundleConfig, network: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 import torch
@@ -47,4 +48,9 @@ def _inverse_frequencies(train: ProductDataset, task: Task) -> Tensor:
         chosen = [labels for labels in pq.read_table(path, columns=[task.name])[0].to_pylist() if labels is not None]
         products += len(chosen)
         counts.update(label for labels in chosen for label in set(labels))
-    return torch.tensor([products / counts[label] if counts[label] else 1.0 for label in task.labels])
+    return inverse_frequencies(products, [counts[label] for label in task.labels])
+
+
+def inverse_frequencies(products: int, counts: Sequence[int]) -> Tensor:
+    """The weight of each label, of which so many of the products have it; 1 for one that never occurs."""
+    return torch.tensor([products / count if count else 1.0 for count in counts])

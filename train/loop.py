@@ -7,25 +7,21 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from cma_clip.command import Stopped
-from model.bundle import build_network
-from model.cma_clip import CMAClip, Network
 from model.config import BundleConfig
 from model.tasks import TaskSet
 from model.wide import WidePart
 from train import checkpoint
 from train.acceptance import remarks, with_acceptance
-from train.cache.use import as_cached, cache_for
 from train.class_weights import positive_weights
 from train.contrastive import Cached, ContrastiveObjective
-from train.data import Batch, ProductDataset, open_splits
+from train.data import Batch
 from train.engine import attention_kernel, create_engine, has_finite_gradients, makes_step
 from train.fit_wide import fit_wide
 from train.job import StageJob
@@ -34,53 +30,18 @@ from train.logs import RunLog
 from train.loss_window import LossWindow
 from train.losses import ClassificationObjective, task_weights
 from train.predict import Predictions, loss_and_metrics, mean_loss, predict
-from train.ranks import AllRefuse, Ranks, is_first_rank, trained_by
+from train.ranks import AllRefuse, Ranks, trained_by
 from train.reference import reference_of
 from train.sampler import ShuffledBatches
 from train.shards import verify_shards
-from train.shared_memory import check_shared_memory
+from train.stage_parts import Parts
 from train.stage_state import begin, finish
-from train.stages import freeze, train_mode
+from train.stages import train_mode
 from train.stops import Stop, StopAgreed
 from train.temperature import fit_temperatures
 from train.thresholds import fit_thresholds
-from train.wrong_titles import judged_by
 
 READ_EVERY = 10
-
-
-class Parts(NamedTuple):
-    """What a stage trains, frozen as it wants it, on what, and by what it is judged; `cache` where that is read."""
-
-    network: Network
-    train: ProductDataset
-    validation: ProductDataset
-    cache: Path | None = None
-
-
-def open_parts(job: StageJob) -> Parts:
-    """All that a stage works on, before anything is written.
-
-    Raises:
-        ValueError: data or weights do not fit.
-    """
-    torch.manual_seed(job.recipe.seed)
-    weights, preprocess = (job.start.weights, job.start.preprocess) if job.start else (None, None)
-    network, preprocess = build_network(job.recipe.model, job.tasks, preprocess, weights)
-    check_shared_memory(job, preprocess)
-    freeze(network, job.stage, job.architecture)
-    train, validation = open_splits(job.data, preprocess, job.recipe.shuffle_row_groups, job.tasks)
-    if is_first_rank() and train.cache_size < job.recipe.shuffle_row_groups:
-        print(f"{train.name}: its row groups are large, so products are shuffled among {train.cache_size} of them")
-    if len(train) < job.settings.batch_size:
-        what = f"stages.{job.stage}.batch_size {job.settings.batch_size}"
-        raise ValueError(f"{what} is more than the {len(train)} products to train on")
-    cache = cache_for(job, network, preprocess)
-    if cache:
-        assert isinstance(network, CMAClip)
-        train = as_cached(cache, network, "train", train)
-        return Parts(network, train, as_cached(cache, network, "validation", validation, judges=True), cache)
-    return Parts(network, train, validation if job.stage == "contrastive" else judged_by(validation))
 
 
 def train_stage(job: StageJob, parts: Parts, ranks: Ranks) -> None:

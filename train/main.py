@@ -18,9 +18,10 @@ from cma_clip.command import NoMemory, command, one_line
 from model.networks import StageName
 from train.cache.use import AUTO
 from train.job import StageJob, open_job
-from train.loop import Parts, open_parts, train_stage
+from train.loop import train_stage
 from train.parent import end_with_launcher
 from train.ranks import is_first_rank, launched, meet, one_voice
+from train.stage_parts import Parts, open_parts
 from train.together import alone_in, compare, view
 
 

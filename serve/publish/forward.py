@@ -6,9 +6,6 @@ import argparse
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import torch
-
 from cma_clip.command import Failure
 from model.bundle import Bundle
 from serve.export.publish import bundle_to_serve, checked_precision
@@ -50,8 +47,5 @@ def publish(repository: Repository, server: Server, served: Served, options: arg
 
 def expected_of(bundle: Bundle, repository: Repository, reports: dict[str, Any]) -> Expected:
     """What torch says of the canaries, as near as the engine was held to it."""
-    inputs = bundle.prepare(canaries(repository))
-    with torch.inference_mode():
-        logits, _ = bundle.network(*(torch.from_numpy(array) for array in inputs))
-    scores = bundle.config.tasks.scores(logits.float().numpy())
-    return Expected(bundle.config, np.asarray(scores), max(report["limit"] for report in reports.values()))
+    scores_BC, _, _ = bundle.scores(canaries(repository))
+    return Expected(bundle.config, scores_BC, max(report["limit"] for report in reports.values()))

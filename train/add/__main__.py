@@ -31,6 +31,7 @@ from train.cache.rows import CachedProducts
 from train.cache.use import as_cached
 from train.data import IN_ORDER, ProductDataset
 from train.metrics import format_table, task_metrics
+from train.ranks import trained_by
 from train.recipe import Recipe
 
 FEWEST = 10  # labelled products of a split
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fit = TaskFit(network_of(bundle.config, network, [task]), splits["train"], splits["validation"], recipe_of(bundle))
     fitted = fit.run(args.epochs, args.batch_size)
     fitted = fitted._replace(task=fitted.task.model_copy(update={"only_if": condition}))
-    trained = {"data_hash": DatasetInfo.read(args.data).hash, "products": len(fit.labelled), **fit.trained_by()}
+    trained = {"data_hash": DatasetInfo.read(args.data).hash, "products": len(fit.labelled)}
+    trained |= {"trained_by": trained_by(fit.ranks)}
     config, grown = bundle_with(bundle, fit, fitted, trained)
     save_bundle(args.output, config, grown)
     alone = TaskSet([fitted.task.model_copy(update={"only_if": None})])
@@ -158,9 +160,8 @@ def notes(bundle: Bundle, task: Task) -> list[str]:
 
 def of_mismatch(bundle: Bundle, task: str) -> list[str]:
     """Whether `mismatch` changes with a task that stands before it."""
-    names = [other.name for other in bundle.config.tasks]
-    mismatch = next((place for place, other in enumerate(bundle.config.tasks) if not other.is_labelled), 0)
-    if bundle.network.wide is None or task not in names[:mismatch]:
+    wide, names = bundle.network.wide, [other.name for other in bundle.config.tasks]
+    if wide is None or task not in [names[place] for place, _, tells_mismatch in wide.compared if tells_mismatch]:
         return []
     return [f"mismatch is told by how words and images agree about {task} too: judge it again (cma-clip score)"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,14 @@ from model.tasks import Task, has_labels
 from model.wide import WidePart, joined
 from train.acceptance import with_acceptance
 from train.cache.rows import CachedProducts
+from train.class_weights import inverse_frequencies
 from train.data import Batch
 from train.engine import parameter_groups, warmup_cosine
 from train.fit_wide import AT_A_TIME, FITTED_TO, features_of, fit_tasks, spread
 from train.joining import fit_strengths
 from train.losses import ClassificationObjective
 from train.predict import Predictions, loss_and_metrics, predict
-from train.ranks import Ranks, trained_by
+from train.ranks import Ranks
 from train.recipe import Recipe
 from train.temperature import fit_temperatures
 from train.thresholds import fit_thresholds
@@ -61,7 +62,7 @@ class TaskFit:
     """
 
     def __init__(self, network: CMAClip, train: CachedProducts, validation: CachedProducts, recipe: Recipe) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks = Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.network, self.train, self.validation, self.recipe = network, train, validation, recipe
         self.labelled = np.flatnonzero(has_labels(train.targets_NL))
         self.positive_weight_L = self._positive_weights() if recipe.class_weights == "inverse_frequency" else None
@@ -69,7 +70,7 @@ class TaskFit:
         if network.wide is not None:
             fit_wide_to(network.wide, train, self.labelled)
             network.wide.join(None)
-        network.to(self.device)
+        network.to(self.ranks.device)
         if network.wide is not None:
             self.wide_NC = self._predicted(validation, self._said_by_wide).logits_NC
 
@@ -84,7 +85,7 @@ class TaskFit:
         for epoch in (bar := tqdm(range(1, epochs + 1), "new task", unit="epoch", mininterval=2)):
             self.network.modality_heads.train()
             for batch in self.train.batches(self._order(epoch, batch_size, updates), 0):
-                step(batch.to(self.device))
+                step(batch.to(self.ranks.device))
             found = self._validated(epoch)
             bar.set_postfix_str(f"validation loss {found.loss:.4f}", refresh=False)
             best = found if best is None or found.loss < best.loss else best
@@ -102,7 +103,7 @@ class TaskFit:
         objective = ClassificationObjective(self.network, self.train.tasks, settings, self.positive_weight_L)
         optimizer = torch.optim.AdamW(parameter_groups(objective, settings.weight_decay), LEARNING_RATE)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(updates, settings.warmup_fraction))
-        objective.to(self.device)
+        objective.to(self.ranks.device)
 
         def step(batch: Batch) -> None:
             optimizer.zero_grad()
@@ -142,15 +143,11 @@ class TaskFit:
 
     def answers(self, products: CachedProducts, network: CMAClip | None = None) -> Predictions:
         """What the network, or another one over the same frozen parts, says of a split."""
-        asked = (network or self.network).to(self.device).eval()
+        asked = (network or self.network).to(self.ranks.device).eval()
         return self._predicted(products, lambda batch: batch.classified_by(asked, batch.present_B2)[0])
 
-    def trained_by(self) -> dict[str, Any]:
-        """For the provenance."""
-        return {"trained_by": trained_by(Ranks(0, 1, self.device))}
-
     def _predicted(self, products: CachedProducts, classify: Callable[[Batch], Output]) -> Predictions:
-        return predict(classify, products, PREDICTED_AT_ONCE, Ranks(0, 1, self.device), workers=0)
+        return predict(classify, products, PREDICTED_AT_ONCE, self.ranks, workers=0)
 
     def _said_by_wide(self, batch: Batch) -> Output:
         assert self.network.wide is not None
@@ -159,8 +156,8 @@ class TaskFit:
 
     def _positive_weights(self) -> Tensor:
         """As train.class_weights.positive_weights."""
-        occurring_L = np.maximum((self.train.targets_NL[self.labelled] > 0).sum(axis=0), 1)
-        weights_L = torch.from_numpy(len(self.labelled) / occurring_L).float()
+        counts_L = (self.train.targets_NL[self.labelled] > 0).sum(axis=0)
+        weights_L = inverse_frequencies(len(self.labelled), counts_L.tolist())
         return weights_L if self.train.tasks[0].weighs_labels else torch.ones_like(weights_L)
 
 
